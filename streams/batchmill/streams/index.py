@@ -1,0 +1,60 @@
+"""The secondary indexes of task state: which rows an effect or a decision finds without reading them all.
+
+One function, total over the row types. An index key is text that sorts the way its reader walks; times are
+zero-padded milliseconds. Stores keep what this says and nothing else.
+"""
+
+from batchmill.schemas.state import Arrival, Chunk, Life, Row
+from batchmill.schemas.status import ChunkState, Status
+
+__all__ = ["entries", "padded"]
+
+_FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
+_CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
+
+
+def padded(milliseconds: int | None) -> str:
+    """Sorts as a number sorts, up to the year 33658."""
+    return f"{milliseconds or 0:015d}"
+
+
+def entries(row: Row) -> tuple[tuple[str, str], ...]:
+    """(index name, index key) pairs under which `row` is found."""
+    match row:
+        case Life():
+            return _of_life(row)
+        case Chunk():
+            return _of_chunk(row)
+        case Arrival():
+            return (("arrival", f"{row.waiting_for}/{row.job or ''}/{row.key}"),)
+        case _:
+            return ()
+
+
+def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
+    found: list[tuple[str, str]] = []
+    if row.status not in _FINISHED:
+        found.append(("open", f"{row.job}/{row.request_id}"))
+    if row.chunk_id is not None:
+        found.append(("member", f"{row.chunk_id}/{row.request_id}"))
+    elif row.status is Status.QUEUED:
+        found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
+    if row.status is Status.FAILED_RETRYABLE:
+        found.append(("retry", f"{padded(row.due_at_ms)}/{row.request_id}"))
+    elif row.status is Status.VALIDATED:
+        found.append(("commit", f"{padded(row.updated_at_ms)}/{row.request_id}"))
+    elif row.status is Status.NEEDS_REVIEW:
+        found.append(("review", f"{row.job}/{row.request_id}"))
+    return tuple(found)
+
+
+def _of_chunk(row: Chunk) -> tuple[tuple[str, str], ...]:
+    if row.state in _CLOSED:
+        return ()
+    found = [
+        ("chunk", f"{row.state}/{padded(row.due_at_ms)}/{row.chunk_id}"),
+        ("chunk_job", f"{row.job}/{row.chunk_id}"),
+    ]
+    if row.state is ChunkState.FILLING:
+        found.append(("filling", f"{row.lane}/{row.job}/{row.version}/{row.chunk_id}"))
+    return tuple(found)
