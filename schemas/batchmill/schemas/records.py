@@ -254,6 +254,4 @@ class Control:
     issued_at_ms: int
 
 
-Record = (
-    RawEvent | WorkItem | Submitted | Result | Verdict | Committed | DeadLetter | Excluded | Decision | Control
-)
+Record = RawEvent | WorkItem | Submitted | Result | Verdict | Committed | DeadLetter | Excluded | Decision | Control
