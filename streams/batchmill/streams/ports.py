@@ -1,0 +1,317 @@
+"""What the doers must supply: provider, sink and payload store, as small protocols over frozen values.
+
+Decisions see only the values; the effects hold the objects. Whoever implements a port raises these errors and no
+others, so that what to do next is decided by the error's class, never by its text.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.status import Outcome
+
+__all__ = [
+    "Action",
+    "Ask",
+    "BatchFailure",
+    "BatchProvider",
+    "Capabilities",
+    "Label",
+    "MustPauseError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "PayloadStore",
+    "ProviderError",
+    "RefusedError",
+    "RemoteBatch",
+    "RemoteStatus",
+    "RowOutcome",
+    "Sink",
+    "SinkCapabilities",
+    "SinkOutcome",
+    "SinkResult",
+    "SinkWrite",
+    "StoredPayload",
+    "TransientError",
+]
+
+
+# -- provider ----------------------------------------------------------------------------------------------------------
+
+
+class Action(StrEnum):
+    """What a refusal asks of us."""
+
+    RETRY_ROW = "retry_row"  #: the rows may pass in another batch; this batch will not
+    DEFER_CHUNK = "defer_chunk"  #: the same batch may pass later (queue full, capacity, throttled)
+    PAUSE_JOB = "pause_job"  #: money or credentials: nothing of this job can pass until a person acts
+    TERMINAL = "terminal"  #: it will never pass
+
+
+class ProviderError(Exception):
+    """A call did not go well. `code` is the provider's machine code; the text carries no payload."""
+
+    action: Action = Action.DEFER_CHUNK
+
+    def __init__(
+        self, code: str, *, http_status: int | None = None, retry_after_seconds: float | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(f"{code} (HTTP {http_status}){': ' if hint else ''}{hint}")
+        self.code = code
+        self.http_status = http_status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TransientError(ProviderError):
+    """Known not to have taken effect (or a mere look-up): the same call may be made again later."""
+
+    action = Action.DEFER_CHUNK
+
+
+class MustPauseError(ProviderError):
+    """Money or credentials: the job pauses until a person acts."""
+
+    action = Action.PAUSE_JOB
+
+
+class RefusedError(ProviderError):
+    """The provider understood and said no; the same call would be refused again."""
+
+    action = Action.TERMINAL
+
+
+class NotFoundError(ProviderError):
+    """The named file or batch is not there (any more)."""
+
+    action = Action.TERMINAL
+
+
+class OutcomeUnknownError(ProviderError):
+    """The call was sent and nobody knows whether it took effect: reconcile, never send again blindly."""
+
+    action = Action.DEFER_CHUNK
+
+
+class RemoteStatus(StrEnum):
+    """What a provider's batch status means to us. An unknown word means RUNNING."""
+
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    ENDED = "ended"  #: will not change any more; rows, if any, are in its files
+    FAILED = "failed"  #: refused as a whole; nothing ran, nothing was billed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFailure:
+    """Why a batch was refused as a whole after it had been accepted."""
+
+    action: Action
+    code: str
+    line: int | None = None  #: the 1-based line it is about, when it names one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBatch:
+    """One batch as the provider shows it."""
+
+    batch_id: str
+    status: RemoteStatus
+    status_text: str  #: in the provider's own word
+    created_at_ms: int
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    label: Mapping[str, str] = field(default_factory=dict)
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+    failure: BatchFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """Written on a batch at create, so that it is found again when the answer to create is lost."""
+
+    app: str
+    chunk_id: str
+    chunk_attempt: int
+    payload_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One rendered question, before it becomes a line."""
+
+    endpoint: str
+    model: str
+    system: str | None
+    user: str
+    params: Mapping[str, object]
+    output_schema: Mapping[str, object] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowOutcome:
+    """One line of a result or error file, in our words. `reason` is None exactly when it succeeded."""
+
+    custom_id: str
+    outcome: Outcome
+    reason: Reason | None
+    output: str | None = None
+    finish_reason: str | None = None
+    refusal: str | None = None
+    http_status: int | None = None
+    error_code: str | None = None
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    billed: bool = True  #: False: the provider says, or its kind implies, that nothing was charged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a provider can do, and where its limits lie."""
+
+    members_max: int
+    bytes_max: int
+    custom_id_chars_max: int
+    labels: bool  #: a batch can be found again by what we wrote on it
+    input_file: bool  #: create refers to an uploaded file, which can be deleted
+    window_seconds: int
+
+
+class BatchProvider(Protocol):
+    """One account at one provider.
+
+    `request_line` and `parse_row` are pure; every other call is one HTTP exchange with a total timeout, and `create`
+    is never retried by the adapter or anything below it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def request_line(self, ask: Ask, custom_id: str) -> bytes:
+        """The line of the input file, newline included; equal arguments give equal bytes."""
+        ...
+
+    def parse_row(self, line: bytes) -> RowOutcome | None:
+        """A line of an output or error file; None for a line that names no row (quarantined and counted)."""
+        ...
+
+    async def upload(self, *, name: str, size_bytes: int, content: AsyncIterator[bytes]) -> str:
+        """Give the provider an input file; returns its file id. An unknown outcome costs nothing but a stray file."""
+        ...
+
+    async def create(self, *, file_id: str, endpoint: str, label: Label) -> RemoteBatch:
+        """Spend money.
+
+        Raises TransientError, MustPauseError or RefusedError only when the batch certainly does not exist, else
+        OutcomeUnknownError.
+        """
+        ...
+
+    async def get(self, batch_id: str) -> RemoteBatch: ...
+
+    async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
+        """Every batch of the account created since, whose label names this app and chunk (any attempt). Full paging."""
+        ...
+
+    async def cancel(self, batch_id: str) -> RemoteBatch: ...
+
+    def download(self, file_id: str) -> AsyncIterator[bytes]: ...
+
+    async def delete_file(self, file_id: str) -> None:
+        """Done when the file is gone; not finding it is success."""
+        ...
+
+
+# -- payload store -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPayload:
+    """A file that was written, fsynced and named by its content."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class PayloadStore(Protocol):
+    """Content-addressed files, shared by all workers: what was sent and what came back."""
+
+    async def put(self, content: AsyncIterator[bytes]) -> StoredPayload: ...
+
+    async def exists(self, uri: str) -> bool: ...
+
+    def read(self, uri: str) -> AsyncIterator[bytes]: ...
+
+    async def read_range(self, uri: str, start: int, length: int) -> bytes: ...
+
+
+# -- sink --------------------------------------------------------------------------------------------------------------
+
+
+class SinkOutcome(StrEnum):
+    """What a sink did with one write."""
+
+    APPLIED = "applied"
+    ALREADY = "already"  #: this very commit id had been applied before; its history is returned unchanged
+    STALE = "stale"  #: it holds a newer rank
+    REFUSED = "refused"  #: it will never take this value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkWrite:
+    """One value for one target, at one rank."""
+
+    commit_id: str
+    table: str
+    target_key: str
+    seq: int
+    promotion: int
+    request_id: str
+    source_id: str
+    job: str
+    version: str
+    output_json: str
+    output_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkResult:
+    """The answer to the write of the same commit id."""
+
+    commit_id: str
+    outcome: SinkOutcome
+    previous_commit_id: str | None = None  #: what APPLIED or ALREADY replaced
+    held_commit_id: str | None = None  #: STALE: what it holds instead
+    error: str | None = None  #: REFUSED: why, without the value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkCapabilities:
+    """What a sink can promise."""
+
+    compares: bool  #: applies a write only if its rank is newer; without it `sources` is all there is
+    revertible: bool
+
+
+class Sink(Protocol):
+    """Where committed values go. A raised exception means: nobody knows; the same writes are applied again."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> SinkCapabilities: ...
+
+    async def apply(self, writes: Sequence[SinkWrite]) -> Sequence[SinkResult]:
+        """All of them in one transaction where the sink has one; one result per write, in the same order."""
+        ...
