@@ -4,7 +4,7 @@ Decisions see only the values; the effects hold the objects. Whoever implements 
 others, so that what to do next is decided by the error's class, never by its text.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -168,6 +168,7 @@ class RowOutcome:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    usage_known: bool = True  #: False: perhaps billed, but the provider did not say for what: unpriced, never 0
     billed: bool = True  #: False: the provider says, or its kind implies, that nothing was charged
 
 
@@ -208,11 +209,12 @@ class BatchProvider(Protocol):
         """Give the provider an input file; returns its file id. An unknown outcome costs nothing but a stray file."""
         ...
 
-    async def create(self, *, file_id: str, endpoint: str, label: Label) -> RemoteBatch:
+    async def create(self, *, file_id: str, endpoint: str, label: Label, may_start: Callable[[], bool]) -> RemoteBatch:
         """Spend money.
 
-        Raises TransientError, MustPauseError or RefusedError only when the batch certainly does not exist, else
-        OutcomeUnknownError.
+        Raises TransientError, MustPauseError, NotFoundError (the input file) or RefusedError only when the batch
+        certainly does not exist, else OutcomeUnknownError. `may_start` is asked after the wait for a turn, immediately
+        before the request is sent: a spending lease that ended meanwhile is a TransientError.
         """
         ...
 
