@@ -14,7 +14,6 @@ from batchmill.schemas.status import Outcome
 
 __all__ = [
     "Action",
-    "Ask",
     "BatchFailure",
     "BatchProvider",
     "Capabilities",
@@ -141,18 +140,6 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One rendered question, before it becomes a line."""
-
-    endpoint: str
-    model: str
-    system: str | None
-    user: str
-    params: Mapping[str, object]
-    output_schema: Mapping[str, object] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
     """One line of a result or error file, in our words. `reason` is None exactly when it succeeded."""
 
@@ -197,8 +184,8 @@ class BatchProvider(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def request_line(self, ask: Ask, custom_id: str) -> bytes:
-        """The line of the input file, newline included; equal arguments give equal bytes."""
+    def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
+        """Frame one request body (see `rendering`) as a line of the input file, newline included."""
         ...
 
     def parse_row(self, line: bytes) -> RowOutcome | None:
