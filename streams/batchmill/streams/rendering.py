@@ -1,0 +1,224 @@
+"""A work item becomes a question: prompt templates, then one canonical body.
+
+Templates see `input` and nothing else, so that equal content asks an equal question (the ask key relies on it). They
+run in a sandbox, have no chance and no loader, and may print JSON values only. The same item gives the same bytes in
+every process: a payload that was lost is rebuilt and must match its SHA-256. The framing of a line (custom id, method,
+url) is the provider adapter's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import orjson
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing_extensions import override
+
+from batchmill.schemas.jobs import AskSpec
+from batchmill.schemas.reasons import Reason
+from batchmill.streams.unusable import Unusable
+
+__all__ = [
+    "CHAT_ENDPOINT",
+    "MESSAGE_CHARS_MAX",
+    "RESERVED_PARAMS",
+    "Prompt",
+    "RequestForm",
+    "TemplateError",
+    "compile_prompt",
+    "is_strict",
+    "request_form",
+]
+
+#: a rendered message longer than this is a template gone wrong, not a prompt
+MESSAGE_CHARS_MAX = 4_000_000
+CHAT_ENDPOINT = "/v1/chat/completions"
+_VARIABLE = "input"
+_PRINTABLE = (str, int, float, bool, type(None), list, dict, tuple, jinja2.Undefined)
+
+#: names that differ between providers: ours -> chat completions
+_PARAM_NAMES = {"max_output_tokens": "max_completion_tokens"}
+#: never a job's to set: they change the protocol, not the question
+RESERVED_PARAMS = frozenset(
+    {"model", "messages", "stream", "stream_options", "n", "response_format", "store", "metadata"}
+)
+
+#: JSON Schema words that strict structured output refuses
+_NOT_STRICT = frozenset(
+    ["allOf", "not", "dependentRequired", "dependentSchemas", "if", "then", "else", "patternProperties", "oneOf"]
+)
+_NOT_SENT = frozenset(["$schema", "$id", "$comment"])
+
+
+class TemplateError(ValueError):
+    """A template is wrong for every record; the message says which and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Two compiled templates."""
+
+    system: jinja2.Template | None
+    user: jinja2.Template
+
+    def system_text(self, item_input: Mapping[str, Any]) -> str | None:
+        return None if self.system is None else _rendered("system", self.system, item_input)
+
+    def user_text(self, item_input: Mapping[str, Any]) -> str:
+        return _rendered("user", self.user, item_input)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """How the questions of one version are put: templates, and all of the body that is the same for each record."""
+
+    prompt: Prompt
+    fixed: Mapping[str, Any]  #: model, parameters, response format
+
+    def body(self, input_json: str | bytes) -> bytes:
+        """The chat-completions body for a stored input, or `Unusable` (render_error).
+
+        Sorted members, no white space: the one way from a work item to its bytes.
+        """
+        item_input = orjson.loads(input_json)
+        messages = [{"content": self.prompt.user_text(item_input), "role": "user"}]
+        system = self.prompt.system_text(item_input)
+        if system is not None:
+            messages.insert(0, {"content": system, "role": "system"})
+        return orjson.dumps({**self.fixed, "messages": messages}, option=orjson.OPT_SORT_KEYS)
+
+
+def request_form(ask: AskSpec) -> RequestForm:
+    """Compile the ask part of a spec, or `TemplateError` saying what is wrong with it."""
+    params = orjson.loads(ask.model.params_json)
+    reserved = sorted(RESERVED_PARAMS & set(params))
+    if reserved:
+        raise TemplateError(f"ask.model.params may not set {reserved[0]!r}: batchmill sets it")
+    if ask.model.endpoint != CHAT_ENDPOINT:
+        raise TemplateError(f"ask.model.endpoint {ask.model.endpoint!r} is not known: {CHAT_ENDPOINT!r} is")
+    fixed: dict[str, Any] = {_PARAM_NAMES.get(name, name): value for name, value in params.items()}
+    fixed["model"] = ask.model.name
+    if ask.output_schema_json is not None:
+        fixed["response_format"] = _response_format(orjson.loads(ask.output_schema_json), ask.output_name)
+    return RequestForm(compile_prompt(system=ask.system, user=ask.user), fixed)
+
+
+def compile_prompt(*, system: str | None, user: str) -> Prompt:
+    """Compile both templates, or `TemplateError`: bad syntax, a name that is not `input`, a reference to a file."""
+    return Prompt(None if system is None else _compiled("system", system), _compiled("user", user))
+
+
+def is_strict(schema: Any) -> bool:
+    """Whether strict structured output takes `schema`: each object closed, all members required, no refused word."""
+    return next(_strict_faults(schema), None) is None
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Dots mean members first: `input.items` is the field of that name, not the method of a dict."""
+
+    @override
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
+def _environment() -> _Environment:
+    made = _Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_printed
+    )
+    made.globals = {name: made.globals[name] for name in ("range", "dict", "namespace", "joiner", "cycler")}
+    made.filters.pop("random")
+    made.filters["tojson"] = made.filters["json"] = _as_json
+    return made
+
+
+def _printed(value: Any) -> Any:
+    """What a template prints: text as it is, other JSON values as JSON, nothing else (a method prints its address)."""
+    if not isinstance(value, _PRINTABLE):
+        raise jinja2.TemplateRuntimeError("prints something that is not a JSON value")
+    if isinstance(value, str | jinja2.Undefined):
+        return value
+    return _as_json(value)
+
+
+def _as_json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+
+
+_ENVIRONMENT = _environment()
+
+
+def _compiled(role: str, text: str) -> jinja2.Template:
+    try:
+        tree = _ENVIRONMENT.parse(text)
+        unknown = sorted(jinja2.meta.find_undeclared_variables(tree) - {_VARIABLE})
+        if unknown:
+            raise TemplateError(f"{role} template: {unknown[0]!r} is unknown; templates see `input` only")
+        if next(jinja2.meta.find_referenced_templates(tree), "") != "":
+            raise TemplateError(f"{role} template: it includes another template; write it out instead")
+        return _ENVIRONMENT.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"{role} template, line {error.lineno}: {error.message}") from None
+
+
+def _rendered(role: str, template: jinja2.Template, item_input: Mapping[str, Any]) -> str:
+    try:
+        text = template.render(input=item_input)
+    except Exception as error:  # noqa: BLE001 - templates are a language; whatever it raises is this record's
+        raise Unusable(Reason.RENDER_ERROR, f"{role} template{_line_of(error)}: {_cause(error)}") from None
+    if len(text) > MESSAGE_CHARS_MAX:
+        raise Unusable(Reason.RENDER_ERROR, f"{role} template: {len(text)} characters, at most {MESSAGE_CHARS_MAX}")
+    return text
+
+
+def _cause(error: Exception) -> str:
+    """By class: messages of the template language quote values."""
+    match error:
+        case jinja2.UndefinedError():
+            return "a member it uses is absent; guard it with `is defined`"
+        case jinja2.exceptions.SecurityError():
+            return "it uses something that templates may not"
+        case jinja2.TemplateRuntimeError():
+            return "it prints something that is not a JSON value"
+        case _:
+            return f"a value does not fit the filter or operator it is used with ({type(error).__name__})"
+
+
+def _line_of(error: Exception) -> str:
+    line, traceback = 0, error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == "<template>":
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return f", line {line}" if line else ""
+
+
+def _response_format(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    sent = {word: part for word, part in schema.items() if word not in _NOT_SENT}
+    # models answer in the order of the schema's members, so these keep the author's order: a fragment is not sorted
+    written = orjson.Fragment(orjson.dumps(sent))
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": written, "strict": is_strict(sent)}}
+
+
+def _strict_faults(schema: Any) -> Iterator[str]:
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _strict_faults(part)
+    if not isinstance(schema, dict):
+        return
+    yield from sorted(_NOT_STRICT & set(schema))
+    members = schema.get("properties")
+    if schema.get("type") == "object" or members is not None:
+        if schema.get("additionalProperties") is not False:
+            yield "additionalProperties"
+        if set(members or ()) != set(schema.get("required") or ()):
+            yield "required"
+    for word, part in schema.items():
+        if word in {"properties", "$defs", "definitions"} and isinstance(part, dict):
+            for member in part.values():
+                yield from _strict_faults(member)
+        elif word in {"items", "anyOf", "prefixItems"}:
+            yield from _strict_faults(part)

@@ -1,0 +1,111 @@
+"""JSON Schemas of a job: compiled once, asked per value, each mistake said without the value.
+
+The schema is the job author's and may be quoted; the value is a stranger's and may not, member names included when the
+schema does not declare them. Compiling never fetches: a `$ref` leads into the same document or nowhere. Patterns run on
+the linear-time engine, so no text can stall a worker.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+__all__ = ["ERRORS_MAX", "Mismatch", "Shape", "ShapeError", "compile_shape"]
+
+#: mistakes told of one value; a thousand broken items are told as well by the first few
+ERRORS_MAX = 16
+_QUOTE_CHARS_MAX = 120
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+
+
+class ShapeError(ValueError):
+    """The schema itself is wrong; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One place where a value is not what the schema says."""
+
+    path: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A compiled JSON Schema."""
+
+    validator: Any
+    declared: frozenset[str]  #: member names the schema knows
+
+    def fits(self, value: Any) -> bool:
+        return bool(self.validator.is_valid(value))
+
+    def mismatches(self, value: Any) -> tuple[Mismatch, ...]:
+        """The first ERRORS_MAX mistakes in `value`, each with its path and what was expected."""
+        found: list[Mismatch] = []
+        for error in self.validator.iter_errors(value):
+            found.append(Mismatch(self._path(error.instance_path), _expectation(error)))
+            if len(found) == ERRORS_MAX:
+                break
+        return tuple(found)
+
+    def _path(self, steps: list[str | int]) -> str:
+        return "$" + "".join(f"[{step}]" if isinstance(step, int) else self._member(step) for step in steps)
+
+    def _member(self, name: str) -> str:
+        if name not in self.declared:
+            return ".*"
+        return f".{name}" if _PLAIN_NAME.match(name) else f"['{name}']"
+
+
+def compile_shape(schema: Any) -> Shape:
+    """Compile `schema` (a decoded JSON Schema); ShapeError says what is wrong with it."""
+    try:
+        validator = jsonschema_rs.validator_for(
+            schema, validate_formats=True, offline=True, pattern_options=jsonschema_rs.RegexOptions()
+        )
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        raise ShapeError(str(error).split("\n\n", maxsplit=1)[0]) from None
+    return Shape(validator, frozenset(_declared(schema)))
+
+
+def _declared(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for name, part in schema.items():
+            if name in {"properties", "$defs", "definitions", "dependentSchemas"} and isinstance(part, dict):
+                yield from part
+            yield from _declared(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _declared(part)
+
+
+def _expectation(error: jsonschema_rs.ValidationError) -> str:
+    kind: Any = error.kind
+    match kind.name:
+        case "required":
+            return f"the member {_quoted(kind.property)} is required"
+        case "type":
+            return f"expected the type {' or '.join(kind.types)}"
+        case "additionalProperties" | "unevaluatedProperties":
+            return "a member that is not declared; only declared members are allowed"
+        case "anyOf" | "oneOf" | "not" | "contains" | "propertyNames" | "falseSchema" | "false_schema":
+            return f"expected to fit `{kind.name}` of the schema"
+        case name:
+            return f"expected {name}{_operand(kind.as_dict())}"
+
+
+def _operand(members: dict[str, Any]) -> str:
+    """What the schema asks for; every member listed is a copy of a part of the schema."""
+    for name in ("limit", "options", "pattern", "multiple_of", "format", "expected_value"):
+        if name in members:
+            return f" {_quoted(members[name])}"
+    return ""
+
+
+def _quoted(part: Any) -> str:
+    text = orjson.dumps(part).decode()
+    return text if len(text) <= _QUOTE_CHARS_MAX else f"{text[:_QUOTE_CHARS_MAX]}..."
