@@ -249,6 +249,7 @@ class Redriven:
     """It gets another chance at the earliest step that is not yet paid for."""
 
     to: Status  #: queued | succeeded_unvalidated | validated
+    asked_at_ms: int  #: becomes `queued_at_ms`: a cancellation before this instant is not about it
     result_offset: int | None  #: with `queued`: the stored answer to read again, if there is one
 
 

@@ -4,7 +4,7 @@ One function, total over the row types. An index key is text that sorts the way 
 zero-padded milliseconds. Stores keep what this says and nothing else.
 """
 
-from batchmill.schemas.state import Arrival, Chunk, Life, Row
+from batchmill.schemas.state import Arrival, Chunk, Job, Life, Row
 from batchmill.schemas.status import ChunkState, Status
 
 __all__ = ["entries", "padded"]
@@ -27,6 +27,8 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return _of_chunk(row)
         case Arrival():
             return (("arrival", f"{row.waiting_for}/{row.job or ''}/{row.key}"),)
+        case Job():
+            return (("job", row.job),)
         case _:
             return ()
 
@@ -37,6 +39,9 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("open", f"{row.job}/{row.request_id}"))
     if row.chunk_id is not None:
         found.append(("member", f"{row.chunk_id}/{row.request_id}"))
+    elif row.status is Status.QUEUED and row.result_offset is not None:
+        # its question was answered before: the answer lies there and is read again instead of being paid for
+        found.append(("stored", row.request_id))
     elif row.status is Status.QUEUED:
         found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
     if row.status is Status.FAILED_RETRYABLE:

