@@ -1,0 +1,148 @@
+"""What a provider's refusal means, by status and machine code, never by its message.
+
+What lives here: the tables that turn (HTTP status, error code) into one of the port's errors, into what a refused batch
+asks of us, or into the reason of one row; and how long a 429 asks us to wait. What must not: any call, any retry.
+OpenAI's words; the dialects of compatible gateways only add codes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from batchmill.schemas.reasons import Reason
+from batchmill.streams.ports import (
+    Action,
+    MustPauseError,
+    NotFoundError,
+    OutcomeUnknownError,
+    ProviderError,
+    RefusedError,
+    TransientError,
+)
+
+__all__ = ["Complaint", "batch_action", "complaint_in", "error_for", "retry_after_seconds", "row_reason"]
+
+#: Nothing of this account passes until a person pays, raises a limit or mends a key.
+MONEY_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+    }
+)
+AUTH_STATUSES = frozenset({401, 402, 403})
+#: A look-up may be made again after these; after a call that spends money nobody knows what they mean.
+CAPACITY_STATUSES = frozenset({408, 409, 425})
+THROTTLED = 429
+#: The account's queue is full, or the service is: the same batch passes later.
+DEFER_CODES = frozenset(
+    {"token_limit_exceeded", "rate_limit_exceeded", "slow_down", "server_error", "batch_queue_full"}
+)
+#: The batch is refused because of its whole, not of one row: smaller or other batches may pass.
+SPLIT_CODES = frozenset({"too_many_tasks", "file_too_large", "duplicate_custom_id"})
+#: No batch of this job can pass.
+HOPELESS_CODES = frozenset(
+    {
+        "model_not_found",
+        "invalid_url",
+        "url_mismatch",
+        "mismatched_model",
+        "model_mismatch",
+        "empty_file",
+        "empty_batch",
+    }
+)
+TOO_LONG_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "max_tokens_exceeded"})
+POLICY_CODES = frozenset({"content_policy_violation", "content_filter", "invalid_prompt"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """The machine-readable part of an error; the message stays where it is, it may quote the prompt."""
+
+    code: str
+    kind: str = ""
+
+    @property
+    def about_money(self) -> bool:
+        return self.code in MONEY_CODES or self.kind in MONEY_CODES
+
+
+def complaint_in(document: object, fallback: str) -> Complaint:
+    """Find the code in an error document: `{"error": {"code", "type"}}`, or the inner object alone."""
+    error = document.get("error", document) if isinstance(document, Mapping) else None
+    if not isinstance(error, Mapping):
+        return Complaint(code=fallback)
+    code, kind = error.get("code"), error.get("type")
+    kind = kind if isinstance(kind, str) else ""
+    return Complaint(code=str(code) if isinstance(code, str | int) and code != "" else kind or fallback, kind=kind)
+
+
+def error_for(
+    status: int, complaint: Complaint, *, spends: bool, headers: Mapping[str, str], now: datetime
+) -> ProviderError:
+    """Name the error of an HTTP answer that is not 2xx. `spends`: the call may have cost money if it took effect."""
+    code = complaint.code
+    if status in AUTH_STATUSES or complaint.about_money:
+        return MustPauseError(code, http_status=status, hint="look at the account's key, balance and limits")
+    if status == THROTTLED:
+        wait = retry_after_seconds(headers, now)
+        return TransientError(code, http_status=status, retry_after_seconds=wait)
+    if status >= 500 or status in CAPACITY_STATUSES:
+        unclear = OutcomeUnknownError if spends else TransientError
+        return unclear(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
+    if status == 404 and code != "model_not_found":
+        return NotFoundError(code, http_status=status)
+    return RefusedError(code, http_status=status)
+
+
+def batch_action(code: str, *, line: int | None) -> Action:
+    """Say what to do with a batch that was accepted and then refused as a whole."""
+    if code in MONEY_CODES:
+        return Action.PAUSE_JOB
+    if code in DEFER_CODES:
+        return Action.DEFER_CHUNK
+    if code in HOPELESS_CODES:
+        return Action.TERMINAL
+    # One bad line fails its whole batch: the other rows are innocent and may pass without it. A code we do not know
+    # spends an attempt, which is bounded.
+    return Action.RETRY_ROW if code in SPLIT_CODES or line is not None else _unplaced(code)
+
+
+def _unplaced(code: str) -> Action:
+    return Action.TERMINAL if code.startswith(("invalid_", "missing_", "streaming_")) else Action.RETRY_ROW
+
+
+def row_reason(status: int, complaint: Complaint) -> Reason:
+    """Say why one row came back as an HTTP failure."""
+    if complaint.code in TOO_LONG_CODES:
+        return Reason.TOO_LARGE_FOR_PROVIDER
+    if complaint.code in POLICY_CODES:
+        return Reason.REFUSED_BY_PROVIDER
+    if status == THROTTLED or complaint.about_money:
+        return Reason.THROTTLED
+    if status in {400, 404, 413, 422}:
+        return Reason.REQUEST_INVALID
+    return Reason.PROVIDER_ERROR
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read how long we are asked to wait: `retry-after-ms`, then seconds, then an HTTP date; None when not said."""
+    for name, per_second in (("retry-after-ms", 1_000), ("retry-after", 1)):
+        try:
+            wait = float(headers.get(name, "")) / per_second
+        except ValueError:
+            continue
+        return wait if 0 <= wait < float("inf") else None
+    try:
+        asked = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return max(0.0, (asked.replace(tzinfo=asked.tzinfo or UTC) - now).total_seconds())

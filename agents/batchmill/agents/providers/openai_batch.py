@@ -1,0 +1,269 @@
+"""The OpenAI Batch API behind the port `streams.ports.BatchProvider`.
+
+What lives here: OpenAI's words for files, batches and their states, and the exchange of each call. Its words for rows
+are in `openai_rows`. What must not: sending create twice for one call of it, or deciding when it may be sent.
+
+Learned from the real service and its imitators: a batch can be `completed` before its file ids are filled in; an empty
+file id is none; `errors` is a list object or a bare list; an unknown status is a running one; absent means null.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from batchmill.agents.providers.errors import batch_action
+from batchmill.agents.providers.http import CallSeen, HttpSeam
+from batchmill.agents.providers.openai_rows import parse_row, request_line
+from batchmill.agents.settings import AccountSettings
+from batchmill.streams.ports import (
+    Action,
+    BatchFailure,
+    Capabilities,
+    Label,
+    NotFoundError,
+    OutcomeUnknownError,
+    RemoteBatch,
+    RemoteStatus,
+    RowOutcome,
+    TransientError,
+)
+
+__all__ = ["OpenAIBatchProvider"]
+
+WINDOW_SECONDS = 86_400
+CUSTOM_ID_CHARS_MAX = 64
+PAGE_BATCHES = 100
+#: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
+FIND_PAGES_MAX = 1_000
+#: How long an ended batch may still lack the files that its counts promise.
+FILES_GRACE_SECONDS = 120
+
+LABEL_APP = "batchmill_app"
+LABEL_CHUNK = "batchmill_chunk"
+LABEL_ATTEMPT = "batchmill_attempt"
+LABEL_SHA256 = "batchmill_sha256"
+
+_STATUS = {
+    "failed": RemoteStatus.FAILED,
+    "cancelling": RemoteStatus.CANCELLING,
+    "completed": RemoteStatus.ENDED,
+    "expired": RemoteStatus.ENDED,
+    "cancelled": RemoteStatus.ENDED,
+}
+
+
+class OpenAIBatchProvider:
+    """One account at OpenAI, or at a service that speaks its batch protocol."""
+
+    def __init__(
+        self, *, name: str, account: AccountSettings, on_call: Callable[[CallSeen], None], loopback_only: bool
+    ) -> None:
+        self._name, self._account = name, account
+        self._http = HttpSeam(
+            name=name, account=account, headers=_headers(account), on_call=on_call, loopback_only=loopback_only
+        )
+        self.set_share = self._http.gate.set_share
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            members_max=self._account.batch_requests_max,
+            bytes_max=self._account.batch_bytes_max,
+            custom_id_chars_max=CUSTOM_ID_CHARS_MAX,
+            labels=True,
+            input_file=True,
+            window_seconds=WINDOW_SECONDS,
+        )
+
+    def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
+        return request_line(custom_id=custom_id, endpoint=endpoint, body=body)
+
+    def parse_row(self, line: bytes) -> RowOutcome | None:
+        return parse_row(line)
+
+    async def upload(self, *, name: str, size_bytes: int, content: AsyncIterator[bytes]) -> str:
+        boundary = secrets.token_hex(16)
+        head, tail = _multipart(boundary, name)
+        headers = {
+            "content-type": f"multipart/form-data; boundary={boundary}",
+            "content-length": str(len(head) + size_bytes + len(tail)),
+        }
+        reply = await self._http.send_file("upload", "files", headers=headers, body=_joined(head, content, tail))
+        file_id = _id(reply.document)
+        if file_id is None:
+            raise TransientError("no_file_id", hint="the answer to an upload has no id")
+        return file_id
+
+    async def create(self, *, file_id: str, endpoint: str, label: Label, may_start: Callable[[], bool]) -> RemoteBatch:
+        order = {
+            "input_file_id": file_id,
+            "endpoint": endpoint,
+            "completion_window": "24h",
+            "metadata": _metadata(label),
+        }
+        reply = await self._http.call("create", "POST", "batches", json=order, spends=True, may_start=may_start)
+        if not _id(reply.document):
+            raise OutcomeUnknownError("no_batch_id", hint="the answer to create has no id")
+        return _batch(reply.document, reply.server_time)
+
+    async def get(self, batch_id: str) -> RemoteBatch:
+        reply = await self._http.call("get", "GET", f"batches/{batch_id}")
+        return _shown(reply.document, reply.server_time)
+
+    async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
+        since_ms -= round(self._account.clock_skew_seconds * 1_000)
+        found: dict[str, RemoteBatch] = {}
+        after: str | None = None
+        for _ in range(FIND_PAGES_MAX):
+            params = {"limit": str(PAGE_BATCHES)} | ({"after": after} if after else {})
+            reply = await self._http.call("find", "GET", "batches", params=params)
+            page = [_shown(item, reply.server_time) for item in _list(reply.document.get("data"))]
+            found |= {batch.batch_id: batch for batch in page if _answers_to(batch, label)}
+            # Newest first, but nothing promises it: only a whole page of older ones ends the search.
+            if not reply.document.get("has_more") or all(batch.created_at_ms < since_ms for batch in page):
+                return tuple(found.values())
+            if page[-1].batch_id == after:
+                break
+            after = page[-1].batch_id
+        raise TransientError(
+            "listing_endless", hint="the list of batches does not end; nothing may be concluded from it"
+        )
+
+    async def cancel(self, batch_id: str) -> RemoteBatch:
+        reply = await self._http.call("cancel", "POST", f"batches/{batch_id}/cancel")
+        return _shown(reply.document, reply.server_time)
+
+    def download(self, file_id: str) -> AsyncIterator[bytes]:
+        return self._http.receive_file("download", f"files/{file_id}/content")
+
+    async def delete_file(self, file_id: str) -> None:
+        try:
+            await self._http.call("delete_file", "DELETE", f"files/{file_id}")
+        except NotFoundError:
+            return
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._http.close()
+
+
+def _headers(account: AccountSettings) -> dict[str, str]:
+    said = {
+        "authorization": f"Bearer {key}" if (key := account.key()) else None,
+        "openai-organization": account.organization,
+        "openai-project": account.project,
+        "user-agent": "batchmill",
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+def _multipart(boundary: str, name: str) -> tuple[bytes, bytes]:
+    """Frame a file whose bytes are streamed: what stands before them, and what after."""
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        "Content-Type: application/jsonl\r\n\r\n"
+    )
+    return head.encode("ascii"), f"\r\n--{boundary}--\r\n".encode("ascii")
+
+
+async def _joined(head: bytes, content: AsyncIterator[bytes], tail: bytes) -> AsyncIterator[bytes]:
+    yield head
+    async for part in content:
+        yield part
+    yield tail
+
+
+def _metadata(label: Label) -> dict[str, str]:
+    return {
+        LABEL_APP: label.app,
+        LABEL_CHUNK: label.chunk_id,
+        LABEL_ATTEMPT: str(label.chunk_attempt),
+        LABEL_SHA256: label.payload_sha256,
+    }
+
+
+def _answers_to(batch: RemoteBatch, label: Label) -> bool:
+    """Is it this chunk's, of any attempt, with the very same input? Another input would be another chunk's answer."""
+    wanted = _metadata(label)
+    del wanted[LABEL_ATTEMPT]
+    return all(batch.label.get(name) == value for name, value in wanted.items())
+
+
+def _shown(document: Any, now: datetime) -> RemoteBatch:
+    if not isinstance(document, dict) or not _id(document):
+        raise TransientError("no_batch_id", hint="the provider showed a batch without an id")
+    return _batch(document, now)
+
+
+def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
+    word = str(document.get("status"))
+    counts = _mapping(document.get("request_counts"))
+    metadata = _mapping(document.get("metadata"))
+    batch = RemoteBatch(
+        batch_id=_id(document) or "",
+        status=_STATUS.get(word, RemoteStatus.RUNNING),
+        status_text=word,
+        created_at_ms=(_int(document.get("created_at")) or 0) * 1_000,
+        input_file_id=_text(document.get("input_file_id")),
+        output_file_id=_text(document.get("output_file_id")),
+        error_file_id=_text(document.get("error_file_id")),
+        label={str(name): str(value) for name, value in metadata.items()},
+        total=_int(counts.get("total")),
+        completed=_int(counts.get("completed")),
+        failed=_int(counts.get("failed")),
+        failure=_failure(document) if word == "failed" else None,
+    )
+    return batch if _is_final(batch, document, now) else _still_running(batch)
+
+
+def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) -> bool:
+    """Are the files there that the counts of an ended batch promise? After a grace it is final as it stands."""
+    if batch.status is not RemoteStatus.ENDED:
+        return True
+    promised = not batch.completed or batch.output_file_id
+    promised = promised and (not batch.failed or batch.error_file_id)
+    if promised and (batch.output_file_id or batch.error_file_id or batch.total == 0):
+        return True
+    ended_at = _int(document.get(f"{batch.status_text}_at"))
+    return ended_at is not None and now.timestamp() - ended_at > FILES_GRACE_SECONDS
+
+
+def _still_running(batch: RemoteBatch) -> RemoteBatch:
+    changes = {name: getattr(batch, name) for name in RemoteBatch.__dataclass_fields__}
+    return RemoteBatch(**changes | {"status": RemoteStatus.RUNNING})
+
+
+def _failure(document: Mapping[str, Any]) -> BatchFailure:
+    errors = document.get("errors")
+    listed = _list(errors.get("data") if isinstance(errors, dict) else errors)
+    first = _mapping(listed[0]) if listed else {}
+    code, line = _text(first.get("code")), _int(first.get("line"))
+    if code is None:
+        return BatchFailure(action=Action.RETRY_ROW, code="unexplained", line=line)
+    return BatchFailure(action=batch_action(code, line=line), code=code, line=line)
+
+
+def _id(document: Mapping[str, Any]) -> str | None:
+    return _text(document.get("id"))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

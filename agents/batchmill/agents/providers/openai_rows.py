@@ -1,0 +1,178 @@
+"""Rows of the OpenAI Batch API: a body as an input line, a line of a result file as an outcome.
+
+What lives here: two pure functions and the shapes they know. What must not: any call, or judging an answer: a refusal
+and a truncated text are answers that were paid for; the validator says what they are worth.
+
+A result line must survive whatever a service writes: HTTP failures with or without a body, status 0, null responses,
+missing usage, bytes that are not UTF-8. Only a line in which no custom id can be found is given up (None).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from batchmill.agents.providers.errors import complaint_in, row_reason
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.status import Outcome
+from batchmill.streams.ports import RowOutcome
+
+__all__ = ["parse_row", "request_line"]
+
+#: Codes of rows that never ran: unbilled, and no fault of theirs.
+_NEVER_RAN = {
+    "batch_expired": (Outcome.EXPIRED, Reason.EXPIRED),
+    "batch_cancelled": (Outcome.CANCELLED, Reason.PROVIDER_CANCELLED),
+}
+
+
+def request_line(*, custom_id: str, endpoint: str, body: bytes) -> bytes:
+    """Frame a rendered body as an input line, line end included; equal arguments give equal bytes."""
+    line = {"custom_id": custom_id, "method": "POST", "url": endpoint, "body": orjson.Fragment(body)}
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def parse_row(line: bytes) -> RowOutcome | None:
+    """Read one line of an output or error file."""
+    row, damaged = _loaded(line)
+    custom_id = row.get("custom_id")
+    if not isinstance(custom_id, str) or not custom_id:
+        return None
+    response, error = row.get("response"), row.get("error")
+    if isinstance(response, dict) and not (isinstance(error, dict) and error):
+        outcome = _answered(custom_id, response)
+    else:
+        outcome = _without_response(custom_id, error)
+    return _spoilt(outcome) if damaged else outcome
+
+
+def _loaded(line: bytes) -> tuple[dict[str, Any], bool]:
+    """Decode a line; bytes that are not UTF-8 are replaced, because the row was paid for and must be told apart."""
+    damaged = False
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text = line.decode("utf-8", errors="replace")
+        damaged = "�" in text
+        try:
+            row = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return {}, True
+    return (row if isinstance(row, dict) else {}), damaged
+
+
+def _answered(custom_id: str, response: Mapping[str, Any]) -> RowOutcome:
+    status = _count(response.get("status_code"))
+    body = _mapping(response.get("body"))
+    if not 200 <= status < 300:
+        return _http_failure(custom_id, status, body)
+    choice = _mapping(next(iter(_list(body.get("choices"))), None))
+    message = _mapping(choice.get("message"))
+    usage = _usage(body)
+    text, refusal = _text(message.get("content")), _text(message.get("refusal"))
+    if text is None and refusal is None:
+        # Paid for, perhaps, but there is nothing in it.
+        code = complaint_in(body, "no_answer").code if "error" in body else "no_answer"
+        return _failed(custom_id, Reason.PROVIDER_ERROR, code, http_status=status, usage=usage, billed=True)
+    return RowOutcome(
+        custom_id=custom_id,
+        outcome=Outcome.SUCCEEDED,
+        reason=None,
+        output=text or "",
+        finish_reason=_text(choice.get("finish_reason")),
+        refusal=refusal,
+        http_status=status,
+        model=_text(body.get("model")),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        usage_known=usage.known,
+    )
+
+
+def _http_failure(custom_id: str, status: int, body: Mapping[str, Any]) -> RowOutcome:
+    complaint = complaint_in(body, f"http_{status}")
+    usage = _usage(body)
+    # A failed request is not billed, unless the provider says what it used.
+    return _failed(
+        custom_id, row_reason(status, complaint), complaint.code, http_status=status, usage=usage, billed=usage.known
+    )
+
+
+def _without_response(custom_id: str, error: object) -> RowOutcome:
+    complaint = complaint_in(error, "empty_row")
+    if complaint.code in _NEVER_RAN:
+        outcome, reason = _NEVER_RAN[complaint.code]
+        return RowOutcome(custom_id=custom_id, outcome=outcome, reason=reason, error_code=complaint.code, billed=False)
+    return _failed(
+        custom_id, row_reason(0, complaint), complaint.code, http_status=None, usage=_Usage(known=False), billed=False
+    )
+
+
+def _failed(
+    custom_id: str, reason: Reason, code: str, *, http_status: int | None, usage: "_Usage", billed: bool
+) -> RowOutcome:
+    return RowOutcome(
+        custom_id=custom_id,
+        outcome=Outcome.ERROR,
+        reason=reason,
+        http_status=http_status,
+        error_code=code,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        usage_known=usage.known or not billed,
+        billed=billed,
+    )
+
+
+def _spoilt(row: RowOutcome) -> RowOutcome:
+    """Keep what a damaged line cost; its text cannot be trusted."""
+    if row.outcome is not Outcome.SUCCEEDED:
+        return row
+    usage = _Usage(
+        known=row.usage_known,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cached_tokens=row.cached_tokens,
+    )
+    return _failed(
+        row.custom_id, Reason.PROVIDER_ERROR, "line_not_utf8", http_status=row.http_status, usage=usage, billed=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Usage:
+    known: bool
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+def _usage(body: Mapping[str, Any]) -> _Usage:
+    said = body.get("usage")
+    if not isinstance(said, dict):
+        return _Usage(known=False)
+    return _Usage(
+        known=True,
+        input_tokens=_count(said.get("prompt_tokens")),
+        output_tokens=_count(said.get("completion_tokens")),
+        cached_tokens=_count(_mapping(said.get("prompt_tokens_details")).get("cached_tokens")),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

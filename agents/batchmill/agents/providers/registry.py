@@ -1,0 +1,63 @@
+"""The accounts of this process: one provider client each, made once.
+
+What lives here: which protocol serves which kind of account, and finding an account by the name a job uses. What must
+not: any call. A job that names no account says `default`: that is the account of this name, else the one named after
+the protocol (`openai`).
+"""
+
+from collections.abc import Callable
+
+from batchmill.agents.providers.http import CallSeen
+from batchmill.agents.providers.openai_batch import OpenAIBatchProvider
+from batchmill.agents.settings import AccountSettings, Settings, SettingsError, env_name
+
+__all__ = ["Providers", "provider_for"]
+
+DEFAULT = "default"
+
+
+def provider_for(
+    name: str, account: AccountSettings, *, on_call: Callable[[CallSeen], None], loopback_only: bool
+) -> OpenAIBatchProvider:
+    """Make the client of one account; refuses one beyond this machine when `loopback_only`."""
+    match account.kind:
+        case "openai":
+            return OpenAIBatchProvider(name=name, account=account, on_call=on_call, loopback_only=loopback_only)
+
+
+class Providers:
+    """All accounts of the settings."""
+
+    def __init__(self, settings: Settings, *, on_call: Callable[[CallSeen], None]) -> None:
+        self._accounts = settings.accounts
+        self._clients = {
+            name: provider_for(name, account, on_call=on_call, loopback_only=settings.loopback_only)
+            for name, account in settings.accounts.items()
+        }
+
+    def of(self, account: str) -> OpenAIBatchProvider:
+        """Find the client of the account a job names."""
+        return self._clients[self._known(account)]
+
+    def account(self, account: str) -> AccountSettings:
+        """Find the numbers of the account a job names."""
+        return self._accounts[self._known(account)]
+
+    def set_share(self, *, owned: int, of: int) -> None:
+        """Tell every gate how many of all tasks this worker has."""
+        for client in self._clients.values():
+            client.set_share(owned=owned, of=of)
+
+    async def close(self) -> None:
+        """Close every client."""
+        for client in self._clients.values():
+            await client.close()
+
+    def _known(self, account: str) -> str:
+        name = account if account in self._clients or account != DEFAULT else "openai"
+        if name not in self._clients:
+            raise SettingsError(
+                f"there is no provider account {account}; known: {', '.join(sorted(self._clients))};"
+                f" set {env_name(f'accounts.{account}.base_url')} or name another account in the job"
+            )
+        return name
