@@ -17,7 +17,7 @@ import orjson
 from batchmill.streams.ports import RowOutcome
 
 __all__ = [
-    "CHARS_PER_TOKEN",
+    "BYTES_PER_TOKEN",
     "TIERS",
     "Bill",
     "Price",
@@ -33,10 +33,8 @@ __all__ = [
     "worst_case_nanos",
 ]
 
-#: English prose in today's vocabularies; other scripts use more tokens per character, budgets only need the order
-CHARS_PER_TOKEN = 4
-#: what a chat request costs beside its texts, in tokens
-MESSAGE_TOKENS = 4
+#: English prose in today's vocabularies; a budget needs the order of magnitude only
+BYTES_PER_TOKEN = 4
 
 _NANOS_PER_DOLLAR = 10**9
 _TOKENS_PER_MILLION = 10**6
@@ -124,9 +122,12 @@ def worst_case_nanos(prices: Prices, model: str, mode: str, *, input_tokens: int
     return cost_nanos(prices, model, mode, Usage(input_tokens=input_tokens, output_tokens=output_tokens_max))
 
 
-def estimate_tokens(*texts: str) -> int:
-    """Prompt tokens of one chat request, by characters; for limits, never for bills."""
-    return sum(MESSAGE_TOKENS + -(-len(text) // CHARS_PER_TOKEN) for text in texts)
+def estimate_tokens(body_bytes: int) -> int:
+    """Prompt tokens of a request body of that size; for limits, never for bills.
+
+    Counted in UTF-8 bytes: scripts that need more tokens per character also need more bytes.
+    """
+    return -(-body_bytes // BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,117 @@
+"""A frozen spec in the form decisions use: templates, schemas, paths and conditions compiled once per version.
+
+`CompiledJobs` is the explicit cache of a stage. Compiling is pure and its result is never written anywhere.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from batchmill.schemas.jobs import InputSpec, JobSpec
+from batchmill.schemas.state import Job
+from batchmill.schemas.versions import ask_fingerprint
+from batchmill.streams.expressions import Condition, ConditionError, compile_condition
+from batchmill.streams.judging import Judge, compile_judge
+from batchmill.streams.paths import Path, PathError, compile_path
+from batchmill.streams.rendering import RequestForm, TemplateError, request_form
+from batchmill.streams.shapes import Shape, ShapeError, compile_shape
+
+__all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job", "lane_of", "text_cleaner"]
+
+#: what compiling a spec can raise; each message names the mistake
+FAULTS = (TemplateError, ShapeError, PathError, ConditionError)
+FILTER_VARIABLES = frozenset({"input"})
+#: versions kept compiled per stage; the oldest unused one leaves first
+VERSIONS_MAX = 64
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledJob:
+    """One version of one job, ready to be applied to records."""
+
+    spec: JobSpec
+    version: str
+    ask_fingerprint: str
+    lane: str
+    id_path: Path | None
+    seq_path: Path | None  #: None: by place in the log
+    target_path: Path | None  #: None: the source id
+    clean: Callable[[str], str] | None
+    max_chars: tuple[tuple[Path, int], ...]
+    input_shape: Shape | None
+    required: tuple[Path, ...]
+    filter: Condition | None
+    form: RequestForm
+    judge: Judge
+
+
+class CompiledJobs:
+    """The compiled versions of one stage, by job row. Compiles again when a job's frozen specs change."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple[str, str], tuple[str, CompiledJob | None]] = {}
+
+    def of(self, row: Job, version: str | None = None) -> CompiledJob | None:
+        """`version` (default: the promoted one) of a job; None when the row does not know that version."""
+        key = (row.job, version or row.version)
+        kept = self._compiled.get(key)
+        if kept is None or (kept[0] is not row.versions_json and kept[0] != row.versions_json):
+            kept = (row.versions_json, _from_row(row, key[1]))
+            self._compiled.pop(key, None)
+            self._compiled[key] = kept
+            if len(self._compiled) > VERSIONS_MAX:
+                del self._compiled[next(iter(self._compiled))]
+        return kept[1]
+
+
+def compile_job(spec: JobSpec, version: str) -> CompiledJob:
+    """Compile all parts, or raise one of FAULTS."""
+    given, seq, key = spec.input, spec.seq, spec.place.key
+    return CompiledJob(
+        spec=spec,
+        version=version,
+        ask_fingerprint=ask_fingerprint(spec),
+        lane=lane_of(spec),
+        id_path=None if spec.id_path is None else compile_path(spec.id_path),
+        seq_path=None if seq == "log" else compile_path(seq),
+        target_path=None if key == "source_id" else compile_path(key),
+        clean=text_cleaner(given),
+        max_chars=tuple((compile_path(name), limit) for name, limit in given.max_chars.items()),
+        input_shape=None if given.schema_json is None else compile_shape(orjson.loads(given.schema_json)),
+        required=tuple(compile_path(name) for name in given.required),
+        filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
+        form=request_form(spec.ask),
+        judge=compile_judge(spec),
+    )
+
+
+def lane_of(spec: JobSpec) -> str:
+    """What may share a provider batch: account|model|endpoint|mode."""
+    model = spec.ask.model
+    return f"{model.account}|{model.name}|{model.endpoint}|{spec.mode.prefer}"
+
+
+def text_cleaner(given: InputSpec) -> Callable[[str], str] | None:
+    """The text normalisation a job declares, or None when it declares none."""
+    form, strip = given.normalize, given.strip_control
+    if form is None and not strip:
+        return None
+
+    def clean(text: str) -> str:
+        if text.isascii() and text.isprintable():
+            return text
+        if strip:
+            text = _CONTROL.sub("", text)
+        return text if form is None or text.isascii() else unicodedata.normalize(form, text)
+
+    return clean
+
+
+def _from_row(row: Job, version: str) -> CompiledJob | None:
+    spec = orjson.loads(row.versions_json).get(version)
+    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version)
