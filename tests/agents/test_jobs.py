@@ -1,0 +1,228 @@
+"""A job folder is read into one frozen spec, and every mistake in it is told with its line."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import jsonschema_rs
+import pytest
+
+from batchmill.agents.jobs import JobFileError, job_schema, load_job
+from batchmill.agents.jobs.lines import read_yaml
+from batchmill.agents.jobs.loader import seconds_of
+from batchmill.schemas.jobs import CheckKind, ChunkSpec, JobSpec, RetrySpec, Severity
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.versions import version_of
+
+INPUT = {"type": "object", "properties": {"subject": {"type": "string"}, "body": {"type": "string"}}}
+OUTPUT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["label", "confidence"],
+    "properties": {"label": {"type": "string", "enum": ["a", "b"]}, "confidence": {"type": "number"}},
+}
+SMALL = """\
+job: triage
+ask:
+  prompt: {user: user.j2}
+  model: {provider: openai, name: gpt-5-mini}
+place: {sink: sqlite, table: triage}
+"""
+FULL = """\
+job: triage
+id: $.ticket_id
+seq: $.updated_at
+dedupe: content
+input:
+  schema: input.schema.json
+  required: [subject]
+  text: {normalize: none, strip_control: false, max_chars: {body: 8000}}
+  filter: "size(input.body) > 20"
+ask:
+  prompt: {system: system.j2, user: user.j2}
+  model: {provider: openai, name: gpt-5-mini, account: team-b, params: {temperature: 0}}
+  output: {schema: output.schema.json, name: ticket}
+mode:
+  {prefer: batch, deadline: 6h, hold: submit, chunk: {max_count: 10, max_bytes: 1000, max_tokens: 99, max_age: 500ms}}
+judge:
+  required: [label]
+  categories: {label: [a, b]}
+  lengths: {label: {min: 1, max: 9}}
+  confidence: {field: confidence, review_below: 0.7}
+  review: {sample: 0.02}
+  on_reject: review
+  severity: {length: warn}
+retry: {max_attempts: 5, backoff: 30s, backoff_max: 1h, on: {truncated: {max_attempts: 2, backoff: 0}}}
+place: {sink: sqlite, table: triage, key: $.ticket_id}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "input.schema.json").write_text(json.dumps(INPUT))
+    (tmp_path / "output.schema.json").write_text(json.dumps(OUTPUT))
+    (tmp_path / "system.j2").write_text("You sort tickets.")
+    (tmp_path / "user.j2").write_text("{{ input.subject }}\n{{ input.body }}")
+    (tmp_path / "job.yaml").write_text(SMALL)
+    return tmp_path
+
+
+def mistakes(folder: Path, text: str) -> list[str]:
+    (folder / "job.yaml").write_text(text)
+    with pytest.raises(JobFileError) as caught:
+        load_job(folder)
+    return [str(problem).removeprefix(f"{folder}/") for problem in caught.value.problems]
+
+
+def test_the_smallest_job_takes_every_default(folder: Path) -> None:
+    loaded = load_job(folder)
+    assert loaded.warnings == ()
+    assert loaded.version == version_of(loaded.spec)
+    assert loaded.spec.ask.model.account == "openai"
+    assert loaded.spec.mode.chunk == ChunkSpec()
+    assert loaded.spec.retry == RetrySpec()
+
+
+def test_a_full_job_says_everything_the_spec_can_hold(folder: Path) -> None:
+    (folder / "job.yaml").write_text(FULL)
+    spec = load_job(folder / "job.yaml").spec
+    assert JobSpec.from_json(spec.to_json()) == spec
+    assert (spec.id_path, spec.seq, spec.dedupe) == ("$.ticket_id", "$.updated_at", "content")
+    assert (spec.input.normalize, spec.input.strip_control, spec.input.max_chars) == (None, False, {"body": 8000})
+    assert (spec.ask.output_name, spec.ask.model.account) == ("ticket", "team-b")
+    assert (spec.mode.deadline_seconds, spec.mode.hold_submit) == (21_600, True)
+    assert spec.mode.chunk == ChunkSpec(max_count=10, max_bytes=1000, max_tokens=99, max_age_seconds=0.5)
+    assert spec.judge.severity == {CheckKind.LENGTH: Severity.WARN}
+    assert spec.judge.review_sample == 0.02
+    assert (spec.retry.backoff_seconds_base, spec.retry.backoff_seconds_max) == (30, 3600)
+    assert spec.retry.on[Reason.TRUNCATED].max_attempts == 2
+    assert spec.place.key == "$.ticket_id"
+
+
+def test_the_grammar_can_say_every_part_of_the_spec_but_the_budget(folder: Path) -> None:
+    (folder / "job.yaml").write_text(FULL)
+    spec = load_job(folder).spec
+    plain = json.loads(spec.to_json())
+    at_default = {field.name for field in fields(JobSpec) if plain[field.name] is None}
+    assert at_default == {"budget"}
+
+
+def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
+    schema = job_schema()
+    jsonschema_rs.meta.validate(schema)
+    parts = schema["properties"]
+    chunk = parts["mode"]["properties"]["chunk"]["properties"]
+    assert {name: chunk[name]["default"] for name in ("max_count", "max_bytes", "max_tokens", "max_age")} == {
+        "max_count": ChunkSpec().max_count,
+        "max_bytes": ChunkSpec().max_bytes,
+        "max_tokens": ChunkSpec().max_tokens,
+        "max_age": ChunkSpec().max_age_seconds,
+    }
+    retry = parts["retry"]["properties"]
+    assert retry["max_attempts"]["default"] == RetrySpec().max_attempts
+    assert retry["backoff"]["default"] == RetrySpec().backoff_seconds_base
+    assert retry["backoff_max"]["default"] == RetrySpec().backoff_seconds_max
+    severity = parts["judge"]["properties"]["severity"]
+    assert severity["propertyNames"]["enum"] == [str(kind) for kind in CheckKind]
+    assert severity["additionalProperties"]["enum"] == [str(each) for each in Severity]
+    jsonschema_rs.validate(schema, read_yaml(folder / "job.yaml").data)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SMALL + "judgee: {}\n", "job.yaml:6: error: unknown member `judgee` (did you mean `judge`?)"),
+        (
+            SMALL.replace("provider: openai", "provder: openai"),
+            "job.yaml:4: error: unknown member `provder` in ask.model (did you mean `provider`?)",
+        ),
+        (SMALL.replace("job: triage\n", ""), "job.yaml:1: error: the job needs the member `job`"),
+        (SMALL + "retry: {max_attempts: 0}\n", "job.yaml:6: error: retry.max_attempts must be at least 1"),
+        (SMALL + "retry: {backoff: soon}\n", "must be seconds or a duration such as 30s, 15m, 6h"),
+        (SMALL + "seq: updated\n", "job.yaml:6: error: seq must be `log` or a path such as $.updated_at"),
+        (SMALL + "mode:\n  prefer: online\n", "job.yaml:7: error: mode.prefer must be one of: batch"),
+        (SMALL + "job: again\n", "job.yaml:6: error: 'job' is said twice (keep one of them)"),
+        (SMALL + "a: [\n", "is not YAML"),
+        (SMALL + "retry: &x {max_attempts: 1}\nmode: *x\n", "job.yaml:7: error: is not YAML: anchors are not read"),
+        (SMALL.replace("user.j2", "nowhere.j2"), "job.yaml:3: error: nowhere.j2 cannot be read: No such file"),
+        (SMALL.replace("user.j2", "../x.j2"), "job.yaml:3: error: ../x.j2 lies outside the job's folder"),
+        (SMALL + "retry: {on: {duplicate: {max_attempts: 1}}}\n", "is no reason that is ever retried"),
+        (SMALL + "retry: {backoff: 2h}\n", "job.yaml:6: error: $.retry.backoff_seconds_max"),
+        (SMALL + "input: {filter: 'size(input.'}\n", "job.yaml:6: error: input.filter:"),
+        (SMALL + "input: {filter: 'size(row.body) > 1'}\n", "unknown variable 'row'"),
+        (SMALL + "id: '$.['\n", "job.yaml:6: error: id: cannot read the path"),
+        (SMALL + "judge:\n  required: [label]\n", "job.yaml:6: error: looks into the members of an answer"),
+        (SMALL.replace("name: gpt-5-mini", "name: x, params: {model: y}"), "ask.model.params may not set 'model'"),
+        (SMALL.replace("table: triage", "table: Triage!"), "job.yaml:5: error: place.table must be lower-case letters"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_what_to_write(folder: Path, text: str, expected: str) -> None:
+    told = mistakes(folder, text)
+    assert any(expected in each for each in told), told
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("budget: {run_usd: 50}", "budget"),
+        ("gate: {benchmark: gold.jsonl}", "gate"),
+        ("drift: {field: label}", "drift"),
+        ("then: [{job: x}]", "then"),
+        ('schedule: "0 2 * * *"', "schedule"),
+        ("judge: {rules: [{id: x}]}", "judge.rules"),
+    ],
+)
+def test_what_is_not_supported_yet_is_refused_by_name_not_ignored(folder: Path, section: str, name: str) -> None:
+    (told,) = mistakes(folder, SMALL + section + "\n")
+    assert told.startswith(f"job.yaml:6: error: `{name}` is not supported by this version of batchmill")
+
+
+def test_all_mistakes_of_one_reading_are_told_at_once(folder: Path) -> None:
+    told = mistakes(folder, SMALL + "retry: {max_attempts: 0}\nmode: {prefer: online}\nnews: 1\n")
+    assert [each.split(":")[1] for each in told] == ["6", "7", "8"]
+
+
+def test_a_template_mistake_is_told_in_the_template(folder: Path) -> None:
+    (folder / "user.j2").write_text("fine\n{% if %}\n")
+    (told,) = mistakes(folder, SMALL)
+    assert told.startswith("user.j2:2: error: user template, line 2:")
+    (folder / "user.j2").write_text("{{ event.body }}")
+    (told,) = mistakes(folder, SMALL)
+    assert "'event' is unknown" in told
+
+
+def test_a_schema_mistake_is_told_in_the_schema(folder: Path) -> None:
+    (folder / "output.schema.json").write_text('{"type": "objekt"}')
+    (told,) = mistakes(folder, SMALL.replace("name: gpt-5-mini}", "name: x}\n  output: output.schema.json"))
+    assert told.startswith("output.schema.json:1: error: is not a JSON Schema")
+    (folder / "output.schema.json").write_text('{\n"type": }')
+    (told,) = mistakes(folder, SMALL.replace("name: gpt-5-mini}", "name: x}\n  output: output.schema.json"))
+    assert told.startswith("output.schema.json:2: error: is not JSON")
+
+
+def test_a_judge_that_looks_for_members_the_output_has_not_is_refused(folder: Path) -> None:
+    told = mistakes(folder, FULL.replace("field: confidence", "field: certainty"))
+    assert told == ["job.yaml:20: error: `certainty` is not a member the schema declares"]
+
+
+def test_what_works_but_is_probably_not_meant_is_a_warning(folder: Path) -> None:
+    (folder / "output.schema.json").write_text(json.dumps(OUTPUT | {"additionalProperties": True}))
+    (folder / "user.j2").write_text("{{ input.title }}")
+    (folder / "job.yaml").write_text(FULL.replace("[a, b]", "[a, c]"))
+    told = [str(problem) for problem in load_job(folder).warnings]
+    assert any("uses `input.title`, which the input schema does not declare" in each for each in told)
+    assert any("outside the strict dialect" in each for each in told)
+    assert any("allows 'c', which the output schema does not" in each for each in told)
+
+
+def test_words_that_older_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("on: yes\nno: 012\nat: 2026-01-01\nbase: 1:30\nempty:\n")
+    assert read_yaml(file).data == {"on": "yes", "no": "012", "at": "2026-01-01", "base": "1:30", "empty": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("1.5m", 90), ("6h", 21_600), ("2d", 172_800), (7, 7)]
+)
+def test_durations_are_read_as_people_write_them(text: str | int, seconds: float) -> None:
+    assert seconds_of(text) == seconds
