@@ -96,23 +96,27 @@ class HttpSeam:
         *,
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
+        names: bool = False,
         spends: bool = False,
         may_start: Callable[[], bool] | None = None,
     ) -> Reply:
-        """Exchange JSON once. `spends`: a broken exchange is `OutcomeUnknownError`, not `TransientError`."""
+        """Exchange JSON once.
+
+        `names`: an answer without an `id` is a broken one. `spends`: a broken exchange is `OutcomeUnknownError`, not
+        `TransientError`.
+        """
         body = None if json is None else orjson.dumps(json)
         headers = {} if body is None else {"content-type": "application/json"}
         request = self._client.build_request(method, path, content=body, headers=headers, params=params)
-        return await self._exchange(
-            operation, request, self._account.total_timeout_seconds, spends=spends, may_start=may_start
-        )
+        seconds = self._account.total_timeout_seconds
+        return await self._exchange(operation, request, seconds, names=names, spends=spends, may_start=may_start)
 
     async def send_file(
         self, operation: str, path: str, *, headers: Mapping[str, str], body: AsyncIterator[bytes]
     ) -> Reply:
         """Send a body piece by piece."""
         request = self._client.build_request("POST", path, content=body, headers=dict(headers))
-        return await self._exchange(operation, request, self._account.transfer_timeout_seconds)
+        return await self._exchange(operation, request, self._account.transfer_timeout_seconds, names=True)
 
     async def receive_file(self, operation: str, path: str) -> AsyncIterator[bytes]:
         """Read a body piece by piece; one that breaks off raises."""
@@ -135,13 +139,14 @@ class HttpSeam:
         request: httpx.Request,
         seconds: float,
         *,
+        names: bool,
         spends: bool = False,
         may_start: Callable[[], bool] | None = None,
     ) -> Reply:
         async with self._turn(operation, spends=spends, may_start=may_start) as seen:
             until_s = asyncio.get_running_loop().time() + seconds
             async with self._sent(request, seen, spends=spends, until_s=until_s) as response:
-                return _reply(await _within(until_s, _bounded(response)), response)
+                return _reply(await _within(until_s, _bounded(response)), response, names=names)
 
     @asynccontextmanager
     async def _turn(
@@ -242,10 +247,10 @@ async def _error_document(response: httpx.Response) -> Complaint:
         return Complaint(code=fallback)
 
 
-def _reply(body: bytes, response: httpx.Response) -> Reply:
+def _reply(body: bytes, response: httpx.Response, *, names: bool) -> Reply:
     document = orjson.loads(body)
-    if not isinstance(document, dict):
-        raise httpx.DecodingError("answer is not a JSON object")
+    if not isinstance(document, dict) or (names and not isinstance(document.get("id"), str)):
+        raise httpx.DecodingError("answer is not the JSON object it should be")
     return Reply(document=document, server_time=_server_time(response))
 
 

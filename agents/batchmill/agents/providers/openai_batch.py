@@ -22,7 +22,6 @@ from batchmill.streams.ports import (
     Capabilities,
     Label,
     NotFoundError,
-    OutcomeUnknownError,
     RemoteBatch,
     RemoteStatus,
     RowOutcome,
@@ -93,11 +92,10 @@ class OpenAIBatchProvider:
             "content-type": f"multipart/form-data; boundary={boundary}",
             "content-length": str(len(head) + size_bytes + len(tail)),
         }
-        reply = await self._http.send_file("upload", "files", headers=headers, body=_joined(head, content, tail))
-        file_id = _id(reply.document)
-        if file_id is None:
-            raise TransientError("no_file_id", hint="the answer to an upload has no id")
-        return file_id
+        reply = await self._http.send_file(
+            "upload", "files", headers=headers, body=_joined(head, content, size_bytes, tail)
+        )
+        return str(reply.document["id"])
 
     async def create(self, *, file_id: str, endpoint: str, label: Label, may_start: Callable[[], bool]) -> RemoteBatch:
         order = {
@@ -106,14 +104,14 @@ class OpenAIBatchProvider:
             "completion_window": "24h",
             "metadata": _metadata(label),
         }
-        reply = await self._http.call("create", "POST", "batches", json=order, spends=True, may_start=may_start)
-        if not _id(reply.document):
-            raise OutcomeUnknownError("no_batch_id", hint="the answer to create has no id")
+        reply = await self._http.call(
+            "create", "POST", "batches", json=order, names=True, spends=True, may_start=may_start
+        )
         return _batch(reply.document, reply.server_time)
 
     async def get(self, batch_id: str) -> RemoteBatch:
-        reply = await self._http.call("get", "GET", f"batches/{batch_id}")
-        return _shown(reply.document, reply.server_time)
+        reply = await self._http.call("get", "GET", f"batches/{batch_id}", names=True)
+        return _batch(reply.document, reply.server_time)
 
     async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
         since_ms -= round(self._account.clock_skew_seconds * 1_000)
@@ -122,10 +120,11 @@ class OpenAIBatchProvider:
         for _ in range(FIND_PAGES_MAX):
             params = {"limit": str(PAGE_BATCHES)} | ({"after": after} if after else {})
             reply = await self._http.call("find", "GET", "batches", params=params)
-            page = [_shown(item, reply.server_time) for item in _list(reply.document.get("data"))]
-            found |= {batch.batch_id: batch for batch in page if _answers_to(batch, label)}
+            page = [_listed(item, reply.server_time) for item in _list(reply.document.get("data"))]
+            recent = [batch for batch in page if batch.created_at_ms >= since_ms]
+            found |= {batch.batch_id: batch for batch in recent if _answers_to(batch, label)}
             # Newest first, but nothing promises it: only a whole page of older ones ends the search.
-            if not reply.document.get("has_more") or all(batch.created_at_ms < since_ms for batch in page):
+            if not reply.document.get("has_more") or not recent:
                 return tuple(found.values())
             if page[-1].batch_id == after:
                 break
@@ -135,8 +134,8 @@ class OpenAIBatchProvider:
         )
 
     async def cancel(self, batch_id: str) -> RemoteBatch:
-        reply = await self._http.call("cancel", "POST", f"batches/{batch_id}/cancel")
-        return _shown(reply.document, reply.server_time)
+        reply = await self._http.call("cancel", "POST", f"batches/{batch_id}/cancel", names=True)
+        return _batch(reply.document, reply.server_time)
 
     def download(self, file_id: str) -> AsyncIterator[bytes]:
         return self._http.receive_file("download", f"files/{file_id}/content")
@@ -172,10 +171,16 @@ def _multipart(boundary: str, name: str) -> tuple[bytes, bytes]:
     return head.encode("ascii"), f"\r\n--{boundary}--\r\n".encode("ascii")
 
 
-async def _joined(head: bytes, content: AsyncIterator[bytes], tail: bytes) -> AsyncIterator[bytes]:
+async def _joined(head: bytes, content: AsyncIterator[bytes], size_bytes: int, tail: bytes) -> AsyncIterator[bytes]:
     yield head
+    left = size_bytes
     async for part in content:
+        left -= len(part)
+        if left < 0:
+            break
         yield part
+    if left != 0:
+        raise ValueError(f"an upload of {size_bytes} bytes was announced, its content has another length")
     yield tail
 
 
@@ -195,9 +200,9 @@ def _answers_to(batch: RemoteBatch, label: Label) -> bool:
     return all(batch.label.get(name) == value for name, value in wanted.items())
 
 
-def _shown(document: Any, now: datetime) -> RemoteBatch:
-    if not isinstance(document, dict) or not _id(document):
-        raise TransientError("no_batch_id", hint="the provider showed a batch without an id")
+def _listed(document: Any, now: datetime) -> RemoteBatch:
+    if not isinstance(document, dict) or not _text(document.get("id")):
+        raise TransientError("no_batch_id", hint="the list of batches shows one without an id")
     return _batch(document, now)
 
 
@@ -206,7 +211,7 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     counts = _mapping(document.get("request_counts"))
     metadata = _mapping(document.get("metadata"))
     batch = RemoteBatch(
-        batch_id=_id(document) or "",
+        batch_id=str(document["id"]),
         status=_STATUS.get(word, RemoteStatus.RUNNING),
         status_text=word,
         created_at_ms=(_int(document.get("created_at")) or 0) * 1_000,
@@ -247,10 +252,6 @@ def _failure(document: Mapping[str, Any]) -> BatchFailure:
     if code is None:
         return BatchFailure(action=Action.RETRY_ROW, code="unexplained", line=line)
     return BatchFailure(action=batch_action(code, line=line), code=code, line=line)
-
-
-def _id(document: Mapping[str, Any]) -> str | None:
-    return _text(document.get("id"))
 
 
 def _text(value: Any) -> str | None:

@@ -1,0 +1,161 @@
+"""Rows: whatever a service writes into its files becomes one outcome in our words, or no row at all."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchmill.agents.providers.openai_rows import parse_row, request_line
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.status import Outcome
+
+
+def line(response=None, error=None, custom_id="r.1"):
+    return json.dumps({"id": "batch_req_1", "custom_id": custom_id, "response": response, "error": error}).encode()
+
+
+def answered(message=None, *, status=200, finish="stop", **body):
+    choices = [] if message is None else [{"index": 0, "message": message, "finish_reason": finish}]
+    usage = {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
+    return {
+        "status_code": status,
+        "request_id": "x",
+        "body": {"model": "m-1", "choices": choices, "usage": usage} | body,
+    }
+
+
+def test_an_answer_is_told_with_its_cost():
+    row = parse_row(line(answered({"content": "hello", "refusal": None})))
+    assert (row.outcome, row.reason, row.output) == (Outcome.SUCCEEDED, None, "hello")
+    assert (row.input_tokens, row.output_tokens, row.cached_tokens) == (10, 3, 4)
+    assert (row.finish_reason, row.model, row.http_status) == ("stop", "m-1", 200)
+    assert row.usage_known
+    assert row.billed
+
+
+def test_a_refusal_and_a_truncation_are_answers_that_were_paid_for():
+    refused = parse_row(line(answered({"content": None, "refusal": "I cannot"})))
+    assert (refused.outcome, refused.output, refused.refusal) == (Outcome.SUCCEEDED, "", "I cannot")
+    cut = parse_row(line(answered({"content": ""}, finish="length")))
+    assert (cut.outcome, cut.output, cut.finish_reason) == (Outcome.SUCCEEDED, "", "length")
+    assert cut.billed
+
+
+def test_an_answer_without_usage_is_unpriced_rather_than_free():
+    row = parse_row(line(answered({"content": "x"}, usage=None)))
+    assert row.outcome is Outcome.SUCCEEDED
+    assert not row.usage_known
+    assert row.billed
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "reason", "code"),
+    [
+        (400, {"code": "invalid_request"}, Reason.REQUEST_INVALID, "invalid_request"),
+        (400, {"code": None, "type": "invalid_request_error"}, Reason.REQUEST_INVALID, "invalid_request_error"),
+        (400, {"code": "context_length_exceeded"}, Reason.TOO_LARGE_FOR_PROVIDER, "context_length_exceeded"),
+        (400, {"code": "content_policy_violation"}, Reason.REFUSED_BY_PROVIDER, "content_policy_violation"),
+        (404, {"code": "model_not_found"}, Reason.REQUEST_INVALID, "model_not_found"),
+        (429, {"code": "rate_limit_exceeded"}, Reason.THROTTLED, "rate_limit_exceeded"),
+        (429, {"type": "insufficient_quota"}, Reason.THROTTLED, "insufficient_quota"),
+        (500, {"code": None}, Reason.PROVIDER_ERROR, "http_500"),
+        (503, None, Reason.PROVIDER_ERROR, "http_503"),
+        (0, None, Reason.PROVIDER_ERROR, "http_0"),
+    ],
+)
+def test_an_http_failure_is_an_unbilled_error_with_a_reason(status, error, reason, code):
+    body = {} if error is None else {"error": error | {"message": "you said: PRIVATE"}}
+    row = parse_row(line({"status_code": status, "request_id": "", "body": body}))
+    assert (row.outcome, row.reason, row.error_code, row.http_status) == (Outcome.ERROR, reason, code, status)
+    assert not row.billed
+    assert "PRIVATE" not in repr(row)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "reason"),
+    [
+        ("batch_expired", Outcome.EXPIRED, Reason.EXPIRED),
+        ("batch_cancelled", Outcome.CANCELLED, Reason.PROVIDER_CANCELLED),
+        ("something_else", Outcome.ERROR, Reason.PROVIDER_ERROR),
+    ],
+)
+def test_a_row_that_never_ran_costs_nothing(code, outcome, reason):
+    row = parse_row(line(None, {"code": code, "message": "m"}))
+    assert (row.outcome, row.reason, row.error_code, row.billed) == (outcome, reason, code, False)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        answered(None),
+        answered({"content": None}),
+        {"status_code": 200, "body": {}},
+        {"status_code": 200, "body": None},
+        {"status_code": 200, "body": {"choices": ["x"]}},
+        {"status_code": 200, "body": {"choices": {}, "usage": 7}},
+    ],
+)
+def test_a_success_without_an_answer_is_an_error_that_may_have_been_billed(response):
+    row = parse_row(line(response))
+    assert (row.outcome, row.reason, row.error_code) == (Outcome.ERROR, Reason.PROVIDER_ERROR, "no_answer")
+    assert row.billed
+
+
+def test_a_row_with_neither_response_nor_error_is_an_error():
+    row = parse_row(line())
+    assert (row.outcome, row.error_code) == (Outcome.ERROR, "empty_row")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"\n", b"{", b"[]", b"null", b'"x"', b'{"id":1}', b"\xff\xfe\x00"),
+        *(line(custom_id=None), line(custom_id=""), line(custom_id=7)),
+        line(answered({"content": "a long answer"}))[:-9],
+    ],
+)
+def test_a_line_that_names_no_row_is_given_up(data):
+    assert parse_row(data) is None
+
+
+def test_a_line_that_is_not_utf8_keeps_its_row_and_its_cost_but_not_its_text():
+    data = line(answered({"content": "caf#"})).replace(b"#", b"\xe9")
+    row = parse_row(data)
+    assert (row.custom_id, row.outcome, row.error_code) == ("r.1", Outcome.ERROR, "line_not_utf8")
+    assert row.output is None
+    assert (row.input_tokens, row.usage_known, row.billed) == (10, True, True)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["body", "choices", "message", "usage", "error", "code", "status_code"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(response=json_values, error=json_values)
+def test_no_shape_of_a_row_breaks_the_reader_and_reason_is_none_exactly_on_success(response, error):
+    row = parse_row(line(response, error))
+    assert row.custom_id == "r.1"
+    assert (row.reason is None) == (row.outcome is Outcome.SUCCEEDED) == (row.output is not None)
+    assert row.input_tokens >= 0
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader(data):
+    parse_row(data)
+
+
+def test_an_input_line_is_one_line_and_the_same_every_time():
+    body = b'{"messages":[{"content":"a\\nb","role":"user"}],"model":"m"}'
+    made = request_line(custom_id="r.1", endpoint="/v1/chat/completions", body=body)
+    assert made == (
+        b'{"custom_id":"r.1","method":"POST","url":"/v1/chat/completions",'
+        b'"body":{"messages":[{"content":"a\\nb","role":"user"}],"model":"m"}}\n'
+    )
