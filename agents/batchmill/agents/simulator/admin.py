@@ -1,0 +1,65 @@
+"""Law: the side door for tests and people: switch faults, read the ledger and the state. Never in the ledger itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from batchmill.agents.simulator.faults import plan_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from batchmill.agents.simulator.core import Core
+
+__all__ = ["routes"]
+
+
+def routes() -> Sequence[Route]:
+    return [
+        Route("/admin/faults", _show_faults, methods=["GET"]),
+        Route("/admin/faults", _change_faults, methods=["POST"]),
+        Route("/admin/faults", _reset_faults, methods=["DELETE"]),
+        Route("/admin/ledger", _ledger, methods=["GET"]),
+        Route("/admin/state", _state, methods=["GET"]),
+        Route("/livez", _livez, methods=["GET"]),
+    ]
+
+
+def _core(request: Request) -> Core:
+    core: Core = request.app.state.core
+    return core
+
+
+async def _show_faults(request: Request) -> Response:
+    return JSONResponse(plan_to_json(_core(request).plan))
+
+
+async def _change_faults(request: Request) -> Response:
+    try:
+        _core(request).change_faults(orjson.loads(await request.body()))
+    except ValueError as error:
+        return JSONResponse({"error": str(error)}, status_code=400)
+    return await _show_faults(request)
+
+
+async def _reset_faults(request: Request) -> Response:
+    _core(request).reset_faults()
+    return await _show_faults(request)
+
+
+async def _ledger(request: Request) -> Response:
+    return FileResponse(_core(request).config.ledger_file, media_type="application/x-ndjson")
+
+
+async def _state(request: Request) -> Response:
+    return JSONResponse(_core(request).store.totals())
+
+
+async def _livez(_: Request) -> Response:
+    return PlainTextResponse("ok\n")

@@ -1,0 +1,108 @@
+"""Law: from a question to an answer, seeded by (seed, model, text). Pure: no provider's words, no file, no clock.
+
+The answer does not depend on the attempt, the batch or the custom id: the same text asked twice gets the same answer,
+as far as no fault strikes. With probability `accuracy` a known text gets its gold label, otherwise another member of
+the same enum. Tokens are characters divided by four, rounded up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from batchmill.agents.simulator.chance import digest_of, unit
+from batchmill.agents.simulator.faults import Fault
+from batchmill.agents.simulator.instances import Hints, instance_of
+from batchmill.agents.simulator.pricing import CHARS_PER_TOKEN, tokens_of_chars
+
+if TYPE_CHECKING:
+    from batchmill.agents.simulator.gold import GoldTable
+
+__all__ = ["Answer", "Question", "answer"]
+
+_REFUSAL: Final = "I'm sorry, but I can't help with that."
+_WORDS_QUOTED_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a provider's request asks, in no provider's words."""
+
+    model: str
+    text: str  # the last user message
+    chars: int  # of all messages, for the bill
+    schema: Any = None
+    json_only: bool = False
+    output_tokens_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    content: str
+    refused: bool
+    truncated: bool
+    usage_told: bool
+    input_tokens: int
+    output_tokens: int
+
+
+def answer(question: Question, *, seed: int, accuracy: float, gold: GoldTable, fault: Fault | None = None) -> Answer:
+    base = digest_of(seed, question.model, question.text.strip()).hex()
+    right = fault is not Fault.WRONG_ANSWER and unit(base, "right") < accuracy
+    hints = Hints(seed=base, label=gold.label_of(question.text), right=right, words=_words(question.text))
+    content = _spoiled(_content(question, hints), question, fault)
+    whole = Answer(
+        content=content,
+        refused=fault is Fault.REFUSAL,
+        truncated=fault in {Fault.TRUNCATED, Fault.EMPTY_CONTENT},
+        usage_told=fault is not Fault.USAGE_ABSENT,
+        input_tokens=max(tokens_of_chars(question.chars), 1),
+        output_tokens=max(tokens_of_chars(len(content)), 1),
+    )
+    return _cut(whole, question.output_tokens_max)
+
+
+def _content(question: Question, hints: Hints) -> str:
+    if question.schema is not None:
+        return orjson.dumps(instance_of(question.schema, hints)).decode()
+    told = hints.label if hints.label is not None and hints.right else " ".join(hints.words[:12])
+    return orjson.dumps({"answer": told}).decode() if question.json_only else told
+
+
+def _spoiled(content: str, question: Question, fault: Fault | None) -> str:
+    match fault:
+        case Fault.REFUSAL:
+            return _REFUSAL
+        case Fault.TRUNCATED:
+            return content[: len(content) // 2]
+        case Fault.EMPTY_CONTENT:
+            return ""
+        case Fault.MALFORMED_JSON:
+            return "Sure! Here is the JSON you asked for: " + content.replace('"', "'")
+        case Fault.SCHEMA_VIOLATION:
+            return _outside_schema(content, question)
+        case _:
+            return content
+
+
+def _outside_schema(content: str, question: Question) -> str:
+    """Drop the first field of an object, or wrap anything else: no strict schema allows both forms."""
+    value = orjson.loads(content) if question.schema is not None or question.json_only else content
+    if isinstance(value, dict) and value:
+        del value[next(iter(value))]
+        return orjson.dumps(value).decode()
+    return orjson.dumps([value, "outside the schema"]).decode()
+
+
+def _cut(whole: Answer, tokens_max: int | None) -> Answer:
+    """An answer longer than the request allows ends with `length`, as a real one does."""
+    if tokens_max is None or whole.output_tokens <= tokens_max or whole.refused:
+        return whole
+    kept = whole.content[: tokens_max * CHARS_PER_TOKEN]
+    return replace(whole, content=kept, truncated=True, output_tokens=tokens_max)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split()[:_WORDS_QUOTED_MAX])

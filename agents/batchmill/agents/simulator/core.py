@@ -1,0 +1,220 @@
+"""Law: what the simulator does, for any provider and without HTTP: take files, open, show and cancel batches, strike.
+
+Every change of state and its ledger lines are one transaction, and the call returns when the lines are on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from batchmill.agents import clock
+from batchmill.agents.simulator import lives
+from batchmill.agents.simulator.engine import Engine, ended_facts, record
+from batchmill.agents.simulator.faults import (
+    Fault,
+    FaultPlan,
+    FaultRule,
+    Place,
+    active_at,
+    plan_from_json,
+    plan_to_json,
+    struck,
+)
+from batchmill.agents.simulator.gold import GoldTable, load_gold
+from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
+from batchmill.agents.simulator.records import Batch, StoredFile
+from batchmill.agents.simulator.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from batchmill.agents.simulator.config import SimulatorConfig
+    from batchmill.agents.simulator.dialect import Dialect
+
+__all__ = ["Core", "Upload"]
+
+WINDOW_MS: Final = 86_400_000
+_PLAN: Final = "faults"
+_ALWAYS: Final[FaultPlan] = {Fault.SHUFFLED: FaultRule(rate=1.0)}
+
+
+class Core:
+    def __init__(self, config: SimulatorConfig, dialects: Mapping[str, Dialect]) -> None:
+        self.config = config
+        self.store = Store(config.data_dir)
+        self.ledger = LedgerWriter(config.ledger_file, staged=self.store.staged())
+        self.store.unstage()
+        gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
+        self._changed = plan_from_json(self.store.setting(_PLAN) or {})
+        self._engine = Engine(
+            config=config, store=self.store, ledger=self.ledger, gold=gold, dialects=dialects, plan=lambda: self.plan
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        for leftover in self.config.data_dir.glob("upload-*.part"):
+            leftover.unlink()
+        self._running = asyncio.create_task(self._engine.run())
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+        await self.ledger.close()
+        self.store.close()
+
+    # Faults --------------------------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> FaultPlan:
+        return {**_ALWAYS, **self.config.faults, **self._changed}
+
+    def change_faults(self, value: Any) -> None:
+        """Rules set while running outlive a restart; `nth` counts from now."""
+        rules = plan_from_json(value)
+        self._changed = {**self._changed, **rules}
+        with self.store.transaction():
+            self.store.keep_setting(_PLAN, plan_to_json(self._changed))
+            for fault in rules:
+                self.store.forget_count(f"nth:{fault}")
+
+    def reset_faults(self) -> None:
+        """Back to the rules of the configuration."""
+        self._changed = {}
+        self.store.keep_setting(_PLAN, {})
+
+    def strikes(self, place: Place, key: str) -> tuple[Fault, ...]:
+        """The faults that fire for this request or batch; each asking counts as one."""
+        plan = self.plan
+        active = active_at(plan, place)
+        if not active:
+            return ()
+        with self.store.transaction():
+            ordinals = {fault: self.store.count(f"nth:{fault}") for fault, rule in active if rule.nth}
+            seen = self.store.count(f"seen:{place}:{key}")
+        return struck(plan, place, seed=self.config.seed, key=key, occurrence=seen, ordinals=ordinals)
+
+    def strike(self, place: Place, key: str) -> Fault | None:
+        """The first of them: one request can only go wrong in one way."""
+        return next(iter(self.strikes(place, key)), None)
+
+    # Files ---------------------------------------------------------------------------------------------------------
+
+    def upload(self) -> Upload:
+        return Upload(self.config.data_dir / f"upload-{secrets.token_hex(8)}.part")
+
+    async def keep_upload(self, upload: Upload, *, provider: str, filename: str, purpose: str) -> StoredFile:
+        file = StoredFile(
+            id=f"file-{secrets.token_hex(12)}",
+            provider=provider,
+            filename=filename,
+            purpose=purpose,
+            size_bytes=upload.size_bytes,
+            sha256=upload.sha256,
+            created_ms=clock.wall_ms(),
+        )
+        upload.path.replace(self.store.payload_path(file.id))
+        facts = {"file_id": file.id, "purpose": purpose, "size_bytes": file.size_bytes, "sha256": file.sha256}
+        await self._record(lambda: self.store.add_file(file), entry_bytes("file_created", facts))
+        return file
+
+    async def delete_file(self, file: StoredFile) -> None:
+        entry = entry_bytes("file_deleted", {"file_id": file.id})
+        await self._record(lambda: self.store.delete_file(file.id), entry)
+        self.store.drop_unused_payload(file.id)
+
+    # Batches -------------------------------------------------------------------------------------------------------
+
+    async def create_batch(self, file: StoredFile, *, endpoint: str, window: str, metadata: Mapping[str, str]) -> Batch:
+        occurrence = self.store.count(f"input:{file.sha256}")
+        key = f"{file.sha256}/{occurrence}"
+        plan, now = self.plan, clock.wall_ms()
+        faults = {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
+        lag = faults[Fault.LIST_LAG].seconds if Fault.LIST_LAG in faults else 0.0
+        batch = Batch(
+            id=f"batch_{secrets.token_hex(12)}",
+            provider=file.provider,
+            endpoint=endpoint,
+            input_file_id=file.id,
+            input_sha256=file.sha256,
+            occurrence=occurrence,
+            window=window,
+            created_ms=now,
+            expires_ms=now + WINDOW_MS,
+            listed_ms=now + round(lag * 1000),
+            latency_ms=lives.latency_ms(self.config, key),
+            due_ms=now + round(self.config.validating_seconds * 1000),
+            metadata=dict(metadata),
+            faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
+        )
+        await self._record(lambda: self.store.add_batch(batch), entry_bytes("batch_created", _created(batch)))
+        self._engine.wake()
+        return batch
+
+    async def cancel_batch(self, batch: Batch, *, ignored: bool) -> Batch:
+        wait_ms = round(self.config.cancelling_seconds * 1000)
+        asked = lives.cancelling(batch, clock.wall_ms(), wait_ms=wait_ms, ignored=ignored)
+        entries = [entry_bytes("batch_cancel_asked", {"batch_id": batch.id})]
+        if asked.status.ended:  # cancelled before its rows were looked at
+            entries.append(entry_bytes("batch_ended", ended_facts(asked)))
+        await self._record(lambda: self.store.save_batch(asked), *entries)
+        if asked.status.ended:
+            self.store.drop_unused_payload(batch.input_file_id)
+        self._engine.wake()
+        return asked
+
+    async def _record(self, change: Callable[[], None], *entries: bytes) -> None:
+        """A change of state and its ledger lines in one transaction; returns when the lines are on disk."""
+        await record(self.store, self.ledger, change, entries)
+
+
+class Upload:
+    """Bytes of a file on their way to the payload directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._file = path.open("wb")
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        """Nothing is left, unless the upload was kept (then it has another name)."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def _gold(config: SimulatorConfig, path: Path) -> GoldTable:
+    return load_gold(path, text_field=config.gold_text_field, label_field=config.gold_label_field)
+
+
+def _measure(fault: Fault, rule: FaultRule) -> float:
+    return rule.share if fault is Fault.EXPIRE else rule.seconds
+
+
+def _created(batch: Batch) -> dict[str, Any]:
+    return {
+        "batch_id": batch.id,
+        "provider": batch.provider,
+        "endpoint": batch.endpoint,
+        "input_file_id": batch.input_file_id,
+        "input_sha256": batch.input_sha256,
+        "metadata": batch.metadata,
+    }

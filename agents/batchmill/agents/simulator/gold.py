@@ -1,0 +1,63 @@
+"""Law: the gold table is what the simulator knows and the pipeline under test must not: the right label of a text.
+
+It comes from a file of JSON lines, out of band. The key is the text itself, in NFC with runs of white space as one
+space, because a pipeline may tidy a text on its way here. A prompt that wraps the text is tried paragraph by paragraph
+and line by line.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import orjson
+
+from batchmill.agents.simulator.chance import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["GoldTable", "gold_from_pairs", "load_gold"]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldTable:
+    labels: Mapping[bytes, str] = field(default_factory=dict)
+
+    def label_of(self, message: str) -> str | None:
+        """The label of a whole message, else of its first known paragraph, else of its first known line."""
+        if not self.labels:
+            return None
+        whole = self.labels.get(_key(message))
+        if whole is not None:
+            return whole
+        parts = [*message.split("\n\n"), *message.splitlines()]
+        return next((label for part in parts if (label := self.labels.get(_key(part))) is not None), None)
+
+
+def _key(text: str) -> bytes:
+    return digest_of(" ".join(unicodedata.normalize("NFC", text).split()))
+
+
+def gold_from_pairs(pairs: Iterable[tuple[str, str]]) -> GoldTable:
+    return GoldTable({_key(text): label for text, label in pairs if text.strip()})
+
+
+def load_gold(path: Path, *, text_field: str = "text", label_field: str = "label") -> GoldTable:
+    """Lines without a text or a label are passed over: gold tables have gaps."""
+    return gold_from_pairs(_pairs(path, text_field, label_field))
+
+
+def _pairs(path: Path, text_field: str, label_field: str) -> Iterable[tuple[str, str]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                raise ValueError(f"gold table {path}, line {number}: not JSON; give one object a line") from None
+            if isinstance(row, dict) and isinstance(row.get(text_field), str) and row.get(label_field) is not None:
+                yield row[text_field], str(row[label_field])

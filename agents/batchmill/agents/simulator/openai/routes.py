@@ -1,0 +1,325 @@
+"""Law: the OpenAI Files and Batches endpoints: read the request, ask the core, answer in OpenAI's words.
+
+Faults of uploads, creates, reads and downloads strike here, because here is where an answer can go wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from batchmill.agents import clock
+from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note
+from batchmill.agents.simulator.faults import Fault, Place
+from batchmill.agents.simulator.multipart import FormReader, MultipartError, boundary_of
+from batchmill.agents.simulator.openai.objects import batch_object, error_object, file_object, list_object
+from batchmill.agents.simulator.openai.rows import ENDPOINTS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from starlette.requests import Request
+
+    from batchmill.agents.simulator.core import Core, Upload
+    from batchmill.agents.simulator.records import Batch, StoredFile
+
+__all__ = ["PROVIDER", "routes"]
+
+PROVIDER: Final = "openai"
+WINDOW: Final = "24h"
+PAGE_DEFAULT: Final = 20
+BATCHES_PAGE_MAX: Final = 100
+FILES_PAGE_MAX: Final = 10_000
+BODY_BYTES_MAX: Final = 256 * 1024  # of a create request; files have their own limit
+METADATA_PAIRS_MAX: Final = 16
+METADATA_KEY_CHARS_MAX: Final = 64
+METADATA_VALUE_CHARS_MAX: Final = 512
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_object(message, kind=kind, param=param, code=code)
+        self.headers = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+
+
+def routes() -> Sequence[Route]:
+    return [
+        Route("/v1/files", _endpoint(_create_file), methods=["POST"]),
+        Route("/v1/files", _endpoint(_list_files), methods=["GET"]),
+        Route("/v1/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
+        Route("/v1/files/{file_id}", _endpoint(_delete_file), methods=["DELETE"]),
+        Route("/v1/files/{file_id}/content", _endpoint(_file_content), methods=["GET"]),
+        Route("/v1/batches", _endpoint(_create_batch), methods=["POST"]),
+        Route("/v1/batches", _endpoint(_list_batches), methods=["GET"]),
+        Route("/v1/batches/{batch_id}", _endpoint(_get_batch), methods=["GET"]),
+        Route("/v1/batches/{batch_id}/cancel", _endpoint(_cancel_batch), methods=["POST"]),
+    ]
+
+
+def _endpoint(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        core: Core = request.app.state.core
+        try:
+            _authorize(core, request)
+            return await handler(core, request)
+        except _Refusal as refusal:
+            return JSONResponse(refusal.body, status_code=refusal.status, headers=refusal.headers)
+
+    return endpoint
+
+
+def _authorize(core: Core, request: Request) -> None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _Refusal(401, "You didn't provide an API key. Provide it as a Bearer token in the Authorization header.")
+    if core.config.api_key is not None and token.strip() != core.config.api_key:
+        raise _Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
+
+
+def _server_error(status: int = 500) -> _Refusal:
+    return _Refusal(status, "The server had an error while processing your request.", kind="server_error")
+
+
+# Files -------------------------------------------------------------------------------------------------------------
+
+
+async def _create_file(core: Core, request: Request) -> Response:
+    fault = core.strike(Place.UPLOAD, request.headers.get("content-length", ""))
+    note(request, **({"fault": fault} if fault else {}))
+    if fault is Fault.UPLOAD_500:
+        raise _server_error()
+    if fault is Fault.UPLOAD_DISCONNECT:
+        await anext(request.stream())
+        return Disconnect()
+    upload = core.upload()
+    try:
+        form = await _receive(core, request, upload)
+        file = await _keep(core, form, upload)
+    finally:
+        upload.discard()
+    note(request, file_id=file.id)
+    if fault is Fault.UPLOAD_ACCEPT_THEN_500:
+        raise _server_error()
+    return JSONResponse(file_object(file))
+
+
+async def _receive(core: Core, request: Request, upload: Upload) -> FormReader:
+    try:
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        form = FormReader(boundary, file_field="file", sink=upload.write)
+        async for chunk in request.stream():
+            form.feed(chunk)
+            if upload.size_bytes > core.config.upload_bytes_max:
+                raise _Refusal(413, f"The file is larger than {core.config.upload_bytes_max} bytes.", param="file")
+        form.close()
+    except MultipartError as error:
+        raise _Refusal(400, f"Invalid form: {error}.") from None
+    upload.close()
+    return form
+
+
+async def _keep(core: Core, form: FormReader, upload: Upload) -> StoredFile:
+    if form.filename is None:
+        raise _Refusal(400, "'file' is a required property", param="file")
+    if form.fields.get("purpose") != "batch":
+        raise _Refusal(400, "Invalid value for 'purpose': this simulator takes 'batch' only.", param="purpose")
+    return await core.keep_upload(upload, provider=PROVIDER, filename=form.filename, purpose="batch")
+
+
+def _file(core: Core, request: Request) -> StoredFile:
+    file_id = request.path_params["file_id"]
+    note(request, file_id=file_id)
+    file = core.store.file(PROVIDER, file_id)
+    if file is None:
+        raise _Refusal(404, f"No such File object: {file_id}", param="id")
+    return file
+
+
+async def _list_files(core: Core, request: Request) -> Response:
+    limit = _limit(request, default=FILES_PAGE_MAX, most=FILES_PAGE_MAX)
+    found = core.store.files_after(PROVIDER, request.query_params.get("after"), limit + 1)
+    if found is None:
+        raise _Refusal(404, "No such File object in 'after'.", param="after")
+    return JSONResponse(list_object([file_object(file) for file in found[:limit]], has_more=len(found) > limit))
+
+
+async def _get_file(core: Core, request: Request) -> Response:
+    return JSONResponse(file_object(_file(core, request)))
+
+
+async def _delete_file(core: Core, request: Request) -> Response:
+    file = _file(core, request)
+    await core.delete_file(file)
+    return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+
+
+async def _file_content(core: Core, request: Request) -> Response:
+    file = _file(core, request)
+    fault = core.strike(Place.DOWNLOAD, file.sha256)
+    path = core.store.payload_path(file.id)
+    if fault is None:
+        return FileResponse(path, media_type="application/octet-stream")
+    note(request, fault=fault)
+    if fault is Fault.DOWNLOAD_500:
+        raise _server_error()
+    return HalfFile(path)
+
+
+# Batches -----------------------------------------------------------------------------------------------------------
+
+
+async def _create_batch(core: Core, request: Request) -> Response:
+    asked = await _json_object(request)
+    endpoint, metadata = _checked(asked)
+    file = core.store.file(PROVIDER, str(asked["input_file_id"]))
+    if file is None or file.purpose != "batch":
+        message = f"Invalid 'input_file_id': no such File object for a batch: {asked['input_file_id']}"
+        raise _Refusal(400, message, param="input_file_id", code="invalid_input_file_id")
+    note(request, file_id=file.id)
+    fault = core.strike(Place.CREATE, file.sha256)
+    note(request, **({"fault": fault} if fault else {}))
+    _reject(core, fault)
+    batch = await core.create_batch(file, endpoint=endpoint, window=WINDOW, metadata=metadata)
+    note(request, batch_id=batch.id)
+    return _accepted(core, batch, fault)
+
+
+def _reject(core: Core, fault: Fault | None) -> None:
+    """Faults that leave nothing behind."""
+    if fault is Fault.REJECT_500:
+        raise _server_error()
+    if fault is Fault.REJECT_429:
+        wait = core.plan[fault].seconds
+        message = "Rate limit reached for batch creation."
+        raise _Refusal(429, message, kind="requests", code="rate_limit_exceeded", retry_after_seconds=wait)
+    if fault is Fault.REJECT_QUOTA:
+        message = "You exceeded your current quota, please check your plan and billing details."
+        raise _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
+
+
+def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
+    """The batch exists; what the client hears of it is another matter."""
+    match fault:
+        case Fault.ACCEPT_THEN_500:
+            raise _server_error()
+        case Fault.ACCEPT_THEN_503:
+            raise _server_error(503)
+        case Fault.ACCEPT_THEN_DISCONNECT:
+            return Disconnect()
+        case Fault.ACCEPT_THEN_HANG:
+            return Hang(core.plan[fault].seconds)
+        case _:
+            return JSONResponse(batch_object(batch, now_ms=clock.wall_ms()))
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise _Refusal(413, "The request body is too large.")
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise _Refusal(400, "We could not parse the JSON body of your request.")
+    return value
+
+
+def _checked(asked: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    for name in ("input_file_id", "endpoint", "completion_window"):
+        if not isinstance(asked.get(name), str):
+            message = f"Missing required parameter: '{name}'."
+            raise _Refusal(400, message, param=name, code="missing_required_parameter")
+    if asked["endpoint"] not in ENDPOINTS:
+        message = f"Invalid value for 'endpoint': supported values are {', '.join(ENDPOINTS)}."
+        raise _Refusal(400, message, param="endpoint", code="invalid_value")
+    if asked["completion_window"] != WINDOW:
+        message = f"Invalid value for 'completion_window': the supported value is {WINDOW}."
+        raise _Refusal(400, message, param="completion_window", code="invalid_value")
+    return asked["endpoint"], _metadata(asked.get("metadata"))
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise _Refusal(400, "Invalid type for 'metadata': give an object of strings.", param="metadata")
+    if len(value) > METADATA_PAIRS_MAX:
+        raise _Refusal(400, f"Invalid 'metadata': more than {METADATA_PAIRS_MAX} pairs.", param="metadata")
+    if any(len(key) > METADATA_KEY_CHARS_MAX or len(text) > METADATA_VALUE_CHARS_MAX for key, text in value.items()):
+        raise _Refusal(400, "Invalid 'metadata': a key or value is too long.", param="metadata")
+    return value
+
+
+def _batch(core: Core, request: Request) -> Batch:
+    batch_id = request.path_params["batch_id"]
+    note(request, batch_id=batch_id)
+    batch = core.store.batch(batch_id)
+    if batch is None or batch.provider != PROVIDER:
+        raise _no_batch(batch_id)
+    return batch
+
+
+def _no_batch(batch_id: str) -> _Refusal:
+    return _Refusal(404, f"No batch found with id '{batch_id}'.")
+
+
+async def _get_batch(core: Core, request: Request) -> Response:
+    batch = _batch(core, request)
+    fault = core.strike(Place.RETRIEVE, batch.stable_key)
+    note(request, **({"fault": fault} if fault else {}))
+    if fault is Fault.RETRIEVE_500:
+        raise _server_error()
+    if fault is Fault.RETRIEVE_404:
+        raise _no_batch(batch.id)
+    flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
+    return JSONResponse(batch_object(batch, now_ms=clock.wall_ms(), flapping=flapping))
+
+
+async def _list_batches(core: Core, request: Request) -> Response:
+    after = request.query_params.get("after")
+    limit = _limit(request, default=PAGE_DEFAULT, most=BATCHES_PAGE_MAX)
+    if core.strike(Place.LIST, after or "") is not None:
+        note(request, fault=Fault.LIST_500)
+        raise _server_error()
+    now = clock.wall_ms()
+    found = core.store.batches_after(PROVIDER, after, now_ms=now, limit=limit + 1)
+    if found is None:
+        raise _Refusal(404, f"No batch found with id '{after}'.", param="after")
+    shown = [batch_object(batch, now_ms=now) for batch in found[:limit]]
+    return JSONResponse(list_object(shown, has_more=len(found) > limit))
+
+
+async def _cancel_batch(core: Core, request: Request) -> Response:
+    batch = _batch(core, request)
+    if batch.status.ended:
+        raise _Refusal(409, f"Cannot cancel a batch with status '{batch.status}'.")
+    faults = core.strikes(Place.CANCEL, batch.stable_key)
+    note(request, **({"fault": faults[0]} if faults else {}))
+    asked = await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
+    if Fault.CANCEL_500 in faults:
+        raise _server_error()
+    return JSONResponse(batch_object(asked, now_ms=clock.wall_ms()))
+
+
+def _limit(request: Request, *, default: int, most: int) -> int:
+    text = request.query_params.get("limit", str(default))
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise _Refusal(400, f"Invalid 'limit': a whole number from 1 to {most}.", param="limit")
+    return int(text)

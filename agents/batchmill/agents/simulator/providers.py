@@ -1,0 +1,27 @@
+"""Law: the providers the simulator speaks, one row each. Adding a provider is a package and a row here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batchmill.agents.simulator import openai
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.routing import Route
+
+    from batchmill.agents.simulator.dialect import Dialect
+
+__all__ = ["PROVIDERS", "Provider"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    name: str
+    dialect: Dialect
+    routes: Callable[[], Sequence[Route]]
+
+
+PROVIDERS: Final = (Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes),)
