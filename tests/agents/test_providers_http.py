@@ -329,7 +329,7 @@ async def test_find_reads_every_page_back_to_the_attempt_and_matches_by_what_was
 
     pages = [
         [item(1, 5_000), item(2, 4_990, batchmill_chunk="app-3-8"), item(3, 4_980, batchmill_attempt="1")],
-        [item(4, 4_970, batchmill_app="other"), item(5, 3_000), item(6, 4_960, batchmill_sha256="cd" * 32)],
+        [item(4, 4_970, batchmill_app="other"), item(5, 3_600), item(6, 4_960, batchmill_sha256="cd" * 32)],
         [item(7, 100), item(8, 90)],
         [item(9, 80)],
     ]
