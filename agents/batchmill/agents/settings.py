@@ -89,6 +89,7 @@ STANDARD_VARIABLES: dict[str, str] = {
     "OPENAI_PROJECT_ID": "accounts.openai.project",
     "OTEL_SDK_DISABLED": "telemetry.disabled",
     "OTEL_SERVICE_NAME": "telemetry.service_name",
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "telemetry.semconv_opt_in",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry.otlp_endpoint",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "telemetry.otlp_traces_endpoint",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "telemetry.otlp_metrics_endpoint",
@@ -127,6 +128,8 @@ class Settings(BaseSettings):
     jobs_dir: Path = Field(
         default=Path("jobs"), description="Folder of job folders, for the commands that take no path."
     )
+    default_job: Name | None = Field(default=None, description="Job of raw events that name none.")
+    prices_file: Path | None = Field(default=None, description="Price list to cost calls by; default: the one shipped.")
     failpoint: str | None = Field(default=None, description="Tests only: name:nth:action, what to do at a named place.")
     loopback_only: bool = Field(
         default=False, description="Refuse any provider that is not on this machine; tests set it."

@@ -146,6 +146,7 @@ class LimitSettings(_Group):
     """What a record may be before anyone looks inside it."""
 
     raw_bytes_max: Positive = Field(default=900_000, description="A larger raw event is dead-lettered undecoded.")
+    source_id_chars_max: Positive = Field(default=512, description="A longer source id is dead-lettered.")
     nesting_max: Positive = Field(default=64, description="A deeper JSON document is dead-lettered.")
     original_bytes_max: Positive = Field(
         default=256 * 2**10, description="Larger originals leave dead letters as claim checks."
@@ -274,6 +275,7 @@ class TelemetrySettings(_Group):
 
     disabled: bool = Field(default=False, description="Record nothing; OTEL_SDK_DISABLED.")
     service_name: str | None = Field(default=None, description="OTEL_SERVICE_NAME; default batchmill-<process>.")
+    semconv_opt_in: str = Field(default="", description="OTEL_SEMCONV_STABILITY_OPT_IN; messaging: those metrics too.")
     otlp_endpoint: str | None = Field(default=None, description="Collector for traces and metrics, OTLP over HTTP.")
     otlp_traces_endpoint: str | None = Field(default=None, description="Collector for traces only.")
     otlp_metrics_endpoint: str | None = Field(default=None, description="Collector for metrics only.")
