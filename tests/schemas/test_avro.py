@@ -8,14 +8,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
+from batchmill.schemas.compat import HOME
 from batchmill.schemas.reasons import REASONS, Reason
-from batchmill.schemas.registry import CLASSES, HOME, read_registry, schema_path
+from batchmill.schemas.registry import CLASSES, read_registry, schema_file
 
 PRIMITIVES = {str: "string", int: "long", float: "double", bool: "boolean", bytes: "bytes"}
 
 
 def document(schema: str) -> Any:
-    return json.loads(schema_path(schema).read_text())
+    return json.loads((HOME / schema_file(schema)).read_text())
 
 
 def expected(hint: Any) -> Any:
@@ -90,7 +91,7 @@ def test_a_default_of_a_class_is_the_default_of_its_avro_file(schema: str) -> No
 
 def test_every_avro_file_belongs_to_a_class() -> None:
     files = {path for path in (HOME / "avro").rglob("*.avsc") if "history" not in path.parts}
-    assert files == {schema_path(schema) for schema in CLASSES}
+    assert files == {(HOME / schema_file(schema)) for schema in CLASSES}
 
 
 def test_every_class_is_registered_under_an_id_of_its_own() -> None:

@@ -11,7 +11,8 @@ import pytest
 from fastavro import parse_schema, schemaless_writer
 
 from batchmill.schemas import codec, compat
-from batchmill.schemas.registry import HOME, RegistryError, history_path, read_lock, read_registry, schema_path
+from batchmill.schemas.compat import HOME
+from batchmill.schemas.registry import RegistryError, history_file, read_lock, read_registry, schema_file
 from batchmill.schemas.state import Meta
 
 Change = Callable[[dict[str, Any]], None]
@@ -26,7 +27,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def alter(home: Path, schema: str, change: Change) -> None:
-    path = schema_path(schema, home)
+    path = home / schema_file(schema)
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
@@ -78,7 +79,7 @@ def test_a_change_that_breaks_a_reader_is_red_and_cannot_be_registered(
     assert "INCOMPATIBLE" in told
     assert "default" in told
     assert (home / "registry.lock").read_text() == lock
-    assert not history_path("normalized", 2, home).exists()
+    assert not (home / history_file("normalized", 2)).exists()
 
 
 def test_a_compatible_change_is_red_until_it_is_registered(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +124,7 @@ def test_better_prose_is_no_change(home: Path) -> None:
 
 
 def test_a_new_schema_is_registered_with_the_next_id(home: Path) -> None:
-    schema_path("state.moods", home).write_text(
+    (home / schema_file("state.moods")).write_text(
         json.dumps({"type": "record", "name": "Mood", "fields": [{"name": "a", "type": "long"}]})
     )
     assert compat.main([], home) == 1
@@ -132,13 +133,13 @@ def test_a_new_schema_is_registered_with_the_next_id(home: Path) -> None:
 
 
 def test_a_schema_that_is_gone_is_missed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    schema_path("excluded", home).unlink()
+    (home / schema_file("excluded")).unlink()
     assert compat.main([], home) == 1
     assert "excluded.avsc is gone" in capsys.readouterr().out
 
 
 def test_history_that_was_edited_is_noticed_by_tool_and_program(home: Path) -> None:
-    path = history_path("normalized", 1, home)
+    path = home / history_file("normalized", 1)
     document = json.loads(path.read_text())
     retype(document)
     path.write_text(json.dumps(document))
@@ -161,11 +162,11 @@ def test_without_a_lock_everything_is_registered_from_the_first_id(home: Path) -
 
 def test_bytes_of_an_older_version_are_read_as_the_newest_class(home: Path) -> None:
     """v2 of `state.meta` has a field that v3, which is v1 again, does not know."""
-    original = schema_path("state.meta", home).read_text()
+    original = (home / schema_file("state.meta")).read_text()
     alter(home, "state.meta", add_optional)
     assert compat.main(["--write"], home) == 0
     second = read_lock(home)[-1]
-    schema_path("state.meta", home).write_text(original)
+    (home / schema_file("state.meta")).write_text(original)
     assert compat.main(["--write"], home) == 0
 
     registry = read_registry(home)

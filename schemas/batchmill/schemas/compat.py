@@ -18,17 +18,17 @@ from typing import Any, Final
 
 from batchmill.schemas.registry import (
     FIRST_ID,
-    HOME,
     Registered,
-    history_path,
+    history_file,
     meaning,
     read_lock,
-    schema_path,
+    schema_file,
     subject_of,
 )
 
-__all__ = ["Finding", "look", "main", "write"]
+__all__ = ["HOME", "Finding", "look", "main", "write"]
 
+HOME: Final = Path(__file__).parent  #: a directory on disk: this tool writes to it
 _WRITE: Final = "python -m batchmill.schemas.compat --write"
 
 
@@ -56,18 +56,18 @@ def write(findings: Sequence[Finding], home: Path = HOME) -> list[Registered]:
     next_id = max((one.id for one in registered), default=FIRST_ID - 1) + 1
     for finding in findings:
         if finding.drifted:
-            text = schema_path(finding.schema, home).read_text()
+            text = (home / schema_file(finding.schema)).read_text(encoding="utf-8")
             one = Registered(
                 schema=finding.schema,
                 version=finding.version + 1,
                 id=next_id + len(added),
                 sha256=meaning(json.loads(text)),
             )
-            kept = history_path(one.schema, one.version, home)
+            kept = home / history_file(one.schema, one.version)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(text)
+            kept.write_text(text, encoding="utf-8")
             added.append(one)
-    (home / "registry.lock").write_text(_lock_text([*registered, *added]))
+    (home / "registry.lock").write_text(_lock_text([*registered, *added]), encoding="utf-8")
     return added
 
 
@@ -99,7 +99,7 @@ def _versions(home: Path) -> dict[str, list[Registered]]:
 
 
 def _find(name: str, versions: list[Registered], home: Path) -> Finding:
-    current = schema_path(name, home)
+    current = home / schema_file(name)
     newest = versions[-1] if versions else None
     if not current.exists():
         wrong: tuple[str, ...] = (
@@ -107,7 +107,7 @@ def _find(name: str, versions: list[Registered], home: Path) -> Finding:
         )
         drifted = False
     else:
-        drifted = newest is None or meaning(json.loads(current.read_text())) != newest.sha256
+        drifted = newest is None or meaning(json.loads(current.read_text(encoding="utf-8"))) != newest.sha256
         wrong = (*_broken_history(versions, home), *_incompatible(name, versions, home))
     return Finding(
         schema=name,
@@ -121,16 +121,16 @@ def _find(name: str, versions: list[Registered], home: Path) -> Finding:
 def _broken_history(versions: list[Registered], home: Path) -> list[str]:
     broken = []
     for one in versions:
-        path = history_path(one.schema, one.version, home)
-        if not path.exists() or meaning(json.loads(path.read_text())) != one.sha256:
+        path = home / history_file(one.schema, one.version)
+        if not path.exists() or meaning(json.loads(path.read_text(encoding="utf-8"))) != one.sha256:
             broken.append(f"history/{one.schema}/{path.name} is not what was registered; restore it from git")
     return broken
 
 
 def _incompatible(name: str, versions: list[Registered], home: Path) -> list[str]:
-    paths = {f"v{one.version}": history_path(one.schema, one.version, home) for one in versions}
-    texts = {label: path.read_text() for label, path in paths.items() if path.exists()}
-    texts["now"] = schema_path(name, home).read_text()
+    paths = {f"v{one.version}": home / history_file(one.schema, one.version) for one in versions}
+    texts = {label: path.read_text(encoding="utf-8") for label, path in paths.items() if path.exists()}
+    texts["now"] = (home / schema_file(name)).read_text(encoding="utf-8")
     return [
         f"{reader} cannot read {writer}: {why}"
         for (reader, reads), (writer, wrote) in permutations(texts.items(), 2)

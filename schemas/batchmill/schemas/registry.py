@@ -10,7 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, Final, get_args
 
 from batchmill.schemas.records import Record
@@ -23,16 +24,16 @@ __all__ = [
     "Registered",
     "Registry",
     "RegistryError",
-    "history_path",
+    "history_file",
     "meaning",
     "read_lock",
     "read_registry",
-    "schema_path",
+    "schema_file",
     "subject_of",
 ]
 
 #: Where the package keeps lock and schemas; other homes are for tests and tools.
-HOME: Final = Path(__file__).parent
+HOME: Final = files("batchmill.schemas")
 #: High enough to be free in a registry server that already holds the schemas of others.
 FIRST_ID: Final = 71_001
 #: Every class with a schema of its own, by schema name.
@@ -69,14 +70,14 @@ def subject_of(schema: str) -> str:
     return f"batchmill.{schema}-value"
 
 
-def schema_path(schema: str, home: Path = HOME) -> Path:
-    """`state.lives` is `avro/state/lives.avsc`."""
-    return home / "avro" / f"{schema.replace('.', '/')}.avsc"
+def schema_file(schema: str) -> str:
+    """`state.lives` is `avro/state/lives.avsc`, below the home."""
+    return f"avro/{schema.replace('.', '/')}.avsc"
 
 
-def history_path(schema: str, version: int, home: Path = HOME) -> Path:
-    """Where the text of a registered version stays for ever."""
-    return home / "avro" / "history" / schema / f"v{version}.avsc"
+def history_file(schema: str, version: int) -> str:
+    """Where the text of a registered version stays for ever, below the home."""
+    return f"avro/history/{schema}/v{version}.avsc"
 
 
 def meaning(document: Any) -> str:
@@ -85,9 +86,9 @@ def meaning(document: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_lock(home: Path = HOME) -> list[Registered]:
+def read_lock(home: Traversable = HOME) -> list[Registered]:
     """Read every registered version, in the order in which ids were given."""
-    subjects = json.loads((home / "registry.lock").read_text())["subjects"]
+    subjects = json.loads((home / "registry.lock").read_text(encoding="utf-8"))["subjects"]
     listed = [
         Registered(schema=subject.removeprefix("batchmill.").removesuffix("-value"), **version)
         for subject, versions in subjects.items()
@@ -96,18 +97,18 @@ def read_lock(home: Path = HOME) -> list[Registered]:
     return sorted(listed, key=lambda one: one.id)
 
 
-def read_registry(home: Path = HOME) -> Registry:
+def read_registry(home: Traversable = HOME) -> Registry:
     """Read lock and documents, and hold each against the other."""
     registered = read_lock(home)
-    documents = {one.id: _document(one, history_path(one.schema, one.version, home)) for one in registered}
+    documents = {one.id: _document(one, home / history_file(one.schema, one.version)) for one in registered}
     registry = Registry(registered, documents)
     for one in registry.newest.values():
-        _document(one, schema_path(one.schema, home))
+        _document(one, home / schema_file(one.schema))
     return registry
 
 
-def _document(one: Registered, path: Path) -> Any:
-    document = json.loads(path.read_text())
+def _document(one: Registered, path: Traversable) -> Any:
+    document = json.loads(path.read_text(encoding="utf-8"))
     if meaning(document) != one.sha256:
         told = f"{path}: is not version {one.version} of {subject_of(one.schema)} that registry.lock knows."
         raise RegistryError(f"{told} Undo the change, or run: python -m batchmill.schemas.compat --write")
