@@ -1,0 +1,111 @@
+"""Everything that is wrong with a frozen job, told at once, before any record meets it.
+
+`jobs.JobSpec` refuses what is ill-formed; here is told what is well-formed and still cannot work (an error), or works
+otherwise than its author may think (a warning). Pure: no file, no provider is asked.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import orjson
+from typing_extensions import override
+
+from batchmill.schemas.jobs import JobSpec
+from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
+from batchmill.streams.expressions import compile_condition
+from batchmill.streams.paths import compile_path
+from batchmill.streams.rendering import is_strict, request_form
+from batchmill.streams.shapes import compile_shape
+
+__all__ = ["Finding", "errors", "findings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One mistake. `where` is the member of the spec (`$.judge.confidence`)."""
+
+    where: str
+    message: str
+    error: bool
+
+    @override
+    def __str__(self) -> str:
+        return f"{'error' if self.error else 'warning'}: {self.where}: {self.message}"
+
+
+def findings(spec: JobSpec) -> tuple[Finding, ...]:
+    """All findings, errors first."""
+    found = [*_broken(spec), *_surprising(spec)]
+    return tuple(sorted(found, key=lambda finding: not finding.error))
+
+
+def errors(spec: JobSpec) -> tuple[Finding, ...]:
+    """What makes the job unusable; it must not be applied while there is any."""
+    return tuple(finding for finding in findings(spec) if finding.error)
+
+
+def _broken(spec: JobSpec) -> Iterator[Finding]:
+    for where, attempt in _attempts(spec):
+        try:
+            attempt()
+        except FAULTS as fault:
+            yield Finding(where=where, message=str(fault), error=True)
+
+
+def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each part that has to compile, and where it stands."""
+    given, judge = spec.input, spec.judge
+    yield "$.ask", lambda: request_form(spec.ask)
+    for where, schema in (("$.input.schema", given.schema_json), ("$.ask.output", spec.ask.output_schema_json)):
+        if schema is not None:
+            yield where, lambda schema=schema: compile_shape(orjson.loads(schema))  # type: ignore[misc]
+    if given.filter is not None:
+        source = given.filter
+        yield "$.input.filter", lambda: compile_condition(source, variables=FILTER_VARIABLES)
+    paths = [("$.id", spec.id_path), ("$.seq", spec.seq), ("$.place.key", spec.place.key)]
+    paths += [("$.input.required", name) for name in given.required]
+    paths += [("$.input.text.max_chars", name) for name in given.max_chars]
+    paths += [("$.judge.required", name) for name in judge.required]
+    paths += [("$.judge.categories", name) for name in judge.categories]
+    paths += [("$.judge.lengths", name) for name in judge.lengths]
+    if judge.confidence is not None:
+        paths.append(("$.judge.confidence.field", judge.confidence.field))
+    for where, path in paths:
+        if path is not None:
+            yield where, lambda path=path: compile_path(path)  # type: ignore[misc]
+
+
+def _surprising(spec: JobSpec) -> Iterator[Finding]:
+    if not {"max_output_tokens", "max_completion_tokens", "max_tokens"} & set(orjson.loads(spec.ask.model.params_json)):
+        yield _warning("$.ask.model.params", "no max_output_tokens: one answer may cost as much as the model can write")
+    written = spec.ask.output_schema_json
+    schema = None if written is None else orjson.loads(written)
+    if schema is not None and not is_strict(schema):
+        yield _warning(
+            "$.ask.output",
+            "not strict (every object with additionalProperties false and all members required, no oneOf/allOf/not): "
+            "the provider may answer in another form",
+        )
+    declared = schema.get("properties") if isinstance(schema, dict) else None
+    if isinstance(declared, dict):
+        yield from _undeclared(spec, frozenset(declared))
+
+
+def _undeclared(spec: JobSpec, declared: frozenset[str]) -> Iterator[Finding]:
+    judge = spec.judge
+    named = [*(("$.judge.required", name) for name in judge.required)]
+    named += [("$.judge.categories", name) for name in judge.categories]
+    named += [("$.judge.lengths", name) for name in judge.lengths]
+    if judge.confidence is not None:
+        named.append(("$.judge.confidence.field", judge.confidence.field))
+    for where, name in named:
+        try:
+            first = compile_path(name).steps[0]
+        except FAULTS:
+            continue  # told as an error already
+        if first not in declared:
+            yield _warning(where, f"{name!r} is not a member of the output schema")
+
+
+def _warning(where: str, message: str) -> Finding:
+    return Finding(where=where, message=message, error=False)

@@ -1,0 +1,158 @@
+"""What a judgement means for a life: validated, review, another attempt, or the end: results -> validated.
+
+The checks themselves are `judging`. Each answer is judged under the version it was asked under. An answer worth reading
+again is noted in `answers` before anything else is decided, so that what was paid for serves every later request with
+the same question, even if nobody waits for this one any more.
+"""
+
+from typing import Final
+
+import orjson
+
+from batchmill.schemas.ids import content_sha256, parse_custom_id
+from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.reasons import Reason, info
+from batchmill.schemas.records import Check, Result, Verdict
+from batchmill.schemas.state import Answer, Life
+from batchmill.schemas.status import Outcome, Status, VerdictStatus
+from batchmill.streams import view as read
+from batchmill.streams.compiling import CompiledJob, CompiledJobs
+from batchmill.streams.facts import Condemned, Fact, Passed, Rejected, SentToReview
+from batchmill.streams.judging import Judgement, judge_text
+from batchmill.streams.lifecycle import evolve
+from batchmill.streams.orders import Emit, Order, Put
+from batchmill.streams.retrying import next_due_ms, or_spent
+from batchmill.streams.settling import carried, end_if_unwanted, life_key, obituary
+from batchmill.streams.view import StateView
+
+__all__ = ["STAGE", "compiled_version", "faults_of", "validate", "verdict_of"]
+
+STAGE: Final = "validator"
+#: by these no judge can ever pass the answer, since they depend on what was asked
+_NOT_WORTH_KEEPING: Final = frozenset({Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH})
+
+
+def validate(view: StateView, result: Result, offset: int, *, jobs: CompiledJobs, now_ms: int) -> list[Order]:
+    """What the answer at `offset` of `results` means; nothing for rows without an answer, or for a late one."""
+    life = read.life(view, result.request_id)
+    if life is None or result.outcome is not Outcome.SUCCEEDED:
+        return []
+    job = compiled_version(view, jobs, life)
+    judgement = judge_text(
+        job.judge,
+        request_id=life.request_id,
+        text=result.output or "",
+        finish_reason=result.finish_reason,
+        refusal=result.refusal,
+    )
+    return _judged(view, life, result, offset, job.spec, judgement, now_ms)
+
+
+def compiled_version(view: StateView, jobs: CompiledJobs, life: Life) -> CompiledJob:
+    """The version a life was made under; rows keep a version as long as lives of it are open."""
+    row = read.job(view, life.job)
+    job = None if row is None else jobs.of(row, life.version)
+    assert job is not None, f"life {life.request_id} names version {life.version} of {life.job}, which the task lacks"
+    return job
+
+
+def faults_of(checks: tuple[Check, ...]) -> str:
+    """The failed checks as one sentence for people, free of payload."""
+    failed = (check for check in checks if not check.passed)
+    return "; ".join(f"{check.id} {check.path or ''}".rstrip() + f": {check.note}" for check in failed)
+
+
+def verdict_of(life: Life, judgement: Judgement, *, status: VerdictStatus, decided_by: str, now_ms: int) -> Verdict:
+    """The record of a judgement on `life`, which has taken it already."""
+    assert judgement.output_json is not None
+    assert life.output_sha256 is not None
+    return Verdict(
+        request_id=life.request_id,
+        job=life.job,
+        version=life.version,
+        source_id=life.source_id,
+        seq=life.seq,
+        promotion=life.promotion,
+        attempt=life.attempt,
+        status=status,
+        output_json=judgement.output_json,
+        output_sha256=life.output_sha256,
+        checks=judgement.checks,
+        confidence=judgement.confidence,
+        target_key=life.target_key,
+        decided_by=decided_by,
+        judged_at_ms=now_ms,
+    )
+
+
+def _judged(
+    view: StateView, life: Life, result: Result, offset: int, spec: JobSpec, judgement: Judgement, now_ms: int
+) -> list[Order]:
+    judgement = _readable(judgement, result)
+    due_at_ms = _due_at_ms(life, judgement, spec, now_ms)
+    fact = _fact(result, offset, spec, judgement, due_at_ms if due_at_ms is not None else now_ms)
+    after, did_move = carried(life, fact, now_ms)
+    if not did_move:
+        return [] if after is life else [Put(after)]
+    if isinstance(fact, Rejected):
+        after = or_spent(after, due_at_ms, now_ms)
+    kept, said = end_if_unwanted(view, after, stage=STAGE, now_ms=now_ms)
+    if not said and kept.status is Status.FAILED_TERMINAL:
+        said = [obituary(kept, stage=STAGE, error=faults_of(judgement.checks), now_ms=now_ms)]
+    orders: list[Order] = []
+    if judgement.reason not in _NOT_WORTH_KEEPING and result.answered_by != "store":
+        orders.append(Put(_answer(life, result, offset, now_ms)))
+    if not said and isinstance(fact, Passed | SentToReview):
+        # the offset of the new verdict is known when the committer meets it; an older one is another answer's
+        kept = evolve(kept, verdict_offset=None)
+        said = [_published(kept, judgement, fact, now_ms)]
+    return [*orders, Put(kept), *said]
+
+
+def _readable(judgement: Judgement, result: Result) -> Judgement:
+    """A reviewer has to see what is no JSON as well: as the text it is."""
+    if judgement.output_json is not None:
+        return judgement
+    return Judgement(
+        checks=judgement.checks,
+        reason=judgement.reason,
+        wants_review=judgement.wants_review,
+        output_json=orjson.dumps(result.output or result.refusal or "").decode(),
+        confidence=judgement.confidence,
+    )
+
+
+def _due_at_ms(life: Life, judgement: Judgement, spec: JobSpec, now_ms: int) -> int | None:
+    return None if judgement.reason is None else next_due_ms(life, judgement.reason, spec.retry, now_ms)
+
+
+def _fact(result: Result, offset: int, spec: JobSpec, judgement: Judgement, due_at_ms: int) -> Fact:
+    named = parse_custom_id(result.custom_id)
+    assert named is not None, f"result of {result.request_id} has a custom id that is none of ours"
+    sends, reason = named.sends, judgement.reason
+    told = {"sends": sends, "result_offset": offset}
+    if reason is not None and spec.judge.on_reject != "review":
+        sha256 = result.output_sha256 or content_sha256((result.output or "").encode())
+        if spec.judge.on_reject == "retry" and info(reason).retryable:
+            return Rejected(sends=sends, output_sha256=sha256, result_offset=offset, reason=reason, due_at_ms=due_at_ms)
+        return Condemned(sends=sends, output_sha256=sha256, result_offset=offset, reason=reason)
+    sha256 = content_sha256((judgement.output_json or "").encode())
+    if reason is None and judgement.wants_review is False:
+        return Passed(**told, output_sha256=sha256, confidence=judgement.confidence)
+    doubt = judgement.wants_review if isinstance(judgement.wants_review, Reason) else reason
+    return SentToReview(**told, output_sha256=sha256, confidence=judgement.confidence, reason=doubt)
+
+
+def _published(life: Life, judgement: Judgement, fact: Passed | SentToReview, now_ms: int) -> Emit:
+    status = VerdictStatus.VALIDATED if isinstance(fact, Passed) else VerdictStatus.NEEDS_REVIEW
+    return Emit(verdict_of(life, judgement, status=status, decided_by="rules", now_ms=now_ms), life_key(life))
+
+
+def _answer(life: Life, result: Result, offset: int, now_ms: int) -> Answer:
+    return Answer(
+        ask_key=life.ask_key,
+        request_id=life.request_id,
+        result_offset=offset,
+        output_sha256=result.output_sha256 or content_sha256((result.output or "").encode()),
+        stored_at_ms=now_ms,
+    )
