@@ -122,11 +122,13 @@ class RemoteBatch:
     input_file_id: str | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
-    label: Mapping[str, str] = field(default_factory=dict)
+    label: Mapping[str, str] = field(default_factory=dict)  #: what it carries of Label, by Label's field names
     total: int | None = None
     completed: int | None = None
     failed: int | None = None
     failure: BatchFailure | None = None
+    input_tokens: int | None = None  #: billed so far, where the provider says so
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

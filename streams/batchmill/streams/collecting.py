@@ -1,0 +1,336 @@
+"""What comes back: when to poll, what a poll means, and one outcome for each member of a batch.
+
+Rows are joined to members by custom id alone, never by position. `RowIndex` remembers where each row of the result
+files lies and quarantines what is not ours (unknown) or was there before (repeated); both are counted, neither is
+applied. Members are collected in cuts, in the order of their ids; a settled member leaves its chunk, so the members
+that are left are the cursor. Each member ends in exactly one of succeeded, error, expired, cancelled, missing, and the
+counts must add up before the chunk is done. A batch that never ran has no outcomes: its members are let go.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Final
+
+from batchmill.schemas.ids import chunk_nonce, parse_custom_id
+from batchmill.schemas.jobs import RetrySpec
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import Result
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState, Outcome, Status
+from batchmill.streams.chunking import CUT_MEMBERS, Place, custom_id_of, members, new_chunk, with_members
+from batchmill.streams.facts import FREE, Answered, AttemptFailed, AttemptRefused, Charge, Released, RetryDue, TakenIn
+from batchmill.streams.lifecycle import Impossible
+from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
+from batchmill.streams.retrying import after_attempt
+from batchmill.streams.settling import ImpossibleError, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.submitting import fail_batch
+from batchmill.streams.view import StateView
+
+__all__ = [
+    "PollSchedule",
+    "Price",
+    "RowIndex",
+    "RowPlace",
+    "after_poll",
+    "collect_cut",
+    "downloaded",
+    "finish",
+    "gone",
+    "next_poll_ms",
+    "results_missing",
+    "settle_cut",
+]
+
+_STAGE: Final = "collector"
+#: polls of an ended batch whose files are announced but not named yet
+FILES_POLLS_MAX: Final = 10
+#: polls that find no such batch before its members count as missing
+GONE_POLLS_MAX: Final = 20
+
+#: prices one row: (nano-dollars, or None when there is no price; id of the price list)
+Price = Callable[[RowOutcome], tuple[int | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollSchedule:
+    """A batch is polled after a tenth of its age, within these bounds."""
+
+    wait_ms_min: int = 5_000
+    wait_ms_max: int = 300_000
+    age_share: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlace:
+    """Where one row lies in the stored files."""
+
+    file: int  #: 0 = output, 1 = errors
+    start: int
+    length: int
+
+
+@dataclass(slots=True)
+class RowIndex:
+    """Where the rows of a chunk's files lie, by custom id. Built by one pass over the files, output file first."""
+
+    nonce: str
+    places: dict[str, RowPlace] = field(default_factory=dict)
+    foreign: int = 0
+    repeated: int = 0
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> "RowIndex":
+        return cls(chunk_nonce(chunk.chunk_id))
+
+    def add(self, custom_id: str | None, place: RowPlace) -> None:
+        """Take in one row; None for a line that names no row."""
+        sent = None if custom_id is None else parse_custom_id(custom_id)
+        if custom_id is None or sent is None or sent.nonce != self.nonce:
+            self.foreign += 1
+        elif custom_id in self.places:
+            self.repeated += 1
+        else:
+            self.places[custom_id] = place
+
+
+# -- open -> ended -> downloaded ---------------------------------------------------------------------------------------
+
+
+def next_poll_ms(chunk: Chunk, schedule: PollSchedule, now_ms: int) -> int:
+    """When an open batch is polled next."""
+    age = now_ms - (chunk.attempt_at_ms or now_ms)
+    return now_ms + max(schedule.wait_ms_min, min(schedule.wait_ms_max, age // schedule.age_share))
+
+
+def after_poll(view: StateView, chunk: Chunk, remote: RemoteBatch, schedule: PollSchedule, now_ms: int) -> list[Order]:
+    """What the provider's word on an open batch means."""
+    assert chunk.state is ChunkState.OPEN, f"chunk {chunk.chunk_id} is {chunk.state}"
+    seen = replace(chunk, remote_status=str(remote.status), failures=0, updated_at_ms=now_ms)
+    match remote.status:
+        case RemoteStatus.RUNNING | RemoteStatus.CANCELLING:
+            return [Put(replace(seen, due_at_ms=next_poll_ms(chunk, schedule, now_ms)))]
+        case RemoteStatus.ENDED:
+            if _files_to_come(remote) and chunk.failures < FILES_POLLS_MAX:
+                due = now_ms + schedule.wait_ms_min
+                return [Put(replace(seen, failures=chunk.failures + 1, due_at_ms=due))]
+            return [Put(replace(seen, state=ChunkState.ENDED, due_at_ms=None)), Wake("download")]
+        case RemoteStatus.FAILED:
+            unnamed = BatchFailure(action=Action.RETRY_ROW, code="failed")
+            return fail_batch(view, seen, remote.failure or unnamed, now_ms)
+
+
+def _files_to_come(remote: RemoteBatch) -> bool:
+    """The provider counts rows whose file it does not name yet."""
+    no_output = bool(remote.completed) and remote.output_file_id is None
+    no_errors = bool(remote.failed) and remote.error_file_id is None and remote.output_file_id is None
+    return no_output or no_errors
+
+
+def gone(chunk: Chunk, schedule: PollSchedule, now_ms: int) -> list[Order]:
+    """The provider does not know the batch: believed after it said so again and again; then every row is missing."""
+    if chunk.failures + 1 < GONE_POLLS_MAX:
+        due = max(next_poll_ms(chunk, schedule, now_ms), now_ms + schedule.wait_ms_min)
+        return [Put(replace(chunk, failures=chunk.failures + 1, due_at_ms=due, updated_at_ms=now_ms))]
+    return downloaded(replace(chunk, note="the provider does not know the batch any more"), None, None, now_ms)
+
+
+def downloaded(chunk: Chunk, output: StoredPayload | None, errors: StoredPayload | None, now_ms: int) -> list[Order]:
+    """The result files are in the payload store."""
+    row = replace(
+        chunk,
+        state=ChunkState.DOWNLOADED,
+        output_uri=None if output is None else output.uri,
+        error_uri=None if errors is None else errors.uri,
+        due_at_ms=None,
+        failures=0,
+        updated_at_ms=now_ms,
+    )
+    return [Put(row), Wake("collect")]
+
+
+def results_missing(chunk: Chunk, now_ms: int) -> list[Order]:
+    """A result file is gone from the payload store: fetch it again."""
+    return [Put(replace(chunk, state=ChunkState.ENDED, updated_at_ms=now_ms)), Wake("download")]
+
+
+# -- downloaded -> collected -> done -----------------------------------------------------------------------------------
+
+
+def collect_cut(
+    view: StateView,
+    chunk: Chunk,
+    cut: Sequence[Life],
+    rows: Mapping[str, RowOutcome],
+    *,
+    retry: RetrySpec,
+    price: Price,
+    now_ms: int,
+) -> list[Order]:
+    """Give each member of `cut` (the next ones of `chunking.members`) its one outcome; no member left: collected.
+
+    `rows` holds the parsed rows of these members by custom id; a member without a row is missing.
+    """
+    assert chunk.state is ChunkState.DOWNLOADED, f"chunk {chunk.chunk_id} is {chunk.state}"
+    if not cut:
+        return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("collect")]
+    orders: list[Order] = []
+    counts = dict.fromkeys(Outcome, 0)
+    spent = 0
+    for life in cut:
+        name = custom_id_of(chunk, life)
+        row = rows.get(name) or RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
+        assert row.custom_id == name, f"the row of another line was handed in for a member of {chunk.chunk_id}"
+        nanos, price_id = price(row) if row.billed else (0, None)
+        counts[row.outcome] += 1
+        spent += nanos or 0
+        result = _result(chunk, life, row, nanos, price_id, now_ms)
+        orders += _outcome(view, life, row, result, retry, now_ms)
+    return [Put(_counted(chunk, counts, spent, now_ms)), *orders]
+
+
+def finish(chunk: Chunk, index: RowIndex, now_ms: int) -> list[Order]:
+    """Close the ledger: each member had exactly one outcome; rows that no member asked for are counted."""
+    settled = chunk.succeeded + chunk.errored + chunk.expired + chunk.cancelled + chunk.missing
+    if settled != chunk.members:
+        why = f"chunk {chunk.chunk_id} has {chunk.members} members and {settled} outcomes"
+        raise ImpossibleError(Impossible(chunk.chunk_id, Status.PROCESSING, "Finished", why))
+    unclaimed = len(index.places) - (settled - chunk.missing)
+    row = replace(
+        chunk,
+        state=ChunkState.DONE,
+        unknown_rows=index.foreign + unclaimed,
+        repeated_rows=index.repeated,
+        due_at_ms=None,
+        updated_at_ms=now_ms,
+    )
+    return [Put(row)]
+
+
+def _outcome(
+    view: StateView, life: Life, row: RowOutcome, result: Result, retry: RetrySpec, now_ms: int
+) -> list[Order]:
+    charge = Charge(
+        cost_nanos=result.cost_nanos,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        calls=1 if row.billed else 0,
+    )
+    said: list[Order] = [Emit(result, key=life_key(life))]
+    if row.outcome is Outcome.SUCCEEDED:
+        fact = Answered(sends=life.sends, output_sha256=_hash(row.output), charge=charge)
+        return [Put(moved(life, fact, now_ms)), *said]
+    reason = row.reason if row.reason is not None else Reason.PROVIDER_ERROR
+    after, did_move = after_attempt(life, life.sends, reason, charge, retry=retry, now_ms=now_ms)
+    if not did_move:
+        raise ImpossibleError(Impossible(life.request_id, life.status, row.outcome, "a member that is not processing"))
+    if after.status is Status.FAILED_TERMINAL:
+        return [Put(after), *said, obituary(after, stage=_STAGE, error=row.error_code or "", now_ms=now_ms)]
+    after, ended = end_if_unwanted(view, after, stage=_STAGE, now_ms=now_ms)
+    return [Put(after), *said, *ended]
+
+
+def _result(chunk: Chunk, life: Life, row: RowOutcome, nanos: int | None, price_id: str | None, now_ms: int) -> Result:
+    succeeded = row.outcome is Outcome.SUCCEEDED
+    return Result(
+        request_id=life.request_id,
+        job=life.job,
+        version=life.version,
+        attempt=life.attempt,
+        chunk_id=chunk.chunk_id,
+        custom_id=row.custom_id,
+        outcome=row.outcome,
+        output=row.output,
+        output_sha256=_hash(row.output) if succeeded else None,
+        finish_reason=row.finish_reason,
+        refusal=row.refusal,
+        http_status=row.http_status,
+        error_code=row.error_code,
+        reason=row.reason,
+        model=row.model,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cached_tokens=row.cached_tokens,
+        cost_nanos=nanos,
+        price_id=price_id,
+        answered_by="provider",
+        received_at_ms=now_ms,
+    )
+
+
+def _hash(output: str | None) -> str:
+    """Of an answer without text (a refusal) too: it is an answer, and was paid for."""
+    return sha256((output or "").encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _counted(chunk: Chunk, counts: Mapping[Outcome, int], spent: int, now_ms: int) -> Chunk:
+    return replace(
+        chunk,
+        succeeded=chunk.succeeded + counts[Outcome.SUCCEEDED],
+        errored=chunk.errored + counts[Outcome.ERROR],
+        expired=chunk.expired + counts[Outcome.EXPIRED],
+        cancelled=chunk.cancelled + counts[Outcome.CANCELLED],
+        missing=chunk.missing + counts[Outcome.MISSING],
+        cost_nanos=chunk.cost_nanos + spent,
+        updated_at_ms=now_ms,
+    )
+
+
+# -- a batch that never ran --------------------------------------------------------------------------------------------
+
+
+def settle_cut(view: StateView, chunk: Chunk, place: Place, now_ms: int) -> list[Order]:
+    """Let the next members go, by the chunk's reason; no member left: failed.
+
+    cancelled: back to the queue, or ended if they are what was cancelled. refused_by_provider: each is refused.
+    provider_cancelled: into a new sealed chunk of at most half the size, until a chunk of one shows who is to blame.
+    """
+    assert chunk.state is ChunkState.ENDED, f"chunk {chunk.chunk_id} is {chunk.state}"
+    alone = chunk.members == 1
+    half = CUT_MEMBERS if chunk.reason is not Reason.PROVIDER_CANCELLED else min(CUT_MEMBERS, -(-chunk.members // 2))
+    cut = members(view, chunk.chunk_id, limit=half)
+    if not cut:
+        return [Put(replace(chunk, state=ChunkState.FAILED, updated_at_ms=now_ms)), Wake("dispatch")]
+    if chunk.reason is Reason.REFUSED_BY_PROVIDER:
+        return _refused(chunk, cut, Reason.REFUSED_BY_PROVIDER, now_ms)
+    if chunk.reason is Reason.PROVIDER_CANCELLED and alone:
+        return _refused(chunk, cut, Reason.REQUEST_INVALID, now_ms)
+    orders: list[Order] = []
+    wanted: list[Life] = []
+    for life in cut:
+        kept, said = end_if_unwanted(view, _let_go(chunk, life, now_ms), stage=_STAGE, now_ms=now_ms)
+        if said:
+            orders += [Put(kept), *said]
+        else:
+            wanted.append(_queued(kept, now_ms))
+    if chunk.reason is not Reason.PROVIDER_CANCELLED or not wanted:
+        return [*orders, *(Put(life) for life in wanted), Wake("sealing")]
+    return [*orders, *_regrouped(view, place, wanted, now_ms)]
+
+
+def _let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
+    """Out of the chunk, as if the attempt had not been."""
+    if life.status is Status.QUEUED:
+        return moved(life, Released(chunk_id=chunk.chunk_id), now_ms)
+    free = AttemptFailed(sends=life.sends, reason=Reason.PROVIDER_CANCELLED, due_at_ms=now_ms, charge=FREE)
+    return moved(life, free, now_ms)
+
+
+def _queued(life: Life, now_ms: int) -> Life:
+    return life if life.status is Status.QUEUED else moved(life, RetryDue(), now_ms)
+
+
+def _refused(chunk: Chunk, cut: Sequence[Life], reason: Reason, now_ms: int) -> list[Order]:
+    orders: list[Order] = []
+    for life in cut:
+        ended = moved(life, AttemptRefused(sends=life.sends, reason=reason, charge=FREE), now_ms)
+        orders += [Put(ended), obituary(ended, stage=_STAGE, error=chunk.note or "", now_ms=now_ms)]
+    return orders
+
+
+def _regrouped(view: StateView, place: Place, wanted: Sequence[Life], now_ms: int) -> list[Order]:
+    chunk, counted = new_chunk(view, place, wanted[0], now_ms)
+    sealed = replace(with_members(chunk, wanted, now_ms), state=ChunkState.SEALED)
+    taken = [Put(moved(life, TakenIn(chunk_id=chunk.chunk_id), now_ms)) for life in wanted]
+    return [counted, Put(sealed), *taken, Wake("dispatch")]

@@ -1,0 +1,159 @@
+"""What an operator's command does to this task's rows.
+
+Each partition gets its own copy of every command, so each task decides alone. A command taken twice (same command id)
+is taken once. A pause stops what spends; it never stops finding out and collecting what was paid for. A cancellation
+is an instant: lives asked for up to then end, later events are taken as ever. What has nothing in flight ends in the
+sweep, in cuts; members of chunks end when their chunk settles.
+
+`Job.versions_json` lists the frozen versions in the order in which they were first applied; a version's place in it is
+its promotion number.
+"""
+
+import json
+from dataclasses import replace
+from typing import Any, Final
+
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import Control
+from batchmill.schemas.state import Chunk, Job, Life, Meta
+from batchmill.schemas.status import ChunkState
+from batchmill.streams import view as read
+from batchmill.streams.chunking import CUT_MEMBERS
+from batchmill.streams.facts import Cancelled
+from batchmill.streams.orders import Delete, Order, Put, Wake
+from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
+from batchmill.streams.view import StateView
+
+__all__ = ["COMMANDS", "control", "jobs", "promotion_of", "spec_json", "sweep"]
+
+_STAGE: Final = "controller"
+#: commands handled here; `redrive` is `dead_lettering`'s
+COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
+#: chunks and jobs of one task that a command looks at
+_ROWS_MAX: Final = 10_000
+#: states in which certainly no batch of the chunk exists, nor may exist
+_UNSENT: Final = frozenset(
+    {ChunkState.FILLING, ChunkState.SEALED, ChunkState.HELD, ChunkState.PREPARED, ChunkState.UPLOADED}
+)
+
+
+def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[Order]:
+    """The rows after `command`, which the broker appended at `at_ms`. Unknown jobs and commands change nothing."""
+    job = read.job(view, command.job)
+    if job is not None and job.last_command_id == command.command_id:
+        return []
+    if command.command == "apply":
+        return _applied(job, command, now_ms)
+    if job is None:
+        return []
+    noted = replace(job, last_command_id=command.command_id, updated_at_ms=now_ms)
+    match command.command:
+        case "pause":
+            return [Put(replace(noted, paused=True))]
+        case "resume":
+            return [Put(replace(noted, paused=False)), *_woken()]
+        case "cancel":
+            return _cancelled(view, noted, at_ms, now_ms)
+        case "approve":
+            return [Put(noted), *_approved(view, noted, json.loads(command.body_json), now_ms)]
+        case _:
+            return []
+
+
+def jobs(view: StateView) -> list[Job]:
+    """Every job this task knows."""
+    return [row for _, row in view.scan("job", "", limit=_ROWS_MAX) if isinstance(row, Job)]
+
+
+def spec_json(job: Job, version: str) -> str | None:
+    """The frozen spec of a version, as it was applied."""
+    text: str | None = json.loads(job.versions_json).get(version)
+    return text
+
+
+def promotion_of(job: Job, version: str) -> int:
+    """The promotion number of a version of the job; KeyError for a version that was never applied."""
+    known = list(json.loads(job.versions_json))
+    if version not in known:
+        raise KeyError(version)
+    return known.index(version)
+
+
+def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
+    """One cut of ending the lives that a cancellation of the job is about; empty when there is nothing to sweep.
+
+    Its cursor is the meta row that the cancellation left; the last cut takes it away.
+    """
+    row = read.meta(view, _sweep_name(job_name))
+    if row is None:
+        return []
+    after: str | None = json.loads(row.value_json)
+    found = view.scan("open", f"{job_name}/", after=after, limit=CUT_MEMBERS)
+    orders: list[Order] = []
+    for _, life in found:
+        assert isinstance(life, Life)
+        free = life.chunk_id is None and life.status in ENDED_AT_ONCE
+        if free and isinstance(unwanted(view, life), Cancelled):
+            ended = moved(life, Cancelled(), now_ms)
+            orders += [Put(ended), obituary(ended, stage=_STAGE, error="", now_ms=now_ms)]
+    if len(found) < CUT_MEMBERS:
+        return [Delete(Meta.schema, row.name), *orders]
+    return [Put(replace(row, value_json=json.dumps(found[-1][0]))), *orders]
+
+
+def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
+    """Add the version, if it is new, and make it the one new events are normalized under."""
+    if command.version is None:
+        return []
+    versions: dict[str, str] = {} if job is None else json.loads(job.versions_json)
+    versions.setdefault(command.version, command.body_json)  # a version is its content: it cannot come with another
+    row = Job(
+        job=command.job,
+        version=command.version,
+        versions_json=json.dumps(versions, separators=(",", ":")),
+        paused=False if job is None else job.paused,
+        cancelled_before_ms=None if job is None else job.cancelled_before_ms,
+        last_command_id=command.command_id,
+        updated_at_ms=now_ms,
+    )
+    return [Put(row), Wake("arrivals")]
+
+
+def _cancelled(view: StateView, job: Job, at_ms: int, now_ms: int) -> list[Order]:
+    before = max(at_ms, job.cancelled_before_ms or 0)
+    orders: list[Order] = [
+        Put(replace(job, cancelled_before_ms=before)),
+        Put(Meta(name=_sweep_name(job.job), value_json="null")),
+    ]
+    for chunk in _chunks(view, job.job):
+        if chunk.state in _UNSENT:
+            ended = {"state": ChunkState.ENDED, "reason": Reason.CANCELLED, "note": "cancelled before it was sent"}
+            orders.append(Put(_with(chunk, now_ms, cursor=None, due_at_ms=None, cancel_requested=True, **ended)))
+        elif chunk.state in {ChunkState.ATTEMPTING, ChunkState.OPEN}:
+            orders.append(Put(_with(chunk, now_ms, cancel_requested=True, due_at_ms=None)))
+    return [*orders, Wake("sweep"), *_woken()]
+
+
+def _approved(view: StateView, job: Job, body: dict[str, Any], now_ms: int) -> list[Order]:
+    """Let held chunks go: those that `chunks` names, else all of the job."""
+    named = body.get("chunks")
+    held = [chunk for chunk in _chunks(view, job.job) if chunk.state is ChunkState.HELD]
+    chosen = [chunk for chunk in held if named is None or chunk.chunk_id in named]
+    return [*(Put(_with(chunk, now_ms, state=ChunkState.SEALED, note=None)) for chunk in chosen), Wake("dispatch")]
+
+
+def _chunks(view: StateView, job_name: str) -> list[Chunk]:
+    found = view.scan("chunk_job", f"{job_name}/", limit=_ROWS_MAX)
+    return [row for _, row in found if isinstance(row, Chunk)]
+
+
+def _with(chunk: Chunk, now_ms: int, **changes: Any) -> Chunk:
+    return replace(chunk, updated_at_ms=now_ms, **changes)
+
+
+def _sweep_name(job_name: str) -> str:
+    return f"sweep/{job_name}"
+
+
+def _woken() -> list[Order]:
+    return [Wake(effect) for effect in ("arrivals", "sealing", "dispatch", "poll", "commit")]

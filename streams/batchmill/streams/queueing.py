@@ -1,0 +1,281 @@
+"""A work item arrives at its task: a new life, an answer from the store, a duplicate, or something overtaken.
+
+The newest event of a source wins, by rank (seq, promotion); on equal rank the request that came first. An event that is
+not the newest never gets a life and is never paid for. An event whose request is known already is a duplicate of it,
+and yet says that this content is the newest again. So it may bring back a life that had been superseded or cancelled
+(the event is then that life's own), or recall one that was committed while the sink holds another request.
+
+`Life.queued_at_ms` is when the newest event that asks for the life was appended; a cancellation before that instant is
+not about it.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from batchmill.schemas.ids import chunk_nonce, custom_id, dead_letter_id
+from batchmill.schemas.reasons import Reason, info
+from batchmill.schemas.records import DeadLetter, Excluded, Result, WorkItem
+from batchmill.schemas.state import Life, Source
+from batchmill.schemas.status import Outcome, Status
+from batchmill.streams import view as read
+from batchmill.streams.facts import AnswerFound, Recalled, Redriven, Superseded
+from batchmill.streams.lifecycle import evolve
+from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.view import StateView
+
+__all__ = ["STORE_NONCE", "arrive", "from_store", "recall"]
+
+_STAGE: Final = "submitter"
+#: stands in the custom id of an answer that was read from the store
+STORE_NONCE: Final = chunk_nonce("store")
+#: ends of a life that a newer event for it undoes
+_UNDONE_BY_EVENT: Final = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
+
+
+def arrive(
+    view: StateView, item: WorkItem, offset: int, *, promotion: int, seq_from_log: bool, now_ms: int
+) -> list[Order]:
+    """What a work item at `offset` of `normalized` means for this task.
+
+    `promotion` is that of the item's version; `seq_from_log` says that the job ranks events by their place in raw,
+    which holds only while a source stays in one raw partition.
+    """
+    source = read.source(view, item.job, item.source_id)
+    if seq_from_log and source is not None and source.raw_partition != item.origin.partition:
+        return [_moved_source(item, source, now_ms)]
+    known = read.life(view, item.request_id)
+    if known is not None:
+        return _known(view, known, item, source, now_ms)
+    if _cancelled(view, item):
+        return [_excluded(item, Reason.CANCELLED, None, now_ms)]
+    if source is not None and not _newer(view, item.seq, promotion, source):
+        return [_excluded(item, Reason.SUPERSEDED, source.request_id, now_ms)]
+    return _new(view, item, offset, promotion, source, now_ms)
+
+
+def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
+    """Commit the newest request of a source again if the sink, by `source`, now holds another one.
+
+    To be asked whenever either side changed. `source` is the row about to be put; the view need not have it yet.
+    """
+    newest = read.life(view, source.request_id)
+    if newest is None or newest.status is not Status.COMMITTED:
+        return []
+    if source.committed_request_id in {None, newest.request_id}:
+        return []
+    return [Put(moved(newest, Recalled(), now_ms)), Wake("commit")]
+
+
+def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int) -> list[Order]:
+    """The stored answer at the life's result offset was read again: it answers this life too, at no cost.
+
+    If it is not there, or is not what `answers` says it is, the life queues to be paid for like any other.
+    """
+    answer = read.stored_answer(view, life.ask_key)
+    kept, said = end_if_unwanted(view, life, stage=_STAGE, now_ms=now_ms)
+    if said:
+        return [Put(kept), *said]
+    if stored is None or answer is None or not _is_that(stored, answer.request_id, answer.output_sha256):
+        return [Put(evolve(life, result_offset=None, updated_at_ms=now_ms)), Wake("sealing")]
+    fact = AnswerFound(output_sha256=answer.output_sha256)
+    return [Put(moved(life, fact, now_ms)), Emit(_stored_result(life, stored, now_ms), key=life_key(life))]
+
+
+def _is_that(stored: Result, request_id: str, output_sha256: str) -> bool:
+    same = stored.request_id == request_id and stored.output_sha256 == output_sha256
+    return same and stored.outcome is Outcome.SUCCEEDED
+
+
+def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
+    return replace(
+        stored,
+        request_id=life.request_id,
+        job=life.job,
+        version=life.version,
+        attempt=life.attempt,
+        custom_id=custom_id(life.request_id, life.sends, STORE_NONCE),
+        input_tokens=0,
+        output_tokens=0,
+        cached_tokens=0,
+        cost_nanos=0,
+        answered_by="store",
+        received_at_ms=now_ms,
+    )
+
+
+# -- a new request -----------------------------------------------------------------------------------------------------
+
+
+def _new(
+    view: StateView, item: WorkItem, offset: int, promotion: int, source: Source | None, now_ms: int
+) -> list[Order]:
+    answer = read.stored_answer(view, item.ask_key)
+    life = _born(item, offset, promotion, None if answer is None else answer.result_offset, now_ms)
+    orders: list[Order] = [Put(life), Put(_newest(source, item, now_ms))]
+    orders += _overtaken(view, source, item.request_id, now_ms)
+    return [*orders, Wake("sealing" if answer is None else "stored")]
+
+
+def _born(item: WorkItem, offset: int, promotion: int, result_offset: int | None, now_ms: int) -> Life:
+    return Life(
+        request_id=item.request_id,
+        job=item.job,
+        version=item.version,
+        ask_key=item.ask_key,
+        source_id=item.source_id,
+        seq=item.seq,
+        promotion=promotion,
+        run_id=item.run_id,
+        lane=item.lane,
+        target_key=item.target_key,
+        status=Status.QUEUED,
+        attempt=0,
+        sends=0,
+        chunk_id=None,
+        queued_at_ms=item.origin.at_ms,
+        due_at_ms=None,
+        reason=None,
+        tokens_estimate=item.tokens_estimate,
+        bytes_estimate=item.bytes_estimate,
+        input_offset=offset,
+        result_offset=result_offset,
+        verdict_offset=None,
+        output_sha256=None,
+        commit_id=None,
+        cost_nanos=0,
+        unpriced_calls=0,
+        input_tokens=0,
+        output_tokens=0,
+        confidence=None,
+        redrives=0,
+        origin=item.origin,
+        updated_at_ms=now_ms,
+    )
+
+
+def _newest(source: Source | None, item: WorkItem, now_ms: int) -> Source:
+    if source is not None:
+        return replace(source, seq=item.seq, request_id=item.request_id, updated_at_ms=now_ms)
+    return Source(
+        job=item.job,
+        source_id=item.source_id,
+        seq=item.seq,
+        request_id=item.request_id,
+        committed_request_id=None,
+        committed_seq=None,
+        committed_promotion=None,
+        raw_partition=item.origin.partition,
+        updated_at_ms=now_ms,
+    )
+
+
+def _overtaken(view: StateView, source: Source | None, by: str, now_ms: int) -> list[Order]:
+    """End the request that was the newest until now, if nothing of it is in flight; others end when they settle."""
+    old = None if source is None or source.request_id == by else read.life(view, source.request_id)
+    if old is None or old.chunk_id is not None or old.status not in ENDED_AT_ONCE:
+        return []
+    ended = moved(old, Superseded(), now_ms)
+    return [Put(ended), obituary(ended, stage=_STAGE, error="", now_ms=now_ms, of_request_id=by)]
+
+
+# -- a known request ---------------------------------------------------------------------------------------------------
+
+
+def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
+    if item.origin == life.origin:
+        return []  # the very event that made the life, read again by a replay: it is accounted for by the life
+    duplicate = _excluded(item, Reason.DUPLICATE, life.request_id, now_ms)
+    if _cancelled(view, item) or source is None or item.seq <= source.seq:
+        return [duplicate]
+    newest = _newest(source, item, now_ms)
+    overtaken = _overtaken(view, source, life.request_id, now_ms)
+    if life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_BY_EVENT:
+        return [*_brought_back(view, life, item, now_ms), Put(newest), *overtaken]
+    asked = _asked_again(life, item, now_ms)
+    if asked.status is Status.COMMITTED and newest.committed_request_id not in {None, asked.request_id}:
+        asked = moved(asked, Recalled(), now_ms)
+    return [Put(asked), Put(newest), duplicate, *overtaken, Wake("commit")]
+
+
+def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
+    """Take the newer rank, unless a sink write of the older one is in doubt: that one is repeated as it was."""
+    in_doubt = life.status is Status.VALIDATED and life.commit_id is not None
+    seq = life.seq if in_doubt else item.seq
+    return evolve(life, seq=seq, queued_at_ms=item.origin.at_ms, updated_at_ms=now_ms)
+
+
+def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
+    """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
+    answer = read.stored_answer(view, life.ask_key)
+    result_offset = None if answer is None else answer.result_offset
+    fact = Redriven(to=Status.QUEUED, asked_at_ms=item.origin.at_ms, result_offset=result_offset)
+    again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
+    return [Put(again), Wake("sealing" if answer is None else "stored")]
+
+
+# -- shared ------------------------------------------------------------------------------------------------------------
+
+
+def _newer(view: StateView, seq: int, promotion: int, source: Source) -> bool:
+    newest = read.life(view, source.request_id)
+    known_promotion = newest.promotion if newest is not None else source.committed_promotion or 0
+    return (seq, promotion) > (source.seq, known_promotion)
+
+
+def _cancelled(view: StateView, item: WorkItem) -> bool:
+    job = read.job(view, item.job)
+    return job is not None and job.cancelled_before_ms is not None and item.origin.at_ms <= job.cancelled_before_ms
+
+
+def _excluded(item: WorkItem, reason: Reason, of_request_id: str | None, now_ms: int) -> Emit:
+    record = Excluded(
+        id=_letter_id(item, reason),
+        request_id=item.request_id,
+        job=item.job,
+        version=item.version,
+        source_id=item.source_id,
+        stage=_STAGE,
+        reason=reason,
+        detail="",
+        of_request_id=of_request_id,
+        cost_nanos=0,
+        excluded_at_ms=now_ms,
+        origin=item.origin,
+    )
+    return Emit(record, key=item.request_id.encode())
+
+
+def _letter_id(item: WorkItem, reason: Reason) -> str:
+    at = item.origin
+    return dead_letter_id(
+        _STAGE, reason, generation=at.generation, partition=at.partition, offset=at.offset, request_id=item.request_id
+    )
+
+
+def _moved_source(item: WorkItem, source: Source, now_ms: int) -> Emit:
+    record = DeadLetter(
+        id=_letter_id(item, Reason.SOURCE_MOVED),
+        request_id=item.request_id,
+        job=item.job,
+        version=item.version,
+        source_id=item.source_id,
+        stage=_STAGE,
+        reason=Reason.SOURCE_MOVED,
+        error=(
+            f"the job ranks events by their place in raw, but this source was seen on raw partition "
+            f"{source.raw_partition} and now on {item.origin.partition}: key raw by source id, or declare `seq`"
+        ),
+        retryable=info(Reason.SOURCE_MOVED).retryable,
+        fault=info(Reason.SOURCE_MOVED).fault,
+        attempt=0,
+        cost_nanos=0,
+        original=item.input_json.encode(),
+        original_sha256=item.input_sha256,
+        original_bytes=len(item.input_json.encode()),
+        original_uri=None,
+        redrives=0,
+        failed_at_ms=now_ms,
+        origin=item.origin,
+    )
+    return Emit(record, key=item.request_id.encode())

@@ -1,0 +1,419 @@
+"""How a sealed chunk becomes exactly one provider batch: one step per durable state, and what to believe after each.
+
+    sealed -> prepared -> uploaded -> attempting(n) -> open
+
+`todo` names the next step of a chunk from its row alone, so a crash resumes where the row says. The create call is sent
+once, after attempt n is durable; whoever finds a chunk in `attempting` that he did not just put there himself does not
+know its outcome and has to look at the provider first. Every function returns orders; the calls are the effect's.
+
+A batch that is refused as a whole never burns its members' attempts. If the refusal names a line, that member alone is
+refused; the others dissolve into smaller chunks, so that a bad line which is not named is found by halving.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import Submitted
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams import view as read
+from batchmill.streams.chunking import CUT_MEMBERS, custom_id_of, cut_done, members, members_done, next_members
+from batchmill.streams.facts import FREE, Attempted, AttemptRefused, Refused, Released
+from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.ports import (
+    Action,
+    BatchFailure,
+    MustPauseError,
+    OutcomeUnknownError,
+    ProviderError,
+    RemoteBatch,
+    RemoteStatus,
+    StoredPayload,
+)
+from batchmill.streams.settling import carried, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.view import StateView
+
+__all__ = [
+    "ATTEMPTS_MAX",
+    "LEASE_SECONDS",
+    "LOOK_SPACING_MS",
+    "CreateSchedule",
+    "Looked",
+    "Todo",
+    "after_create",
+    "after_look",
+    "backoff_ms",
+    "begin_cut",
+    "fail_batch",
+    "file_deleted",
+    "may_spend",
+    "payload_missing",
+    "prepared",
+    "refuse_member",
+    "todo",
+    "try_later",
+    "twins_of",
+    "uploaded",
+    "weed",
+]
+
+_STAGE: Final = "submitter"
+#: how long after sending its last commit a task may start to spend, on the clock that runs during suspension
+LEASE_SECONDS: Final = 10.0
+#: between two looks that find nothing
+LOOK_SPACING_MS: Final = 30_000
+#: looks that must have found nothing before an attempt is believed to have had no effect
+LOOKS_MIN: Final = 2
+#: create calls of one chunk before a person is asked
+ATTEMPTS_MAX: Final = 100
+_BACKOFF_MS_BASE: Final = 2_000
+_BACKOFF_MS_MAX: Final = 300_000
+
+
+class Todo(StrEnum):
+    """The next step of a chunk, as an effect finds it in its row."""
+
+    PREPARE = "prepare"  #: weed, render, write the payload
+    DELETE_FILE = "delete_file"  #: the input file of an attempt that is over
+    UPLOAD = "upload"
+    BEGIN = "begin"  #: attempt cuts, then create
+    LOOK = "look"  #: reconcile: does the provider have the batch
+    POLL = "poll"
+    CANCEL = "cancel"  #: ask the provider to stop it; counts as a poll
+    DOWNLOAD = "download"
+    COLLECT = "collect"
+    SETTLE = "settle"  #: let the members of a batch that never ran go
+    FINISH = "finish"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateSchedule:
+    """How long a lost create may take to show up at the provider."""
+
+    grace_ms: int = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look-up came to: orders, and the batches to be cancelled as twins."""
+
+    orders: tuple[Order, ...]
+    cancel: tuple[str, ...] = ()
+
+
+def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Todo | None:
+    """What to do for `chunk` now; None: wait (for its due time, an approval, or the job to be resumed).
+
+    A pause stops whatever spends or leads to spending; it never stops finding out, polling and collecting.
+    """
+    if chunk.due_at_ms is not None and chunk.due_at_ms > now_ms:
+        return None
+    match chunk.state:
+        case ChunkState.SEALED:
+            return None if paused else Todo.PREPARE
+        case ChunkState.PREPARED:
+            return Todo.DELETE_FILE if chunk.file_id is not None else None if paused else Todo.UPLOAD
+        case ChunkState.UPLOADED:
+            return None if paused else Todo.BEGIN
+        case ChunkState.ATTEMPTING:
+            return Todo.LOOK
+        case ChunkState.OPEN:
+            stop = chunk.cancel_requested and chunk.remote_status != RemoteStatus.CANCELLING
+            return Todo.CANCEL if stop else Todo.POLL
+        case ChunkState.ENDED:
+            if chunk.reason is None:
+                return Todo.DOWNLOAD
+            return Todo.SETTLE if chunk.file_id is None else Todo.DELETE_FILE
+        case ChunkState.DOWNLOADED:
+            return Todo.COLLECT
+        case ChunkState.COLLECTED:
+            return Todo.FINISH
+        case ChunkState.FILLING | ChunkState.HELD | ChunkState.DONE | ChunkState.FAILED:
+            return None
+
+
+def may_spend(
+    *,
+    now_boottime_s: float,
+    last_commit_boottime_s: float,
+    fenced_boottime_s: float,
+    previous_owner_clean: bool,
+    http_timeout_s: float,
+) -> bool:
+    """The lease on spending: no call that costs money may start without it.
+
+    We may if our own last successful commit was sent just now, and if whoever owned the task before cannot have a call
+    under way: he stopped cleanly, or was fenced long enough ago for his lease and his last call to be over.
+    """
+    ours = now_boottime_s - last_commit_boottime_s < LEASE_SECONDS
+    his = not previous_owner_clean and now_boottime_s - fenced_boottime_s < LEASE_SECONDS + http_timeout_s
+    return ours and not his
+
+
+# -- sealed -> prepared -> uploaded ------------------------------------------------------------------------------------
+
+
+def weed(view: StateView, chunk: Chunk, cut: Sequence[Life], now_ms: int) -> list[Order]:
+    """Members of a sealed chunk that nobody waits for any more end here, unpaid, as long as there is no payload."""
+    if chunk.payload_sha256 is not None:
+        return []  # the members are frozen in the payload
+    orders: list[Order] = []
+    gone: list[Life] = []
+    for life in cut:
+        released = moved(life, Released(chunk_id=chunk.chunk_id), now_ms)
+        ended, said = end_if_unwanted(view, released, stage=_STAGE, now_ms=now_ms)
+        if said:
+            gone.append(life)
+            orders += [Put(ended), *said]
+    return [*_without(chunk, gone, now_ms), *orders] if gone else []
+
+
+def refuse_member(chunk: Chunk, life: Life, reason: Reason, error: str, now_ms: int) -> list[Order]:
+    """A member that cannot be rendered, or is larger than the provider takes, ends unpaid; the chunk goes on."""
+    refused = moved(life, Refused(reason=reason), now_ms)
+    return [*_without(chunk, [life], now_ms), Put(refused), obituary(refused, stage=_STAGE, error=error, now_ms=now_ms)]
+
+
+def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
+    """The payload lies in the store. A rebuilt one must be the very same, else a person looks at it first."""
+    if chunk.members == 0:
+        return [Put(replace(chunk, state=ChunkState.FAILED, note="no member is left", updated_at_ms=now_ms))]
+    if chunk.payload_sha256 not in {None, stored.sha256}:
+        note = "the payload was rebuilt after an attempt and came out different: approve it, or cancel the job"
+        return [Put(_at(chunk, ChunkState.HELD, now_ms, payload_sha256=stored.sha256, note=note))]
+    row = _at(chunk, ChunkState.PREPARED, now_ms, payload_uri=stored.uri, payload_sha256=stored.sha256)
+    return [Put(row), Wake("dispatch")]
+
+
+def payload_missing(chunk: Chunk, now_ms: int) -> list[Order]:
+    """The payload file is gone from the store: build it again."""
+    return [Put(_at(chunk, ChunkState.SEALED, now_ms, payload_uri=None)), Wake("dispatch")]
+
+
+def uploaded(chunk: Chunk, file_id: str, now_ms: int) -> list[Order]:
+    """The provider has the payload."""
+    return [Put(_at(chunk, ChunkState.UPLOADED, now_ms, file_id=file_id)), Wake("dispatch")]
+
+
+def file_deleted(chunk: Chunk, now_ms: int) -> list[Order]:
+    """The input file of the attempt that is over is gone; a create frozen on its way would now fail."""
+    return [Put(replace(chunk, file_id=None, updated_at_ms=now_ms)), Wake("dispatch")]
+
+
+# -- uploaded -> attempting(n) -----------------------------------------------------------------------------------------
+
+
+def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
+    """Name the next cut of members in attempt n. The chunk is `attempting` with the last one, and only then may the
+    create be sent, once all of it is durable.
+    """
+    cut = next_members(view, chunk)
+    orders: list[Order] = []
+    attempt = chunk.attempt + 1
+    for line, life in enumerate(cut, start=members_done(chunk) + 1):
+        named = life
+        if life.status is not Status.PROCESSING:  # from an earlier attempt of this chunk, that had no effect
+            named = moved(life, Attempted(chunk_id=chunk.chunk_id, sends=life.sends + 1), now_ms)
+            orders.append(Put(named))
+        orders.append(Emit(_submitted(chunk, named, attempt, line, now_ms), key=life_key(life)))
+    if len(cut) == CUT_MEMBERS:
+        return [Put(replace(chunk, cursor=cut_done(chunk, cut), updated_at_ms=now_ms)), *orders]
+    done = members_done(chunk) + len(cut)
+    assert done == chunk.members, f"chunk {chunk.chunk_id} has {chunk.members} members, {done} were found"
+    row = _at(chunk, ChunkState.ATTEMPTING, now_ms, attempt=attempt, attempt_at_ms=now_ms, looks=0)
+    return [Put(row), *orders]
+
+
+def _submitted(chunk: Chunk, life: Life, attempt: int, line: int, now_ms: int) -> Submitted:
+    assert chunk.payload_sha256 is not None, f"chunk {chunk.chunk_id} is attempted without a payload"
+    return Submitted(
+        request_id=life.request_id,
+        job=life.job,
+        version=life.version,
+        chunk_id=chunk.chunk_id,
+        chunk_attempt=attempt,
+        line=line,
+        attempt=life.attempt,
+        custom_id=custom_id_of(chunk, life),
+        account=chunk.account,
+        model=chunk.model,
+        mode=chunk.mode,
+        payload_sha256=chunk.payload_sha256,
+        submitted_at_ms=now_ms,
+    )
+
+
+# -- attempting(n) -> open, or back ------------------------------------------------------------------------------------
+
+
+def after_create(view: StateView, chunk: Chunk, outcome: RemoteBatch | ProviderError, now_ms: int) -> list[Order]:
+    """What the answer to the create call means; an error other than OutcomeUnknownError says that it had no effect."""
+    assert chunk.state is ChunkState.ATTEMPTING, f"chunk {chunk.chunk_id} is {chunk.state}"
+    if isinstance(outcome, RemoteBatch):
+        return _opened(chunk, outcome, now_ms)
+    if isinstance(outcome, OutcomeUnknownError):
+        return [Put(replace(chunk, due_at_ms=now_ms + LOOK_SPACING_MS, note=outcome.code, updated_at_ms=now_ms))]
+    later = None if outcome.retry_after_seconds is None else round(outcome.retry_after_seconds * 1000)
+    return fail_batch(view, chunk, BatchFailure(action=outcome.action, code=outcome.code), now_ms, not_before_ms=later)
+
+
+def after_look(
+    chunk: Chunk, found: Sequence[RemoteBatch], now_ms: int, schedule: CreateSchedule | None = None
+) -> Looked:
+    """What the provider's list means for an attempt of unknown outcome.
+
+    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. None, on `LOOKS_MIN` looks over
+    the grace time: the attempt had no effect; the next one begins by deleting its input file.
+    """
+    assert chunk.state is ChunkState.ATTEMPTING, f"chunk {chunk.chunk_id} is {chunk.state}"
+    candidates = sorted((batch for batch in found if _of_this_attempt(chunk, batch)), key=_adoption_order)
+    if candidates:
+        first, *rest = candidates
+        cancel = tuple(batch.batch_id for batch in rest if _runs(batch))
+        return Looked(tuple(_opened(replace(chunk, twins=len(rest)), first, now_ms)), cancel)
+    looks = chunk.looks + 1
+    waited_ms = now_ms - (chunk.attempt_at_ms or 0)
+    if looks < LOOKS_MIN or waited_ms < (schedule or CreateSchedule()).grace_ms:
+        return Looked((Put(replace(chunk, looks=looks, due_at_ms=now_ms + LOOK_SPACING_MS, updated_at_ms=now_ms)),))
+    if chunk.cancel_requested:
+        return Looked((Put(_ended(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("dispatch")))
+    return Looked((Put(_at(chunk, ChunkState.PREPARED, now_ms)), Wake("dispatch")))
+
+
+def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[RemoteBatch], int], now_ms: int) -> Looked:
+    """Look for batches of this chunk beside the one it follows. Their number and waste are counted anew each time."""
+    others = [each for each in found if each.batch_id != chunk.batch_id and each.status is not RemoteStatus.FAILED]
+    if not others:
+        return Looked(())
+    wasted = max(chunk.wasted_nanos, sum(price(batch) for batch in others))
+    cancel = tuple(batch.batch_id for batch in others if _runs(batch))
+    if (len(others), wasted) == (chunk.twins, chunk.wasted_nanos):
+        return Looked((), cancel)
+    row = replace(chunk, twins=max(chunk.twins, len(others)), wasted_nanos=wasted, updated_at_ms=now_ms)
+    return Looked((Put(row),), cancel)
+
+
+def _opened(chunk: Chunk, remote: RemoteBatch, now_ms: int) -> list[Order]:
+    row = _at(chunk, ChunkState.OPEN, now_ms, batch_id=remote.batch_id, remote_status=str(remote.status), note=None)
+    return [Put(row), Wake("poll")]
+
+
+def _of_this_attempt(chunk: Chunk, batch: RemoteBatch) -> bool:
+    """A refused batch of an earlier attempt was dealt with; one of it that runs came late, and counts."""
+    attempt = batch.label.get("chunk_attempt")
+    return batch.status is not RemoteStatus.FAILED or attempt in {None, str(chunk.attempt)}
+
+
+def _adoption_order(batch: RemoteBatch) -> tuple[bool, int, str]:
+    return batch.status is RemoteStatus.FAILED, batch.created_at_ms, batch.batch_id
+
+
+def _runs(batch: RemoteBatch) -> bool:
+    return batch.status is RemoteStatus.RUNNING
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def fail_batch(
+    view: StateView, chunk: Chunk, failure: BatchFailure, now_ms: int, *, not_before_ms: int | None = None
+) -> list[Order]:
+    """A batch was refused as a whole, at create or after it had been accepted; certainly nothing ran.
+
+    `not_before_ms` is how long the provider asked us to wait.
+    """
+    match failure.action:
+        case Action.DEFER_CHUNK:
+            return _deferred(chunk, failure, now_ms, not_before_ms)
+        case Action.PAUSE_JOB:
+            return [Put(_again(chunk, failure.code, None, now_ms)), *_paused(view, chunk, now_ms)]
+        case Action.RETRY_ROW:
+            return [*_without_line(view, chunk, failure, now_ms), Wake("dispatch")]
+        case Action.TERMINAL:
+            # Whatever is wrong is wrong for the next chunk too: one chunk of dead letters, not the whole queue.
+            ended = _ended(chunk, Reason.REFUSED_BY_PROVIDER, failure.code, now_ms)
+            return [Put(ended), *_paused(view, chunk, now_ms), Wake("dispatch")]
+
+
+def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) -> list[Order]:
+    """A call other than create failed: the chunk stays where it is and waits; money pauses the job.
+
+    What we believe about the remote batch does not change.
+    """
+    waits = error.retry_after_seconds
+    due = now_ms + (backoff_ms(chunk.failures) if waits is None else round(waits * 1000))
+    row = replace(chunk, failures=chunk.failures + 1, due_at_ms=due, note=error.code, updated_at_ms=now_ms)
+    return [Put(row), *(_paused(view, chunk, now_ms) if isinstance(error, MustPauseError) else [])]
+
+
+def backoff_ms(failures: int) -> int:
+    """How long a step waits after it failed for the (failures + 1)th time in a row."""
+    return int(min(_BACKOFF_MS_MAX, _BACKOFF_MS_BASE * 2 ** min(failures, 16)))
+
+
+def _deferred(chunk: Chunk, failure: BatchFailure, now_ms: int, not_before_ms: int | None) -> list[Order]:
+    if chunk.attempt >= ATTEMPTS_MAX:
+        note = f"{failure.code} on attempt {chunk.attempt}: approve it to go on, or cancel the job"
+        return [Put(_at(chunk, ChunkState.HELD, now_ms, batch_id=None, remote_status=None, note=note))]
+    wait = max(not_before_ms or 0, backoff_ms(chunk.attempt - 1))
+    return [Put(_again(chunk, failure.code, now_ms + wait, now_ms))]
+
+
+def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk:
+    """Back to where the next attempt begins."""
+    return _at(chunk, ChunkState.PREPARED, now_ms, due_at_ms=due_at_ms, batch_id=None, remote_status=None, note=note)
+
+
+def _paused(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
+    job = read.job(view, chunk.job)
+    return [] if job is None or job.paused else [Put(replace(job, paused=True, updated_at_ms=now_ms))]
+
+
+def _without_line(view: StateView, chunk: Chunk, failure: BatchFailure, now_ms: int) -> list[Order]:
+    """Refuse the member whose line is named, and let the others dissolve into smaller chunks."""
+    ended = _ended(chunk, Reason.PROVIDER_CANCELLED, failure.code, now_ms)
+    life = None if failure.line is None else _member_at(view, chunk, failure.line)
+    if life is None:
+        return [Put(ended)]
+    fact = AttemptRefused(sends=life.sends, reason=Reason.REQUEST_INVALID, charge=FREE)
+    refused, _ = carried(life, fact, now_ms)
+    said = obituary(refused, stage=_STAGE, error=failure.code, now_ms=now_ms)
+    return [Put(replace(ended, errored=1)), Put(refused), said]
+
+
+def _member_at(view: StateView, chunk: Chunk, line: int) -> Life | None:
+    """The member on a 1-based line of the payload: lines are in the order of ids."""
+    after: str | None = None
+    passed = 0
+    while cut := members(view, chunk.chunk_id, after=after):
+        if line <= passed + len(cut):
+            return cut[line - passed - 1] if line > passed else None
+        passed, after = passed + len(cut), cut[-1].request_id
+    return None
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def _at(chunk: Chunk, state: ChunkState, now_ms: int, **changes: object) -> Chunk:
+    """The chunk at the beginning of a step: nothing of it failed yet, no cut of it is done."""
+    fresh: dict[str, object] = {"cursor": None, "due_at_ms": None, "failures": 0, "updated_at_ms": now_ms}
+    return replace(chunk, state=state, **{**fresh, **changes})  # type: ignore[arg-type]  # names checked by replace
+
+
+def _ended(chunk: Chunk, reason: Reason, note: str, now_ms: int) -> Chunk:
+    return _at(chunk, ChunkState.ENDED, now_ms, reason=reason, note=note)
+
+
+def _without(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> list[Order]:
+    row = replace(
+        chunk,
+        members=chunk.members - len(gone),
+        bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
+        tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
+        updated_at_ms=now_ms,
+    )
+    return [Put(row)]
