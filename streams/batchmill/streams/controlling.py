@@ -11,6 +11,7 @@ its promotion number.
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from batchmill.schemas.reasons import Reason
@@ -24,13 +25,15 @@ from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
 from batchmill.streams.view import StateView
 
-__all__ = ["COMMANDS", "control", "jobs", "promotion_of", "spec_json", "sweep"]
+__all__ = ["COMMANDS", "control", "jobs", "promotion_of", "sweep"]
 
 _STAGE: Final = "controller"
 #: commands handled here; `redrive` is `dead_lettering`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
 #: chunks and jobs of one task that a command looks at
 _ROWS_MAX: Final = 10_000
+#: lists of versions whose promotion numbers are remembered
+_VERSION_LISTS_MAX: Final = 256
 #: states in which certainly no batch of the chunk exists, nor may exist
 _UNSENT: Final = frozenset(
     {ChunkState.FILLING, ChunkState.SEALED, ChunkState.HELD, ChunkState.PREPARED, ChunkState.UPLOADED}
@@ -65,18 +68,14 @@ def jobs(view: StateView) -> list[Job]:
     return [row for _, row in view.scan("job", "", limit=_ROWS_MAX) if isinstance(row, Job)]
 
 
-def spec_json(job: Job, version: str) -> str | None:
-    """The frozen spec of a version, as it was applied."""
-    text: str | None = json.loads(job.versions_json).get(version)
-    return text
-
-
 def promotion_of(job: Job, version: str) -> int:
     """The promotion number of a version of the job; KeyError for a version that was never applied."""
-    known = list(json.loads(job.versions_json))
-    if version not in known:
-        raise KeyError(version)
-    return known.index(version)
+    return _promotions(job.versions_json)[version]
+
+
+@lru_cache(maxsize=_VERSION_LISTS_MAX)
+def _promotions(versions_json: str) -> dict[str, int]:
+    return {version: number for number, version in enumerate(json.loads(versions_json))}
 
 
 def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
@@ -102,11 +101,12 @@ def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
 
 
 def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
-    """Add the version, if it is new, and make it the one new events are normalized under."""
+    """Add the version if it is new, and make it the one that new events are normalized under."""
     if command.version is None:
         return []
-    versions: dict[str, str] = {} if job is None else json.loads(job.versions_json)
-    versions.setdefault(command.version, command.body_json)  # a version is its content: it cannot come with another
+    versions: dict[str, Any] = {} if job is None else json.loads(job.versions_json)
+    # A version names ask and judge only: what else the spec says (place, mode, retry) is taken as it is now.
+    versions[command.version] = json.loads(command.body_json)
     row = Job(
         job=command.job,
         version=command.version,
