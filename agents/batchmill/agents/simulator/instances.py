@@ -40,7 +40,7 @@ _FORMATS: Final = {
     "uri": "https://example.org/{0}/{1}{2}",
     "hostname": "h{0}{1}{2}.example.org",
     "ipv4": "192.0.2.{0}",
-    "uuid": "00000000-0000-4000-8000-0000000{0:02d}00{1}{2}0",
+    "uuid": "00000000-0000-4000-8000-0000000{0:02d}{1}{2}0",
 }
 
 
@@ -136,9 +136,11 @@ def _object(schema: dict[str, Any], root: Any, hints: Hints, path: str, depth: i
 
 
 def _array(schema: dict[str, Any], root: Any, hints: Hints, path: str, depth: int) -> list[Any]:
-    least = int(schema.get("minItems", 0 if depth > DEPTH_MAX // 2 else 1))
-    most = min(int(schema.get("maxItems", max(least, _ITEMS_DEFAULT_MAX))), max(least, _ITEMS_DEFAULT_MAX))
-    count = least + pick(max(most - least, 0) + 1, hints.seed, path, "length")
+    deep = depth > DEPTH_MAX // 2  # then the shortest that is allowed, so that a recursive schema ends
+    most = int(schema.get("maxItems", max(_ITEMS_DEFAULT_MAX, int(schema.get("minItems", 0)))))
+    least = int(schema.get("minItems", 0 if deep else min(1, most)))
+    spare = 0 if deep else min(most - least, _ITEMS_DEFAULT_MAX)
+    count = least + pick(spare + 1, hints.seed, path, "length")
     items = schema.get("items", {"type": "string"})
     return [_value(items, root, hints, f"{path}[{index}]", depth + 1) for index in range(count)]
 
@@ -147,7 +149,7 @@ def _string(schema: dict[str, Any], hints: Hints, path: str) -> str:
     form = _FORMATS.get(schema.get("format", ""))
     if form is not None:
         digits = [1 + pick(9, hints.seed, path, place) for place in range(3)]
-        return form.format(10 + pick(80, hints.seed, path, "wide"), digits[0], digits[1] % 9)
+        return form.format(10 + pick(50, hints.seed, path, "wide"), digits[0], digits[1] % 9)
     words = hints.words or _WORDS
     start = pick(len(words), hints.seed, path)
     text = " ".join(words[start : start + 3 + pick(4, hints.seed, path, "count")])

@@ -74,7 +74,7 @@ def cancelling(batch: Batch, now_ms: int, *, wait_ms: int, ignored: bool) -> Bat
         return batch
     asked = replace(batch, status=BatchStatus.CANCELLING, cancelling_ms=now_ms)
     if ignored:
-        return replace(asked, faults={**batch.faults, Fault.CANCEL_IGNORED: 0.0})
+        return replace(asked, faults={**batch.faults, str(Fault.CANCEL_IGNORED): 0.0})
     return replace(asked, due_ms=now_ms + wait_ms, done_share=progress(batch, now_ms))
 
 

@@ -7,29 +7,33 @@ the same data directory, and remembers everything it accepted.
 from __future__ import annotations
 
 import asyncio
+import http
 import http.client
 import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+import orjson
 import uvicorn
 from typing_extensions import override
 
 from batchmill.agents import clock
 from batchmill.agents.simulator.app import create_app
 from batchmill.agents.simulator.config import SimulatorConfig, config_to_json
+from batchmill.agents.simulator.ledger import Ledger, read_ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
 __all__ = ["RunningSimulator", "running_simulator", "serve", "start_simulator"]
 
 LOOPBACK: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 10.0
+EXCHANGE_SECONDS_MAX: Final = 5.0
 GRACE_SECONDS: Final = 1  # for open exchanges (a hanging one, say) when the server stops
 _LOOK_SECONDS: Final = 0.05
 
@@ -99,6 +103,15 @@ class RunningSimulator:
         """Start again on the same port with the same memory."""
         self.stop()
         return self.start()
+
+    def set_faults(self, rules: Mapping[str, Any]) -> None:
+        """As `POST /admin/faults`: fault name -> rate or rule."""
+        answer = _exchange(self.port, "POST", "/admin/faults", orjson.dumps(rules))
+        if answer is None or answer[0] != http.HTTPStatus.OK:
+            raise ValueError(f"the simulator refused the faults: {answer}")
+
+    def ledger(self) -> Ledger:
+        return read_ledger(self.config.ledger_file)
 
     def __enter__(self) -> Self:
         return self if self._process is not None else self.start()
@@ -170,11 +183,18 @@ def _url(port: int) -> str:
 
 
 def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=1)
+    answer = _exchange(port, "GET", "/livez")
+    return answer is not None and answer[0] == http.HTTPStatus.OK
+
+
+def _exchange(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes] | None:
+    """Status and body, or None when nobody answers."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=EXCHANGE_SECONDS_MAX)
     try:
-        connection.request("GET", "/livez")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
     finally:
         connection.close()
