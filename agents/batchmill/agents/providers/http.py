@@ -43,7 +43,8 @@ class CallSeen:
     operation: str
     outcome: str  #: ok | the class of the error
     http_status: int | None
-    seconds: float
+    seconds: float  #: of the exchange itself
+    waited_seconds: float  #: for a turn at the account's gate before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +154,7 @@ class HttpSeam:
         self, operation: str, *, spends: bool, may_start: Callable[[], bool] | None
     ) -> AsyncIterator["_Seen"]:
         """Wait for a turn, then let the body make its exchange; whatever breaks leaves as an error of the port."""
-        async with self.gate.turn():
+        async with self.gate.turn() as waited_seconds:
             if may_start is not None and not may_start():
                 raise TransientError("lease_ended", hint="the task was not committed recently enough to spend money")
             seen, started_s = _Seen(), clock.monotonic_s()
@@ -182,6 +183,7 @@ class HttpSeam:
                         outcome=seen.outcome,
                         http_status=seen.http_status,
                         seconds=seconds,
+                        waited_seconds=waited_seconds,
                     )
                 )
 

@@ -33,19 +33,17 @@ class AccountGate:
         # aiolimiter wakes the *cheapest* waiter first; the lock makes it the first one.
         self._queue = asyncio.Lock()
         self._closed_until_s = 0.0
-        self.waited_seconds = 0.0  #: all waiting so far; telemetry reads it
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn and keep the place among the concurrent calls while the body runs."""
+    async def turn(self) -> AsyncIterator[float]:
+        """Wait for a turn, say how many seconds that took, and keep a place among the concurrent calls meanwhile."""
         asked_s = clock.monotonic_s()
         async with self._concurrent:
             async with self._queue:
                 await self._rest()
                 await self._limiter.acquire()
                 await self._rest()  # a 429 may have come in while we waited for the bucket
-            self.waited_seconds += clock.monotonic_s() - asked_s
-            yield
+            yield clock.monotonic_s() - asked_s
 
     def set_share(self, *, owned: int, of: int) -> None:
         """Use `owned`/`of` of the account's rate from now on. A worker without tasks keeps the share of one."""
