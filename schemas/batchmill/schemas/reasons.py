@@ -40,6 +40,7 @@ class Reason(StrEnum):
     FILTERED = "filtered"
     DUPLICATE = "duplicate"
     SUPERSEDED = "superseded"
+    BODY_GONE = "body_gone"
     RENDER_ERROR = "render_error"
     TOO_LARGE_FOR_PROVIDER = "too_large_for_provider"
     REFUSED_BY_PROVIDER = "refused_by_provider"
@@ -89,6 +90,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.FILTERED: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
     Reason.DUPLICATE: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
     Reason.SUPERSEDED: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
+    Reason.BODY_GONE: ReasonInfo(retryable=False, fault=Fault.OPERATOR),
     Reason.RENDER_ERROR: ReasonInfo(retryable=False, fault=Fault.JOB),
     Reason.TOO_LARGE_FOR_PROVIDER: ReasonInfo(retryable=False, fault=Fault.UPSTREAM),
     Reason.REFUSED_BY_PROVIDER: ReasonInfo(retryable=False, fault=Fault.JOB),

@@ -62,6 +62,8 @@ class WorkItem:
     ask_key: str
     source_id: str
     seq: int
+    promotion: int = 0  #: second half of the rank: of the version, when the event was normalized
+    seq_from_log: bool = False  #: the rank is the place in raw, which holds only inside one raw partition
     run_id: str
     epoch: int
     lane: str  #: account|model|endpoint|mode: what may share a provider batch

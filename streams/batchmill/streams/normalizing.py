@@ -17,6 +17,7 @@ from batchmill.schemas.records import Origin, RawEvent, WorkItem
 from batchmill.schemas.state import Arrival, Job
 from batchmill.streams import view as views
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
+from batchmill.streams.controlling import promotion_of
 from batchmill.streams.costing import estimate_tokens
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord, of_raw, source_of_key
 from batchmill.streams.expressions import ConditionError
@@ -166,7 +167,7 @@ def _decided(
     known.source_id = source_id = _source_id(job, event, raw, limits)
     seq = _seq(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
-    return _work_item(job, raw, source_id, seq, item_input)
+    return _work_item(job, raw, source_id, (seq, promotion_of(row, row.version)), item_input)
 
 
 def _compiled(jobs: CompiledJobs, row: Job) -> CompiledJob:
@@ -314,7 +315,10 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, seq: int, item_input: JsonObject) -> Emit:
+def _work_item(
+    job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int, int], item_input: JsonObject
+) -> Emit:
+    seq, promotion = rank
     spec, input_json = job.spec, canonical(item_input)
     sha256 = content_sha256(input_json)
     named = request_id(spec.job, source_id, sha256, job.version, 0, spec.dedupe)
@@ -329,6 +333,8 @@ def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, seq: int, item_
         ask_key=ask_key(spec.job, source_id, sha256, job.ask_fingerprint, 0, spec.dedupe),
         source_id=source_id,
         seq=seq,
+        promotion=promotion,
+        seq_from_log=job.seq_path is None,
         run_id=_run_id(raw, job),
         epoch=0,
         lane=job.lane,
