@@ -55,6 +55,7 @@ __all__ = [
     "SinkSettings",
     "TelemetrySettings",
     "ViewSettings",
+    "cache_dir",
     "child_environment",
     "env_name",
     "flatten",
@@ -259,6 +260,11 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def cache_dir() -> Path:
+    """Name the user's folder for downloads that every installation may share."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchmill"
 
 
 def config_file() -> Path:

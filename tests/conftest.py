@@ -1,0 +1,49 @@
+"""What every test may use, brokers included. Brokers start only when a test asks for them, and once per run."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchmill.agents.kafka import LocalCluster, RunningCluster, start_cluster
+from batchmill.agents.kafka.launcher import ForeignCluster
+
+#: Set once per process that runs tests, so that runs against a foreign broker do not meet each other's topics.
+_RUN = os.urandom(3).hex()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """One broker for the whole run; KAFKA_BOOTSTRAP_SERVERS names one that is already there."""
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    cluster = ForeignCluster(named) if named else start_cluster(tmp_path_factory.mktemp("kafka"))
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture
+def bootstrap_servers(broker: RunningCluster) -> str:
+    return broker.bootstrap_servers
+
+
+@pytest.fixture
+def topic_prefix(request: pytest.FixtureRequest) -> str:
+    """A name no other test uses: for topics, groups and transactional ids."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40]
+    return f"t-{_RUN}-{os.urandom(3).hex()}-{words}"
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[LocalCluster]:
+    """A broker for one test that harms it."""
+    with start_cluster(tmp_path / "kafka") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def three_brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Three brokers, three copies, two of them in sync: for faults of one."""
+    with start_cluster(tmp_path_factory.mktemp("kafka-3"), brokers=3) as cluster:
+        yield cluster
