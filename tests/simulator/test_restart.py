@@ -77,11 +77,12 @@ async def test_a_torn_line_is_cut_off_and_staged_lines_are_written_once(tmp_path
     await writer.append(entry_bytes("file_deleted", {"file_id": "a"}))
     group = writer.stage([entry_bytes("file_deleted", {"file_id": name}) for name in "bcd"])
     await writer.close()
-    lines = group.lines.splitlines(keepends=True)
+    [staged] = group.groups.values()
+    lines = staged.splitlines(keepends=True)
     with path.open("ab") as torn:  # the kill came when one and a half of three lines were on disk
         torn.write(lines[0] + lines[1][:20])
 
-    again = LedgerWriter(path, staged=[group.lines])
+    again = LedgerWriter(path, staged=[staged])
     await again.append(entry_bytes("file_deleted", {"file_id": "e"}))
     await again.close()
 

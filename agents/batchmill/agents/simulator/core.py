@@ -47,8 +47,9 @@ class Core:
     def __init__(self, config: SimulatorConfig, dialects: Mapping[str, Dialect]) -> None:
         self.config = config
         self.store = Store(config.data_dir)
-        self.ledger = LedgerWriter(config.ledger_file, staged=self.store.staged())
-        self.store.unstage()
+        staged = self.store.staged()
+        self.ledger = LedgerWriter(config.ledger_file, staged=staged.values())
+        self.store.unstage(staged)
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
         self._engine = Engine(

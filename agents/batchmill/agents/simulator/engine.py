@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Self
 
 from batchmill.agents import clock
@@ -22,7 +23,7 @@ from batchmill.agents.simulator.records import Batch, BatchProblem, BatchStatus,
 from batchmill.agents.simulator.working import Bench, RowResult, worked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Any, BinaryIO
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "ended_facts", "record"]
 
 BATCHES_WORKED_AT_ONCE: Final = 4
+BILLS_PACKED: Final = 1_000
 SLICE_SECONDS: Final = 0.005  # of the event loop, before others have their turn
 IDLE_SECONDS_MAX: Final = 1.0  # between two looks, when nothing says when the next batch is due
 
@@ -140,7 +142,7 @@ class Engine:
     async def _end_failed(self, batch_id: str, problem: BatchProblem) -> None:
         current = self._store.batch(batch_id)
         if current is not None and not current.status.ended:
-            await self._end(lives.failed(current, clock.wall_ms(), problem), files=(), bills=[])
+            await self._end(lives.failed(current, clock.wall_ms(), problem), files=(), bills=_Bills())
 
     # Working rows --------------------------------------------------------------------------------------------------
 
@@ -162,10 +164,8 @@ class Engine:
         final = lives.ended(batch, now, tally, output_file_id=ids[0], error_file_id=ids[1])
         await self._end(final, files=tuple(file for file in made if file is not None), bills=bills)
 
-    async def _work_rows(
-        self, bench: Bench, output: _ResultFile, error: _ResultFile
-    ) -> tuple[lives.Tally, list[bytes]]:
-        tally, bills, pace = lives.Tally(), list[bytes](), _Pace()
+    async def _work_rows(self, bench: Bench, output: _ResultFile, error: _ResultFile) -> tuple[lives.Tally, _Bills]:
+        tally, bills, pace = lives.Tally(), _Bills(), _Pace()
         done = lives.rows_done(bench.batch, clock.wall_ms())
         with self._store.payload_path(bench.batch.input_file_id).open("rb") as source:
             rows = _row_places(source)
@@ -177,28 +177,29 @@ class Engine:
                 error.write(result.error)
                 _add(tally, result)
                 if result.bill is not None:
-                    bills.append(entry_bytes("bill", result.bill))
+                    bills.add(entry_bytes("bill", result.bill))
                 await pace.breathe()
         return tally, bills
 
-    async def _end(self, batch: Batch, *, files: tuple[StoredFile, ...], bills: list[bytes]) -> None:
+    async def _end(self, batch: Batch, *, files: tuple[StoredFile, ...], bills: _Bills) -> None:
         def change() -> None:
             for file in files:
                 self._store.add_file(file)
             self._store.save_batch(batch)
 
-        await record(self._store, self._ledger, change, [*bills, entry_bytes("batch_ended", ended_facts(batch))])
+        entries = chain(bills.taken(), [entry_bytes("batch_ended", ended_facts(batch))])
+        await record(self._store, self._ledger, change, entries)
         self._store.drop_unused_payload(batch.input_file_id)
 
 
-async def record(store: Store, ledger: LedgerWriter, change: Callable[[], None], entries: Sequence[bytes]) -> None:
+async def record(store: Store, ledger: LedgerWriter, change: Callable[[], None], entries: Iterable[bytes]) -> None:
     """A change of state and its ledger lines in one transaction; returns when the lines are on disk."""
     staged = ledger.stage(entries)
     with store.transaction():
         change()
-        store.stage(staged.first_seq, staged.lines)
+        store.stage(staged.groups)
     await ledger.written(staged)
-    store.unstage(staged.first_seq)
+    store.unstage(staged.groups)
 
 
 def ended_facts(batch: Batch) -> dict[str, Any]:
@@ -210,6 +211,27 @@ def ended_facts(batch: Batch) -> dict[str, Any]:
         "cost_nanos": batch.cost_nanos,
         "code": batch.problem and batch.problem.code,
     }
+
+
+class _Bills:
+    """Ledger entries of a batch, packed: fifty thousand small strings would take four times their bytes."""
+
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
+        self._fresh: list[bytes] = []
+
+    def add(self, entry: bytes) -> None:
+        self._fresh.append(entry)
+        if len(self._fresh) == BILLS_PACKED:
+            self._packed.append(b"\n".join(self._fresh))
+            self._fresh.clear()
+
+    def taken(self) -> Iterator[bytes]:
+        """In order; what is taken is let go."""
+        self._packed.reverse()
+        while self._packed:
+            yield from self._packed.pop().split(b"\n")
+        yield from self._fresh
 
 
 class _Pace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LedgerWriter", "Staged", "entry_bytes"]
 
+GROUP_LINES: Final = 1_000  # of one outbox row
 _TAIL_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A group of numbered lines, not yet in the file."""
+    """Numbered lines, not yet in the file: in groups by the number of their first line."""
 
-    first_seq: int
-    lines: bytes
+    groups: Mapping[int, bytes]
 
 
 def entry_bytes(kind: str, facts: Mapping[str, Any]) -> bytes:
@@ -45,10 +46,10 @@ class LedgerWriter:
         last = _mended_tail(self._fd)
         missing = [line for group in staged for line in group.splitlines(keepends=True) if _seq_of(line) > last]
         if missing:
-            _write_all(self._fd, b"".join(missing))
+            _write_all(self._fd, missing)
             last = _seq_of(missing[-1])
         self._next = last + 1
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Staged, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -58,16 +59,19 @@ class LedgerWriter:
 
     def stage(self, entries: Iterable[bytes]) -> Staged:
         """Number the entries. What is staged must be handed to `written` before anything else is staged."""
-        first = self._next
-        lines = [b'{"seq":%d,%s\n' % (first + index, entry[1:]) for index, entry in enumerate(entries)]
-        self._next = first + len(lines)
-        return Staged(first, b"".join(lines))
+        groups: dict[int, bytes] = {}
+        waiting = iter(entries)
+        while group := list(islice(waiting, GROUP_LINES)):
+            lines = (b'{"seq":%d,%s\n' % (seq, entry[1:]) for seq, entry in enumerate(group, start=self._next))
+            groups[self._next] = b"".join(lines)
+            self._next += len(group)
+        return Staged(groups)
 
     def written(self, staged: Staged) -> asyncio.Future[None]:
         """Resolves when the group is on disk."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((staged.lines, done))
+        self._waiting.append((staged, done))
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
         return done
@@ -79,7 +83,8 @@ class LedgerWriter:
         while self._waiting:
             group, self._waiting = self._waiting, []
             try:
-                await asyncio.to_thread(_write_all, self._fd, b"".join(lines for lines, _ in group))
+                groups = [lines for staged, _ in group for lines in staged.groups.values()]
+                await asyncio.to_thread(_write_all, self._fd, groups)
             except OSError as error:
                 _resolve(group, error)
             else:
@@ -87,7 +92,7 @@ class LedgerWriter:
         self._flusher = None
 
 
-def _resolve(group: list[tuple[bytes, asyncio.Future[None]]], error: OSError | None) -> None:
+def _resolve(group: list[tuple[Staged, asyncio.Future[None]]], error: OSError | None) -> None:
     for _, done in group:
         if done.done():  # its waiter was cancelled
             continue
@@ -97,12 +102,13 @@ def _resolve(group: list[tuple[bytes, asyncio.Future[None]]], error: OSError | N
             done.set_exception(error)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, groups: Iterable[bytes]) -> None:
     start = os.fstat(fd).st_size
-    view = memoryview(data)
     try:
-        while view:
-            view = view[os.write(fd, view) :]
+        for lines in groups:
+            view = memoryview(lines)
+            while view:
+                view = view[os.write(fd, view) :]
         os.fsync(fd)
     except OSError:
         os.ftruncate(fd, start)  # a full disk must not leave half a line for the next group to be glued to

@@ -16,7 +16,7 @@ import orjson
 from batchmill.agents.simulator.records import Batch, StoredFile, batch_from_json, batch_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["Store"]
@@ -158,18 +158,16 @@ class Store:
     def keep_setting(self, name: str, value: Mapping[str, Any]) -> None:
         self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
 
-    def stage(self, first_seq: int, lines: bytes) -> None:
-        self._db.execute("INSERT INTO outbox VALUES (?, ?)", (first_seq, lines))
+    def stage(self, groups: Mapping[int, bytes]) -> None:
+        self._db.executemany("INSERT INTO outbox VALUES (?, ?)", groups.items())
 
-    def staged(self) -> list[bytes]:
-        return [row[0] for row in self._db.execute("SELECT lines FROM outbox ORDER BY first_seq")]
+    def staged(self) -> dict[int, bytes]:
+        return dict(self._db.execute("SELECT first_seq, lines FROM outbox ORDER BY first_seq"))
 
-    def unstage(self, first_seq: int | None = None) -> None:
-        """Forget one group that is in the ledger now; without a number, all of them."""
-        if first_seq is None:
-            self._db.execute("DELETE FROM outbox")
-        else:
-            self._db.execute("DELETE FROM outbox WHERE first_seq = ?", (first_seq,))
+    def unstage(self, groups: Iterable[int]) -> None:
+        """Forget groups that are in the ledger now."""
+        with self.transaction():
+            self._db.executemany("DELETE FROM outbox WHERE first_seq = ?", ((first_seq,) for first_seq in groups))
 
     def _seq_of(self, table: str, thing_id: str | None) -> int | None:
         if thing_id is None:
