@@ -88,6 +88,7 @@ STANDARD_VARIABLES: dict[str, str] = {
     "OPENAI_API_KEY_FILE": "accounts.openai.api_key_file",
     "OPENAI_ORG_ID": "accounts.openai.organization",
     "OPENAI_PROJECT_ID": "accounts.openai.project",
+    "NO_COLOR": "log.no_color",
     "OTEL_SDK_DISABLED": "telemetry.disabled",
     "OTEL_SERVICE_NAME": "telemetry.service_name",
     "OTEL_SEMCONV_STABILITY_OPT_IN": "telemetry.semconv_opt_in",

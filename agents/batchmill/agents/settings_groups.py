@@ -268,6 +268,7 @@ class LogSettings(_Group):
     format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: console on a terminal, else JSON."
     )
+    no_color: str = Field(default="", description="NO_COLOR; any value takes the colours out of the console.")
 
 
 class TelemetrySettings(_Group):

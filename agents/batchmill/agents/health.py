@@ -1,0 +1,94 @@
+"""The small HTTP server beside every long-running process: is it alive, is it ready, what does it measure.
+
+What lives here: `/livez` (200 as long as the event loop turns), `/readyz` (503 with reasons until the process says it
+is ready), `/metrics` (Prometheus text). What must not: anything that changes state, or that waits for somebody else.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from typing_extensions import override
+
+from batchmill.agents.logs import get_logger
+from batchmill.agents.settings import HealthSettings
+
+__all__ = ["health_app", "serving_health"]
+
+#: How long a probe that is being answered may hold up the end of the process.
+STOP_SECONDS = 1
+STARTED_LOOK_SECONDS = 0.01
+
+#: What keeps the process from being ready; empty when it is.
+Reasons = Callable[[], Sequence[str]]
+
+
+def health_app(*, reasons: Reasons, metrics: Callable[[], bytes]) -> Starlette:
+    """Make the application; both callables are asked at every request and must be quick."""
+
+    async def livez(_: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> Response:
+        missing = list(reasons())
+        status = "waiting" if missing else "ready"
+        return JSONResponse({"status": status, "reasons": missing}, status_code=503 if missing else 200)
+
+    async def scrape(_: Request) -> Response:
+        return Response(metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", scrape)])
+
+
+@asynccontextmanager
+async def serving_health(
+    settings: HealthSettings, *, reasons: Reasons, metrics: Callable[[], bytes]
+) -> AsyncIterator[str | None]:
+    """Serve while the body runs; gives the base URL, None when switched off.
+
+    A port that is taken is an error: a probe would be answered by somebody else.
+    """
+    if not settings.enabled:
+        yield None
+        return
+    listening = socket.create_server((settings.host, settings.port))
+    url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    server = _GuestServer(_config(health_app(reasons=reasons, metrics=metrics)))
+    running = asyncio.create_task(server.serve([listening]), name="health")
+    try:
+        while not server.started and not running.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(STARTED_LOOK_SECONDS)
+        get_logger(__name__).info("health_listening", url=url)
+        yield url
+    finally:
+        server.should_exit = True
+        await running
+
+
+class _GuestServer(uvicorn.Server):
+    """In somebody else's event loop: signals belong to the owner of the process."""
+
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
