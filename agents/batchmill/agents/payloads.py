@@ -83,6 +83,10 @@ class FilePayloadStore:
         """Give at most `length` bytes from `start`, unchecked: the whole was checked when it was stored."""
         return await asyncio.to_thread(self._read_range, uri, start, length)
 
+    async def size(self, uri: str) -> int:
+        """Give the file's size in bytes, unread."""
+        return await asyncio.to_thread(self._size, uri)
+
     async def verify(self, uri: str) -> int:
         """Read the file through, compare it with its name, give its size."""
         return sum([len(part) async for part in self.read(uri)])
@@ -113,6 +117,10 @@ class FilePayloadStore:
             raise PayloadMissingError(
                 f"{uri} is not in {self._root}: it was removed, or this is another host's directory"
             ) from None
+
+    def _size(self, uri: str) -> int:
+        with self._open(uri) as file:
+            return os.fstat(file.fileno()).st_size
 
     def _read_range(self, uri: str, start: int, length: int) -> bytes:
         with self._open(uri) as file:

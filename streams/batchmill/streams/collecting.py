@@ -7,6 +7,7 @@ that are left are the cursor. Each member ends in exactly one of succeeded, erro
 counts must add up before the chunk is done. A batch that never ran has no outcomes: its members are let go.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -15,11 +16,22 @@ from typing import Final
 from batchmill.schemas.ids import chunk_nonce, parse_custom_id
 from batchmill.schemas.jobs import RetrySpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Result
+from batchmill.schemas.records import Result, Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome, Status
+from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS, Place, custom_id_of, members, new_chunk, with_members
-from batchmill.streams.facts import FREE, Answered, AttemptFailed, AttemptRefused, Charge, Released, RetryDue, TakenIn
+from batchmill.streams.facts import (
+    FREE,
+    Answered,
+    AttemptFailed,
+    AttemptRefused,
+    Charge,
+    Refused,
+    Released,
+    RetryDue,
+    TakenIn,
+)
 from batchmill.streams.lifecycle import Impossible
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
@@ -33,6 +45,7 @@ __all__ = [
     "Price",
     "RowIndex",
     "RowPlace",
+    "acknowledge",
     "after_poll",
     "collect_cut",
     "downloaded",
@@ -48,6 +61,9 @@ _STAGE: Final = "collector"
 FILES_POLLS_MAX: Final = 10
 #: polls that find no such batch before its members count as missing
 GONE_POLLS_MAX: Final = 20
+
+#: reasons of a chunk that are the end of each of its members
+_ENDS_MEMBERS: Final = frozenset({Reason.REFUSED_BY_PROVIDER, Reason.POISON})
 
 #: prices one row: (nano-dollars, or None when there is no price; id of the price list)
 Price = Callable[[RowOutcome], tuple[int | None, str | None]]
@@ -95,6 +111,17 @@ class RowIndex:
             self.places[custom_id] = place
 
 
+def acknowledge(view: StateView, lines: Sequence[Submitted], now_ms: int) -> list[Order]:
+    """Count the lines of each chunk that were seen on `submitted`; a chunk is done only when all were."""
+    seen = Counter(line.chunk_id for line in lines)
+    rows = [(read.chunk(view, chunk_id), count) for chunk_id, count in seen.items()]
+    return [
+        Put(replace(row, acknowledged=row.acknowledged + count, updated_at_ms=now_ms))
+        for row, count in rows
+        if row is not None
+    ]
+
+
 # -- open -> ended -> downloaded ---------------------------------------------------------------------------------------
 
 
@@ -115,7 +142,7 @@ def after_poll(view: StateView, chunk: Chunk, remote: RemoteBatch, schedule: Pol
             if _files_to_come(remote) and chunk.failures < FILES_POLLS_MAX:
                 due = now_ms + schedule.wait_ms_min
                 return [Put(replace(seen, failures=chunk.failures + 1, due_at_ms=due))]
-            return [Put(replace(seen, state=ChunkState.ENDED, due_at_ms=None)), Wake("download")]
+            return [Put(replace(seen, state=ChunkState.ENDED, due_at_ms=None)), Wake("poll")]
         case RemoteStatus.FAILED:
             unnamed = BatchFailure(action=Action.RETRY_ROW, code="failed")
             return fail_batch(view, seen, remote.failure or unnamed, now_ms)
@@ -147,12 +174,12 @@ def downloaded(chunk: Chunk, output: StoredPayload | None, errors: StoredPayload
         failures=0,
         updated_at_ms=now_ms,
     )
-    return [Put(row), Wake("collect")]
+    return [Put(row), Wake("poll")]
 
 
 def results_missing(chunk: Chunk, now_ms: int) -> list[Order]:
     """A result file is gone from the payload store: fetch it again."""
-    return [Put(replace(chunk, state=ChunkState.ENDED, updated_at_ms=now_ms)), Wake("download")]
+    return [Put(replace(chunk, state=ChunkState.ENDED, updated_at_ms=now_ms)), Wake("poll")]
 
 
 # -- downloaded -> collected -> done -----------------------------------------------------------------------------------
@@ -174,7 +201,7 @@ def collect_cut(
     """
     assert chunk.state is ChunkState.DOWNLOADED, f"chunk {chunk.chunk_id} is {chunk.state}"
     if not cut:
-        return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("collect")]
+        return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("poll")]
     orders: list[Order] = []
     counts = dict.fromkeys(Outcome, 0)
     spent = 0
@@ -292,8 +319,8 @@ def settle_cut(view: StateView, chunk: Chunk, place: Place, now_ms: int) -> list
     cut = members(view, chunk.chunk_id, limit=half)
     if not cut:
         return [Put(replace(chunk, state=ChunkState.FAILED, updated_at_ms=now_ms)), Wake("dispatch")]
-    if chunk.reason is Reason.REFUSED_BY_PROVIDER:
-        return _refused(chunk, cut, Reason.REFUSED_BY_PROVIDER, now_ms)
+    if chunk.reason in _ENDS_MEMBERS:
+        return _refused(chunk, cut, chunk.reason, now_ms)
     if chunk.reason is Reason.PROVIDER_CANCELLED and alone:
         return _refused(chunk, cut, Reason.REQUEST_INVALID, now_ms)
     orders: list[Order] = []
@@ -324,7 +351,9 @@ def _queued(life: Life, now_ms: int) -> Life:
 def _refused(chunk: Chunk, cut: Sequence[Life], reason: Reason, now_ms: int) -> list[Order]:
     orders: list[Order] = []
     for life in cut:
-        ended = moved(life, AttemptRefused(sends=life.sends, reason=reason, charge=FREE), now_ms)
+        unsent = life.status is Status.QUEUED
+        fact = Refused(reason=reason) if unsent else AttemptRefused(sends=life.sends, reason=reason, charge=FREE)
+        ended = moved(life, fact, now_ms)
         orders += [Put(ended), obituary(ended, stage=_STAGE, error=chunk.note or "", now_ms=now_ms)]
     return orders
 

@@ -25,9 +25,10 @@ from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
 from batchmill.streams.view import StateView
 
-__all__ = ["COMMANDS", "control", "jobs", "promotion_of", "sweep"]
+__all__ = ["COMMANDS", "control", "jobs", "promotion_of", "read_to", "read_up_to", "sweep"]
 
 _STAGE: Final = "controller"
+_READ_TO: Final = "control_read_to"
 #: commands handled here; `redrive` is `dead_lettering`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
 #: chunks and jobs of one task that a command looks at
@@ -61,6 +62,17 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
             return [Put(noted), *_approved(view, noted, json.loads(command.body_json), now_ms)]
         case _:
             return []
+
+
+def read_up_to(end: int) -> list[Order]:
+    """Remember how far this task has read its commands, so that it can tell an unknown job from one not heard of yet."""
+    return [Put(Meta(name=_READ_TO, value_json=str(end))), Wake("arrivals")]
+
+
+def read_to(view: StateView) -> int:
+    """The offset of the next command."""
+    row = read.meta(view, _READ_TO)
+    return 0 if row is None else int(row.value_json)
 
 
 def jobs(view: StateView) -> list[Job]:

@@ -192,7 +192,7 @@ def redrive(view: StateView, request_id: str, *, now_ms: int) -> list[Order]:
     fact = redrive_fact(life, asked_at_ms=max(now_ms, cancelled_before_ms + 1))
     if fact is None or isinstance(unwanted(view, life), Superseded):
         return []
-    return [Put(moved(life, fact, now_ms)), Wake("committing" if fact.to is Status.VALIDATED else "sealing")]
+    return [Put(moved(life, fact, now_ms)), Wake("commit" if fact.to is Status.VALIDATED else "sealing")]
 
 
 def redrive_fact(life: Life, *, asked_at_ms: int) -> Redriven | None:

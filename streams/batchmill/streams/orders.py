@@ -5,17 +5,32 @@ transaction. Nothing here does anything.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from batchmill.schemas.records import Record
 from batchmill.schemas.state import Row
 
-__all__ = ["Delete", "Emit", "Order", "Put", "Wake"]
+__all__ = ["Delete", "Effect", "Emit", "Order", "Put", "Wake"]
+
+#: the loops that read rows of task state and act
+Effect = Literal[
+    "arrivals",  # waiting raw records
+    "sealing",  # queued lives into chunks
+    "stored",  # answers that were paid for before
+    "retry",  # failed attempts whose wait is over
+    "sweep",  # lives of cancelled jobs
+    "redrive",  # dead letters that come back
+    "dispatch",  # sealed chunks to the provider
+    "poll",  # open batches, until they are done
+    "commit",  # validated lives to the sink
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
     """Write `record` to its topic. `key` decides the partition (by its first 16 bytes for request ids) unless
-    `partition` names it: records about a raw event that never became a request stay in the raw event's partition."""
+    `partition` names it: records about a raw event that never became a request stay in the raw event's partition.
+    """
 
     record: Record
     key: bytes
@@ -41,7 +56,7 @@ class Delete:
 class Wake:
     """Let the named effect look at its rows now instead of at its next tick."""
 
-    effect: str
+    effect: Effect
 
 
 Order = Emit | Put | Delete | Wake

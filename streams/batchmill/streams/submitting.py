@@ -91,9 +91,11 @@ class Todo(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateSchedule:
-    """How long a lost create may take to show up at the provider."""
+    """How long a lost create may take to show up at the provider, and how often it is looked for."""
 
     grace_ms: int = 120_000
+    spacing_ms: int = LOOK_SPACING_MS  #: between two looks that find nothing
+    looks_min: int = LOOKS_MIN  #: looks that must have found nothing before an attempt is believed to be void
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +144,15 @@ def may_spend(
     fenced_boottime_s: float,
     previous_owner_clean: bool,
     http_timeout_s: float,
+    lease_s: float = LEASE_SECONDS,
 ) -> bool:
     """The lease on spending: no call that costs money may start without it.
 
     We may if our own last successful commit was sent just now, and if whoever owned the task before cannot have a call
     under way: he stopped cleanly, or was fenced long enough ago for his lease and his last call to be over.
     """
-    ours = now_boottime_s - last_commit_boottime_s < LEASE_SECONDS
-    his = not previous_owner_clean and now_boottime_s - fenced_boottime_s < LEASE_SECONDS + http_timeout_s
+    ours = now_boottime_s - last_commit_boottime_s < lease_s
+    his = not previous_owner_clean and now_boottime_s - fenced_boottime_s < lease_s + http_timeout_s
     return ours and not his
 
 
@@ -249,13 +252,20 @@ def _submitted(chunk: Chunk, life: Life, attempt: int, line: int, now_ms: int) -
 # -- attempting(n) -> open, or back ------------------------------------------------------------------------------------
 
 
-def after_create(view: StateView, chunk: Chunk, outcome: RemoteBatch | ProviderError, now_ms: int) -> list[Order]:
+def after_create(
+    view: StateView,
+    chunk: Chunk,
+    outcome: RemoteBatch | ProviderError,
+    now_ms: int,
+    schedule: CreateSchedule | None = None,
+) -> list[Order]:
     """What the answer to the create call means; an error other than OutcomeUnknownError says that it had no effect."""
     assert chunk.state is ChunkState.ATTEMPTING, f"chunk {chunk.chunk_id} is {chunk.state}"
     if isinstance(outcome, RemoteBatch):
         return _opened(chunk, outcome, now_ms)
     if isinstance(outcome, OutcomeUnknownError):
-        return [Put(replace(chunk, due_at_ms=now_ms + LOOK_SPACING_MS, note=outcome.code, updated_at_ms=now_ms))]
+        due = now_ms + (schedule or CreateSchedule()).spacing_ms
+        return [Put(replace(chunk, due_at_ms=due, note=outcome.code, updated_at_ms=now_ms))]
     later = None if outcome.retry_after_seconds is None else round(outcome.retry_after_seconds * 1000)
     return fail_batch(view, chunk, BatchFailure(action=outcome.action, code=outcome.code), now_ms, not_before_ms=later)
 
@@ -274,10 +284,12 @@ def after_look(
         first, *rest = candidates
         cancel = tuple(batch.batch_id for batch in rest if _runs(batch))
         return Looked(tuple(_opened(replace(chunk, twins=len(rest)), first, now_ms)), cancel)
+    patience = schedule or CreateSchedule()
     looks = chunk.looks + 1
     waited_ms = now_ms - (chunk.attempt_at_ms or 0)
-    if looks < LOOKS_MIN or waited_ms < (schedule or CreateSchedule()).grace_ms:
-        return Looked((Put(replace(chunk, looks=looks, due_at_ms=now_ms + LOOK_SPACING_MS, updated_at_ms=now_ms)),))
+    if looks < patience.looks_min or waited_ms < patience.grace_ms:
+        due = now_ms + patience.spacing_ms
+        return Looked((Put(replace(chunk, looks=looks, due_at_ms=due, updated_at_ms=now_ms)),))
     if chunk.cancel_requested:
         return Looked((Put(_ended(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("dispatch")))
     return Looked((Put(_at(chunk, ChunkState.PREPARED, now_ms)), Wake("dispatch")))

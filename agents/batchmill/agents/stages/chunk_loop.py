@@ -1,0 +1,85 @@
+"""The loop that takes chunks one step further: which chunks are due, how many at once, what a step's error means.
+
+What lives here: scheduling. What must not: what a step does (`submitter`, `collector`) or which step is next
+(`streams.submitting.todo`). A step that ends for any reason leaves a row that says how far it got.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from batchmill.agents import clock
+from batchmill.agents.runtime import NotOwnedError, PoisonEffectError, Task
+from batchmill.agents.stages.kit import Kit
+from batchmill.schemas.state import Chunk
+from batchmill.schemas.status import ChunkState
+from batchmill.streams import view as read
+from batchmill.streams.isolating import isolate_chunk
+from batchmill.streams.ports import ProviderError
+from batchmill.streams.submitting import Todo, todo, try_later
+
+__all__ = ["ChunkLoop", "Step", "current_row"]
+
+Step = Callable[[Task, Chunk], Awaitable[None]]
+
+#: rows of one state looked through in a turn: chunks of a paused job stand in front of others
+_ROWS_PER_STATE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkLoop:
+    """Drives the chunks of a task that are in `states` through `steps`."""
+
+    kit: Kit
+    name: str
+    states: tuple[ChunkState, ...]
+    steps: Mapping[Todo, Step]
+    at_once: int
+    idle_seconds: float
+
+    async def run(self, task: Task) -> None:
+        running: set[str] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for chunk, step in self._due(task, running)[: self.at_once - len(running)]:
+                    running.add(chunk.chunk_id)
+                    group.create_task(self._one(task, chunk, step, running))
+                await task.rest(self.name, self.idle_seconds)
+
+    def _due(self, task: Task, running: set[str]) -> list[tuple[Chunk, Todo]]:
+        now_ms = clock.wall_ms()
+        found: list[tuple[Chunk, Todo]] = []
+        for state in self.states:
+            for _, row in task.view.scan("chunk", f"{state}/", limit=_ROWS_PER_STATE):
+                assert isinstance(row, Chunk)
+                job = read.job(task.view, row.job)
+                step = todo(row, paused=job is None or job.paused, now_ms=now_ms)
+                if step in self.steps and step is not None and row.chunk_id not in running:
+                    found.append((row, step))
+        return found
+
+    async def _one(self, task: Task, chunk: Chunk, step: Todo, running: set[str]) -> None:
+        src = f"effect:{step}/{chunk.chunk_id}"
+        try:
+            await task.capacity()
+            async with task.effect(step, chunk.chunk_id):
+                await self.steps[step](task, chunk)
+        except ProviderError as error:
+            current = read.chunk(task.view, chunk.chunk_id)
+            if current is not None and current.state is chunk.state:
+                self.kit.carry(task, try_later(task.view, current, error, clock.wall_ms()), src=src)
+        except PoisonEffectError:
+            self.kit.carry(task, isolate_chunk(task.view, chunk.chunk_id, step, clock.wall_ms()), src=src)
+        except NotOwnedError:
+            return  # the new owner finds the row as it is
+        finally:
+            running.discard(chunk.chunk_id)
+            if task.owned:
+                task.wake(self.name)
+
+
+def current_row(task: Task, chunk: Chunk) -> Chunk:
+    """The row as it stands: commands may have changed it while a call was under way."""
+    row = read.chunk(task.view, chunk.chunk_id)
+    assert row is not None, f"chunk {chunk.chunk_id} vanished"
+    return row

@@ -1,0 +1,212 @@
+"""submitted -> results: the agent that acknowledges what was sent, and the effects that poll, download and collect.
+
+What lives here: bringing result files home and walking them in cuts. What must not: what a row or a poll means
+(`streams.collecting`). A local error while polling never changes what we believe about the remote batch.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchmill.agents import clock
+from batchmill.agents.payloads import FilePayloadStore, PayloadMissingError
+from batchmill.agents.providers.registry import Providers
+from batchmill.agents.runtime import Slice, Task
+from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
+from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.lines import placed_lines
+from batchmill.agents.stages.submitter import Submitter
+from batchmill.schemas.records import Submitted
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState
+from batchmill.streams.chunking import Place, custom_id_of, members
+from batchmill.streams.collecting import (
+    PollSchedule,
+    RowIndex,
+    RowPlace,
+    acknowledge,
+    after_poll,
+    collect_cut,
+    downloaded,
+    finish,
+    gone,
+    results_missing,
+    settle_cut,
+)
+from batchmill.streams.costing import Prices, priced
+from batchmill.streams.orders import Order
+from batchmill.streams.ports import BatchProvider, NotFoundError, RowOutcome, StoredPayload
+from batchmill.streams.submitting import Todo, twins_of
+
+__all__ = ["Collector"]
+
+STAGE = "collector"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """The agent of `submitted`."""
+
+    kit: Kit
+    providers: Providers
+    payloads: FilePayloadStore
+    prices: Prices
+    effects: EffectSettings
+    line_bytes_max: int
+    submitter: Submitter  #: shares the step that removes an input file
+
+    def on_slice(self, task: Task, slice_: Slice) -> None:
+        seen = [(record, self.kit.read(task, record, Submitted, stage=STAGE)) for record in slice_.records]
+        lines = [line for _, line in seen if line is not None]
+        orders = acknowledge(task.view, lines, clock.wall_ms())
+        self.kit.carry(task, orders, src=slice_.records[-1].src)
+        task.finish(slice_)
+
+    def poll(self) -> ChunkLoop:
+        """The effect that follows a batch from open to done."""
+        return ChunkLoop(
+            kit=self.kit,
+            name="poll",
+            states=(ChunkState.COLLECTED, ChunkState.DOWNLOADED, ChunkState.ENDED, ChunkState.OPEN),
+            steps={
+                Todo.POLL: self._poll,
+                Todo.CANCEL: self._cancel,
+                Todo.DOWNLOAD: self._download,
+                Todo.COLLECT: self._collect,
+                Todo.FINISH: self._finish,
+                Todo.SETTLE: self._settle,
+                Todo.DELETE_FILE: self.submitter.delete_file,
+            },
+            at_once=self.effects.chunks_at_once,
+            idle_seconds=self.effects.idle_seconds,
+        )
+
+    # -- open -> ended -------------------------------------------------------------------------------------------------
+
+    async def _poll(self, task: Task, chunk: Chunk) -> None:
+        schedule = self._schedule(chunk)
+        try:
+            remote = await self._provider(chunk).get(_batch_id(chunk))
+        except NotFoundError:
+            self._carry(task, chunk, gone(current_row(task, chunk), schedule, clock.wall_ms()))
+            return
+        row = current_row(task, chunk)
+        self._carry(task, chunk, after_poll(task.view, row, remote, schedule, clock.wall_ms()))
+
+    async def _cancel(self, task: Task, chunk: Chunk) -> None:
+        remote = await self._provider(chunk).cancel(_batch_id(chunk))
+        row = current_row(task, chunk)
+        self._carry(task, chunk, after_poll(task.view, row, remote, self._schedule(chunk), clock.wall_ms()))
+
+    # -- ended -> downloaded -------------------------------------------------------------------------------------------
+
+    async def _download(self, task: Task, chunk: Chunk) -> None:
+        """Bring both files home; on the way out look for twins, batches of this chunk that nobody follows."""
+        provider = self._provider(chunk)
+        remote = await provider.get(_batch_id(chunk))
+        output = await self._stored(provider, remote.output_file_id)
+        errors = await self._stored(provider, remote.error_file_id)
+        await self._look_for_twins(task, chunk)
+        self._carry(task, chunk, downloaded(current_row(task, chunk), output, errors, clock.wall_ms()))
+
+    async def _stored(self, provider: BatchProvider, file_id: str | None) -> StoredPayload | None:
+        return None if not file_id else await self.payloads.put(provider.download(file_id))
+
+    async def _look_for_twins(self, task: Task, chunk: Chunk) -> None:
+        provider = self._provider(chunk)
+        label = self.submitter.label_of(chunk)
+        found = await provider.find(label=label, since_ms=chunk.created_at_ms)
+        # What a twin cost is what its rows will be billed as; one that is cancelled in time costs nothing.
+        looked = twins_of(current_row(task, chunk), found, lambda _: chunk.cost_nanos, clock.wall_ms())
+        self._carry(task, chunk, looked.orders)
+        for batch_id in looked.cancel:
+            await provider.cancel(batch_id)
+
+    # -- downloaded -> collected -> done -------------------------------------------------------------------------------
+
+    async def _collect(self, task: Task, chunk: Chunk) -> None:
+        job = self.kit.compiled(task, chunk.job, chunk.version)
+        assert job is not None, f"chunk {chunk.chunk_id} was sent under a version this task does not have"
+        try:
+            index = await self._indexed(chunk)
+            while current_row(task, chunk).state is ChunkState.DOWNLOADED:
+                rows = await self._rows(chunk, index, members(task.view, chunk.chunk_id))
+                # Membership is frozen but lives are not: newer events may have touched them while files were read.
+                orders = collect_cut(
+                    task.view,
+                    current_row(task, chunk),
+                    members(task.view, chunk.chunk_id),
+                    rows,
+                    retry=job.spec.retry,
+                    price=lambda row: priced(self.prices, chunk.mode, chunk.model, row),
+                    now_ms=clock.wall_ms(),
+                )
+                self._carry(task, chunk, orders)
+                await task.capacity()
+        except PayloadMissingError:
+            self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
+
+    async def _finish(self, task: Task, chunk: Chunk) -> None:
+        if chunk.acknowledged < chunk.members:
+            await task.rest("poll", self.effects.idle_seconds)  # its lines are still on their way to our own agent
+            return
+        try:
+            index = await self._indexed(chunk)
+        except PayloadMissingError:
+            self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
+            return
+        self._carry(task, chunk, finish(current_row(task, chunk), index, clock.wall_ms()))
+
+    async def _settle(self, task: Task, chunk: Chunk) -> None:
+        """Let the members of a batch that never ran go, cut by cut."""
+        place = Place(self.kit.app_id, task.partition)
+        while (row := current_row(task, chunk)).state is ChunkState.ENDED:
+            self._carry(task, chunk, settle_cut(task.view, row, place, clock.wall_ms()))
+            await task.capacity()
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    async def _indexed(self, chunk: Chunk) -> RowIndex:
+        """One pass over the stored files: where each row lies."""
+        index, provider = RowIndex.of(chunk), self._provider(chunk)
+        for number, uri in enumerate((chunk.output_uri, chunk.error_uri)):
+            if uri is None:
+                continue
+            async for start, line in placed_lines(self.payloads.read(uri), line_bytes_max=self.line_bytes_max):
+                row = None if line is None else provider.parse_row(line)
+                size = 0 if line is None else len(line)
+                index.add(None if row is None else row.custom_id, RowPlace(number, start, size))
+            await asyncio.sleep(0)
+        return index
+
+    async def _rows(self, chunk: Chunk, index: RowIndex, cut: Sequence[Life]) -> dict[str, RowOutcome]:
+        provider, uris = self._provider(chunk), (chunk.output_uri, chunk.error_uri)
+        rows: dict[str, RowOutcome] = {}
+        for life in cut:
+            place = index.places.get(custom_id_of(chunk, life))
+            if place is None:
+                continue
+            uri = uris[place.file]
+            assert uri is not None, f"a row of {chunk.chunk_id} lies in a file that was not stored"
+            row = provider.parse_row(await self.payloads.read_range(uri, place.start, place.length))
+            assert row is not None, f"a row of {chunk.chunk_id} was readable a moment ago"
+            rows[row.custom_id] = row
+        return rows
+
+    def _provider(self, chunk: Chunk) -> BatchProvider:
+        return self.providers.of(chunk.account)
+
+    def _schedule(self, chunk: Chunk) -> PollSchedule:
+        account = self.providers.account(chunk.account)
+        return PollSchedule(
+            wait_ms_min=round(account.poll_min_seconds * 1_000), wait_ms_max=round(account.poll_max_seconds * 1_000)
+        )
+
+    def _carry(self, task: Task, chunk: Chunk, orders: Sequence[Order]) -> None:
+        self.kit.carry(task, orders, src=f"effect:poll/{chunk.chunk_id}")
+
+
+def _batch_id(chunk: Chunk) -> str:
+    assert chunk.batch_id is not None, f"chunk {chunk.chunk_id} is open without a batch"
+    return chunk.batch_id

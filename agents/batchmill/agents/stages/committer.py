@@ -1,0 +1,107 @@
+"""validated -> committed: the agent that meets verdicts, and the effect that writes them downstream.
+
+What lives here: intend, make durable, write, settle, in that order. What must not: which life may be written and what
+the sink's answer means (`streams.committing`). A sink that fails holds the writes back; they are asked for again under
+the same commit ids.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from batchmill.agents import clock
+from batchmill.agents.runtime import PoisonEffectError, Slice, Task
+from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.kit import Kit
+from batchmill.schemas import codec
+from batchmill.schemas.records import Verdict
+from batchmill.schemas.state import Life
+from batchmill.streams.committing import Intent, intend, meet_verdict, place_of, settle, write_of
+from batchmill.streams.isolating import isolate_commit
+from batchmill.streams.ports import Sink, SinkWrite
+from batchmill.streams.submitting import backoff_ms
+
+__all__ = ["Committer"]
+
+STAGE = "committer"
+EFFECT = "commit"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committer:
+    """The agent of `validated`."""
+
+    kit: Kit
+    sinks: Mapping[str, Sink]
+    effects: EffectSettings
+
+    def on_slice(self, task: Task, slice_: Slice) -> None:
+        now_ms = clock.wall_ms()
+        for record in slice_.records:
+            verdict = self.kit.read(task, record, Verdict, stage=STAGE)
+            if verdict is not None:
+                orders = meet_verdict(task.view, verdict, record.offset, now_ms)
+                self.kit.carry(task, orders, src=record.src)
+        task.finish(slice_)
+
+    async def run(self, task: Task) -> None:
+        """Write what is validated, cut by cut, until nothing waits; then rest until woken."""
+        after: str | None = None
+        failures = 0
+        while True:
+            await task.capacity()
+            limit = 1 if task.suspicious else self.effects.commit_rows
+            intent = intend(task.view, now_ms=clock.wall_ms(), limit=limit, after=after)
+            self.kit.carry(task, intent.orders, src=f"effect:{EFFECT}")
+            failures = failures + 1 if not await self._write(task, intent) else 0
+            after = intent.after
+            if failures:
+                await task.rest(EFFECT, backoff_ms(failures - 1) / 1_000)
+            elif after is None:
+                await task.rest(EFFECT, self.effects.idle_seconds)
+
+    async def _write(self, task: Task, intent: Intent) -> bool:
+        """Ask the sinks for the intended writes and settle them; False when a sink could not be reached."""
+        if not intent.lives:
+            return True
+        try:
+            async with task.effect(EFFECT, intent.lives[0].request_id):
+                await task.durable()
+                return await self._ask_sinks(task, await self._writes(task, intent.lives))
+        except PoisonEffectError:
+            orders = isolate_commit(task.view, intent.lives[0].request_id, clock.wall_ms())
+            self.kit.carry(task, orders, src=f"effect:{EFFECT}")
+            return True
+
+    async def _writes(self, task: Task, lives: Sequence[Life]) -> dict[str, list[SinkWrite]]:
+        """The writes of `lives`, by sink; a verdict that retention removed leaves its life where it is, in sight."""
+        offsets = [life.verdict_offset for life in lives if life.verdict_offset is not None]
+        bodies = await self.kit.log.read(self.kit.topics["validated"], task.partition, offsets)
+        writes: dict[str, list[SinkWrite]] = defaultdict(list)
+        for life in lives:
+            found = None if life.verdict_offset is None else bodies.get(life.verdict_offset)
+            if found is None:
+                _log.error("verdict_gone", request_id=life.request_id, offset=life.verdict_offset)
+                continue
+            place = place_of(task.view, self.kit.jobs, life)
+            writes[place.sink].append(write_of(life, codec.decode(found.value or b"", Verdict), place))
+        return writes
+
+    async def _ask_sinks(self, task: Task, writes: Mapping[str, Sequence[SinkWrite]]) -> bool:
+        reached = True
+        for name, asked in writes.items():
+            task.failpoint("before-sink")
+            try:
+                results = await self.sinks[name].apply(asked)
+            except Exception as error:  # noqa: BLE001 - the port says: whatever it raises, nobody knows; ask again
+                _log.warning("sink_unreachable", sink=name, writes=len(asked), error=type(error).__name__)
+                reached = False
+                continue
+            task.failpoint("after-sink")
+            for write, result in zip(asked, results, strict=True):
+                orders = settle(task.view, write, result, sink=name, now_ms=clock.wall_ms())
+                self.kit.carry(task, orders, src=f"effect:{EFFECT}/{write.commit_id}")
+        return reached

@@ -1,0 +1,48 @@
+"""The Kafka headers of every record we write: CloudEvents, correlation, trace context, and the dead-letter names.
+
+A request has one trace: its trace id is the first 128 bits of its request id's hash, so that every process and every
+later attempt names the same trace without storing it, hours and crashes apart. What came with the upstream event is
+kept on the normalizer's span as a link.
+"""
+
+import hashlib
+
+from uuid_utils import uuid7
+
+from batchmill.agents import clock
+from batchmill.schemas.records import Control, DeadLetter, Excluded, RawEvent, Record
+from batchmill.streams.dead_lettering import headers as letter_headers
+
+__all__ = ["headers_for", "trace_id_of", "traceparent_of"]
+
+_SAMPLED = "01"
+
+
+def headers_for(record: Record, *, src: str, app_id: str, raw_topic: str) -> list[tuple[str, bytes]]:
+    """Binary-mode CloudEvents attributes and ours."""
+    found = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(uuid7()).encode()),
+        ("ce_source", app_id.encode()),
+        ("ce_type", f"batchmill.{record.schema}".encode()),
+        ("ce_time", clock.rfc3339(clock.wall_ms()).encode()),
+        ("causationid", src.encode()),
+    ]
+    request_id = None if isinstance(record, RawEvent | Control) else record.request_id
+    if request_id is not None:
+        found.append(("correlationid", request_id.encode()))
+        found.append(("traceparent", traceparent_of(request_id, src).encode()))
+    if isinstance(record, DeadLetter | Excluded):
+        found += letter_headers(record, raw_topic=raw_topic, application=app_id)
+    return found
+
+
+def trace_id_of(request_id: str) -> str:
+    """32 hex digits, never all zero."""
+    return hashlib.sha256(request_id.encode()).hexdigest()[:32]
+
+
+def traceparent_of(request_id: str, src: str) -> str:
+    """W3C trace context: the request's trace, and a parent id made of the cause, so that it repeats after a crash."""
+    parent = hashlib.sha256(f"{request_id} {src}".encode()).hexdigest()[:16]
+    return f"00-{trace_id_of(request_id)}-{parent}-{_SAMPLED}"

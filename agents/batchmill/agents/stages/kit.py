@@ -1,0 +1,94 @@
+"""What all stages share: decode a record of ours, carry out orders, put down what cannot be read.
+
+What lives here: the way from decisions (`streams`) to the task that carries them out (`runtime`). What must not: a
+decision. `carry` writes everything a decision ordered between two awaits, so it becomes one Kafka transaction.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from batchmill.agents import clock
+from batchmill.agents.runtime import LogReader, LogRecord, Task
+from batchmill.agents.stages.headers import headers_for
+from batchmill.schemas import codec
+from batchmill.schemas.records import Committed, Control, Decision, Origin, Record, Result, Submitted, Verdict, WorkItem
+from batchmill.streams.compiling import CompiledJob, CompiledJobs
+from batchmill.streams.dead_lettering import RawRecord, of_raw
+from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.topology import TOPICS, topic_name
+from batchmill.streams.view import job as job_row
+
+__all__ = ["Kit"]
+
+R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
+
+#: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
+FOREIGN_GENERATION = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """The tools of one worker process, handed to each stage."""
+
+    app_id: str
+    topics: Mapping[str, str]  #: short name -> what the broker calls it
+    raw_generation: int
+    log: LogReader
+    jobs: CompiledJobs
+    carried: Callable[[Record], None]  #: told of each record that was ordered; counts it
+
+    @staticmethod
+    def names(prefix: str) -> dict[str, str]:
+        """Every topic's full name by its short one."""
+        return {each.name: topic_name(prefix, each.name) for each in TOPICS}
+
+    def carry(self, task: Task, orders: Iterable[Order], *, src: str) -> None:
+        """Carry out `orders`; `src` names what caused them (`topic/partition/offset`, or `effect:name/row`)."""
+        for order in orders:
+            match order:
+                case Put(row):
+                    task.put(row)
+                case Emit(record, key, partition):
+                    self._emit(task, record, key, partition, src)
+                case Delete(table, key):
+                    task.delete(table, key)
+                case Wake(effect):
+                    task.wake(effect)
+
+    def read(self, task: Task, record: LogRecord, kind: type[R], *, stage: str) -> R | None:
+        """The record as `kind`; None after putting down one that is not: junk on our own topics stops nobody."""
+        try:
+            return codec.decode(record.value or b"", kind)
+        except codec.CodecError as error:
+            foreign = self.raw_record(record, generation=FOREIGN_GENERATION)
+            text = f"not a {kind.schema} record: {error.hint}"
+            letter = of_raw(foreign, stage=stage, reason=error.reason, error=text, now_ms=clock.wall_ms())
+            self.carry(task, [letter], src=record.src)
+            return None
+
+    def raw_record(self, record: LogRecord, *, generation: int | None = None, redrives: int = 0) -> RawRecord:
+        """A record of the log as the decisions know a raw event."""
+        origin = Origin(
+            generation=self.raw_generation if generation is None else generation,
+            partition=record.partition,
+            offset=record.offset,
+            at_ms=record.timestamp_ms,
+        )
+        return RawRecord(origin=origin, key=record.key, value=record.value, headers=record.headers, redrives=redrives)
+
+    def compiled(self, task: Task, job: str, version: str) -> CompiledJob | None:
+        """One version of a job; None while this task has not heard of it."""
+        row = job_row(task.view, job)
+        return None if row is None else self.jobs.of(row, version)
+
+    def _emit(self, task: Task, record: Record, key: bytes, partition: int | None, src: str) -> None:
+        task.emit(
+            self.topics[record.schema],
+            key=key,
+            value=codec.encode(record),
+            src=src,
+            partition=partition,
+            headers=headers_for(record, src=src, app_id=self.app_id, raw_topic=self.topics["raw"]),
+        )
+        self.carried(record)

@@ -1,0 +1,283 @@
+"""normalized -> submitted: the agent that takes work items in, and the effects that seal and send them.
+
+What lives here: carrying out the submission protocol step by step, each durable before the next. What must not: which
+step is next, or what an answer means (`streams.sealing`, `streams.submitting`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from batchmill.agents import clock
+from batchmill.agents.payloads import FilePayloadStore, PayloadMissingError
+from batchmill.agents.providers.registry import Providers
+from batchmill.agents.runtime import Slice, Task
+from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
+from batchmill.agents.stages.kit import Kit
+from batchmill.schemas import codec
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import Result, WorkItem
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState
+from batchmill.streams import view as read
+from batchmill.streams.chunking import Place, custom_id_of, members
+from batchmill.streams.ports import Label, ProviderError, RemoteBatch
+from batchmill.streams.queueing import arrive, from_store
+from batchmill.streams.retrying import due
+from batchmill.streams.sealing import ChunkLimits, Queue, queues, seal
+from batchmill.streams.submitting import (
+    CreateSchedule,
+    Todo,
+    after_create,
+    after_look,
+    begin_cut,
+    file_deleted,
+    may_spend,
+    payload_missing,
+    prepared,
+    refuse_member,
+    uploaded,
+    weed,
+)
+from batchmill.streams.unusable import Unusable
+
+__all__ = ["Submitter"]
+
+STAGE = "submitter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitter:
+    """The agent of `normalized`."""
+
+    kit: Kit
+    providers: Providers
+    payloads: FilePayloadStore
+    effects: EffectSettings
+    tasks_total: int  #: account limits are shared equally among so many tasks
+
+    def on_slice(self, task: Task, slice_: Slice) -> None:
+        now_ms = clock.wall_ms()
+        for record in slice_.records:
+            item = self.kit.read(task, record, WorkItem, stage=STAGE)
+            if item is None:
+                continue
+            orders = arrive(
+                task.view,
+                item,
+                record.offset,
+                promotion=item.promotion,
+                seq_from_log=item.seq_from_log,
+                now_ms=now_ms,
+            )
+            self.kit.carry(task, orders, src=record.src)
+        task.finish(slice_)
+
+    def dispatch(self) -> ChunkLoop:
+        """The effect that takes sealed chunks to the provider."""
+        return ChunkLoop(
+            kit=self.kit,
+            name="dispatch",
+            states=(ChunkState.ATTEMPTING, ChunkState.UPLOADED, ChunkState.PREPARED, ChunkState.SEALED),
+            steps={
+                Todo.PREPARE: self._prepare,
+                Todo.DELETE_FILE: self.delete_file,
+                Todo.UPLOAD: self._upload,
+                Todo.BEGIN: self._attempt,
+                Todo.LOOK: self._look,
+            },
+            at_once=self.effects.chunks_at_once,
+            idle_seconds=self.effects.idle_seconds,
+        )
+
+    # -- the queue -----------------------------------------------------------------------------------------------------
+
+    async def run_sealing(self, task: Task) -> None:
+        """Take queued lives into chunks, cut by cut, and close the chunks that are full or old."""
+        while True:
+            cut = False
+            for queue in queues(task.view):
+                await task.capacity()
+                limits = self._limits(task, queue)
+                if limits is None:
+                    continue
+                place = Place(self.kit.app_id, task.partition)
+                orders = seal(task.view, queue, limits, place, clock.wall_ms())
+                self.kit.carry(task, orders, src=f"effect:sealing/{queue.prefix}")
+                cut = cut or bool(orders)
+            if not cut:
+                await task.rest("sealing", self.effects.idle_seconds)
+
+    def _limits(self, task: Task, queue: Queue) -> ChunkLimits | None:
+        job = self.kit.compiled(task, queue.job, queue.version)
+        if job is None:
+            return None
+        mode, account = job.spec.mode, job.spec.ask.model.account
+        can = self.providers.of(account).capabilities
+        open_max = self.providers.account(account).open_batches_max
+        return ChunkLimits(
+            count_max=min(mode.chunk.max_count, can.members_max),
+            bytes_max=min(mode.chunk.max_bytes, can.bytes_max),
+            tokens_max=mode.chunk.max_tokens,
+            age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
+            chunks_on_the_way_max=max(1, open_max // self.tasks_total),
+            hold=mode.hold_submit,
+        )
+
+    async def run_stored(self, task: Task) -> None:
+        """Answer lives whose question was answered before, from the log."""
+        while True:
+            lives = [row for _, row in task.view.scan("stored", "", limit=self.effects.step_rows)]
+            if not lives:
+                await task.rest("stored", self.effects.idle_seconds)
+                continue
+            await task.capacity()
+            offsets = [row.result_offset for row in lives if isinstance(row, Life) and row.result_offset is not None]
+            bodies = await self.kit.log.read(self.kit.topics["results"], task.partition, offsets)
+            for life in lives:
+                assert isinstance(life, Life)
+                if life.result_offset is None or read.life(task.view, life.request_id) != life:
+                    continue
+                body = bodies.get(life.result_offset)
+                stored = None if body is None else codec.decode(body.value or b"", Result)
+                orders = from_store(task.view, life, stored, clock.wall_ms())
+                self.kit.carry(task, orders, src=f"effect:stored/{life.request_id}")
+
+    async def run_retry(self, task: Task) -> None:
+        """Queue the lives again whose waiting time is over."""
+        while True:
+            await task.capacity()
+            orders = due(task.view, now_ms=clock.wall_ms(), limit=self.effects.step_rows)
+            self.kit.carry(task, orders, src="effect:retry")
+            if not orders:
+                await task.rest("retry", self.effects.idle_seconds)
+
+    # -- the submission protocol ---------------------------------------------------------------------------------------
+
+    async def _prepare(self, task: Task, chunk: Chunk) -> None:
+        src = f"effect:prepare/{chunk.chunk_id}"
+        after: str | None = None
+        while cut := members(task.view, chunk.chunk_id, after=after):
+            self.kit.carry(task, weed(task.view, current_row(task, chunk), cut, clock.wall_ms()), src=src)
+            after = cut[-1].request_id
+            await task.capacity()
+        stored = await self.payloads.put(self._lines(task, chunk, src))
+        self.kit.carry(task, prepared(current_row(task, chunk), stored, clock.wall_ms()), src=src)
+
+    async def _lines(self, task: Task, chunk: Chunk, src: str) -> AsyncIterator[bytes]:
+        """The payload, line by line in the order of request ids; a member that cannot be a line is refused."""
+        provider = self.providers.of(chunk.account)
+        job = self.kit.compiled(task, chunk.job, chunk.version)
+        assert job is not None, f"chunk {chunk.chunk_id} was sealed under a version this task does not have"
+        after: str | None = None
+        while cut := members(task.view, chunk.chunk_id, after=after):
+            after = cut[-1].request_id
+            offsets = [life.input_offset for life in cut]
+            bodies = await self.kit.log.read(self.kit.topics["normalized"], task.partition, offsets)
+            lines: list[bytes] = []
+            for life in cut:
+                found = bodies.get(life.input_offset)
+                try:
+                    if found is None:
+                        raise Unusable(Reason.BODY_GONE, "retention removed its work item from normalized")
+                    body = job.form.body(_item(found.value, life).input_json)
+                except Unusable as wrong:
+                    refused = refuse_member(current_row(task, chunk), life, wrong.reason, wrong.note, clock.wall_ms())
+                    self.kit.carry(task, refused, src=src)
+                    continue
+                custom_id = custom_id_of(chunk, life)
+                lines.append(provider.request_line(custom_id=custom_id, endpoint=chunk.endpoint, body=body))
+            yield b"".join(lines)
+            await asyncio.sleep(0)
+
+    async def delete_file(self, task: Task, chunk: Chunk) -> None:
+        """Remove the input file of an attempt that is over, so that a create still on its way fails."""
+        assert chunk.file_id is not None, f"chunk {chunk.chunk_id} has no file at the provider"
+        await self.providers.of(chunk.account).delete_file(chunk.file_id)
+        self.kit.carry(
+            task, file_deleted(current_row(task, chunk), clock.wall_ms()), src=f"effect:delete/{chunk.chunk_id}"
+        )
+
+    async def _upload(self, task: Task, chunk: Chunk) -> None:
+        src = f"effect:upload/{chunk.chunk_id}"
+        assert chunk.payload_uri is not None, f"chunk {chunk.chunk_id} is prepared without a payload"
+        try:
+            file_id = await self.providers.of(chunk.account).upload(
+                name=f"{chunk.chunk_id}.jsonl",
+                size_bytes=await self.payloads.size(chunk.payload_uri),
+                content=self.payloads.read(chunk.payload_uri),
+            )
+        except PayloadMissingError:
+            self.kit.carry(task, payload_missing(current_row(task, chunk), clock.wall_ms()), src=src)
+            return
+        self.kit.carry(task, uploaded(current_row(task, chunk), file_id, clock.wall_ms()), src=src)
+
+    async def _attempt(self, task: Task, chunk: Chunk) -> None:
+        """Name every member in attempt n, make that durable, and only then send the one create call."""
+        if not self._may_spend(task, chunk):
+            return
+        src = f"effect:begin/{chunk.chunk_id}"
+        current = chunk
+        while current.state is ChunkState.UPLOADED:
+            self.kit.carry(task, begin_cut(task.view, current, clock.wall_ms()), src=src)
+            await task.capacity()
+            current = current_row(task, chunk)
+        await task.durable()
+        task.failpoint("before-create")
+        outcome = await self._create(task, current)
+        task.failpoint("after-create")
+        orders = after_create(task.view, current_row(task, chunk), outcome, clock.wall_ms(), self._patience(chunk))
+        self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
+
+    async def _create(self, task: Task, chunk: Chunk) -> RemoteBatch | ProviderError:
+        assert chunk.file_id is not None, f"chunk {chunk.chunk_id} is attempted without an input file"
+        try:
+            return await self.providers.of(chunk.account).create(
+                file_id=chunk.file_id,
+                endpoint=chunk.endpoint,
+                label=self.label_of(chunk),
+                may_start=lambda: self._may_spend(task, chunk),
+            )
+        except ProviderError as error:
+            return error
+
+    async def _look(self, task: Task, chunk: Chunk) -> None:
+        provider = self.providers.of(chunk.account)
+        found = await provider.find(label=self.label_of(chunk), since_ms=chunk.created_at_ms)
+        looked = after_look(current_row(task, chunk), found, clock.wall_ms(), self._patience(chunk))
+        self.kit.carry(task, looked.orders, src=f"effect:look/{chunk.chunk_id}")
+        for batch_id in looked.cancel:
+            await provider.cancel(batch_id)
+
+    def label_of(self, chunk: Chunk) -> Label:
+        """What is written on the chunk's batch, to find it again."""
+        assert chunk.payload_sha256 is not None, f"chunk {chunk.chunk_id} is labelled without a payload"
+        return Label(
+            app=self.kit.app_id,
+            chunk_id=chunk.chunk_id,
+            chunk_attempt=chunk.attempt,
+            payload_sha256=chunk.payload_sha256,
+        )
+
+    def _patience(self, chunk: Chunk) -> CreateSchedule:
+        account = self.providers.account(chunk.account)
+        grace_ms = round(account.reconcile_grace_seconds * 1_000)
+        return CreateSchedule(grace_ms=grace_ms, spacing_ms=grace_ms, looks_min=account.reconcile_looks)
+
+    def _may_spend(self, task: Task, chunk: Chunk) -> bool:
+        account = self.providers.account(chunk.account)
+        return task.owned and may_spend(
+            now_boottime_s=clock.boottime_s(),
+            last_commit_boottime_s=task.last_commit_boottime_s,
+            fenced_boottime_s=task.fenced_boottime_s,
+            previous_owner_clean=task.previous_owner_clean,
+            http_timeout_s=account.total_timeout_seconds,
+            lease_s=account.lease_seconds,
+        )
+
+
+def _item(value: bytes | None, life: Life) -> WorkItem:
+    item = codec.decode(value or b"", WorkItem)
+    assert item.request_id == life.request_id, f"offset {life.input_offset} of normalized is another request's"
+    return item
