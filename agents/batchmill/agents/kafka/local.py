@@ -176,7 +176,9 @@ class LocalCluster:
         path = self._data_dir / "cluster-id"
         if not path.is_file():
             self._data_dir.mkdir(parents=True, exist_ok=True)
-            path.write_text(base64.urlsafe_b64encode(b"\1" + secrets.token_bytes(15)).decode(), encoding="ascii")
+            # Sixteen bytes as Kafka writes them; the first is fixed so that the text cannot begin with a dash.
+            fresh = base64.urlsafe_b64encode(b"\1" + secrets.token_bytes(15)).decode().rstrip("=")
+            path.write_text(fresh, encoding="ascii")
         return path.read_text(encoding="ascii").strip()
 
     def _formatted(self, index: int) -> bool:
