@@ -15,6 +15,7 @@ from typing import Self
 from batchmill.agents.kafka.errors import KafkaStartError
 from batchmill.agents.kafka.network import free_ports
 from batchmill.agents.kafka.properties import HOST
+from batchmill.agents.settings import child_environment
 
 __all__ = ["COMPOSE_FILE", "ContainerCluster", "engine_answers", "start_container"]
 
@@ -80,12 +81,15 @@ class ContainerCluster:
 
 def _docker(*words: str, timeout_seconds: float, port: int | None = None) -> str | None:
     """Run one docker command; None when it went well, else the last line it said."""
-    argv = ["docker", *words]
-    if port is not None:
-        argv = ["env", f"KAFKA_PORT={port}", *argv]  # the compose file asks for it
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_seconds, check=False
+            ["docker", *words],
+            env=child_environment() | ({} if port is None else {"KAFKA_PORT": str(port)}),  # compose.yml asks for it
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)

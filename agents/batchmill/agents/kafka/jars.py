@@ -59,12 +59,12 @@ def locked_jars() -> tuple[Jar, ...]:
     return tuple(_parse(line) for line in text.splitlines() if line and not line.startswith("#"))
 
 
-def ensure_jars(cache_dir: Path, *, say: Say) -> Path:
-    """Return a folder holding exactly the locked jars, downloading them once per user.
+def ensure_jars(cache_dir: Path, *, say: Say = lambda _: None, jars: tuple[Jar, ...] | None = None) -> Path:
+    """Return a folder holding exactly the jars (default: the locked ones), downloading them once per user.
 
     The folder appears by one rename, so whoever sees it sees it whole; a lock keeps two processes from both fetching.
     """
-    jars = locked_jars()
+    jars = locked_jars() if jars is None else jars
     libs = cache_dir / f"kafka-{KAFKA_VERSION}" / "libs"
     if _is_whole(libs, jars):
         return libs
@@ -154,7 +154,7 @@ def _download(jar: Jar, context: Any, client: httpx.Client) -> bytes:
         try:
             body = client.get(f"{base}/{jar.path}").raise_for_status().content
         except httpx.HTTPError as error:
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             continue
         if hashlib.sha256(body).hexdigest() == jar.sha256:
             return body

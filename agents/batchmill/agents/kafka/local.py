@@ -36,7 +36,8 @@ __all__ = ["BROKERS_MAX", "LocalCluster", "start_cluster"]
 BROKERS_MAX = 3
 START_TIMEOUT_SECONDS = 60.0
 FORMAT_TIMEOUT_SECONDS = 60.0
-STOP_GRACE_SECONDS = 5.0  #: of three brokers the last has no quorum left to say goodbye to, and would wait for minutes
+STOP_GRACE_SECONDS = 5.0
+STOP_GRACE_TOGETHER_SECONDS = 1.0  #: the last of three finds no quorum to say goodbye to, and would wait minutes
 LOOK_EVERY_SECONDS = 0.05
 LOG_TAIL_LINES = 15
 _BESIDE = Path(__file__).resolve()
@@ -119,7 +120,8 @@ class LocalCluster:
         for process in self._running.values():
             self._signal(process, signal.SIGCONT)
             self._signal(process, signal.SIGTERM)
-        deadline_s = monotonic_s() + STOP_GRACE_SECONDS
+        grace_seconds = STOP_GRACE_SECONDS if len(self.nodes) == 1 else STOP_GRACE_TOGETHER_SECONDS
+        deadline_s = monotonic_s() + grace_seconds
         for process in self._running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.guard.wait(max(0.0, deadline_s - monotonic_s()))

@@ -54,8 +54,8 @@ def shared_properties(brokers: int) -> dict[str, str]:
         "group.initial.rebalance.delay.ms": "0",
         # Fault tests want dead members noticed quickly.
         "group.min.session.timeout.ms": "1000",
-        # A killed broker may come back under its id only after its session is over; the default nine seconds are long to
-        # wait at every restart.
+        # A killed broker may come back under its id only after its session is over: nine seconds by default, which is
+        # long at every restart.
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "500",
         # 128 MB by default, taken at start, from a heap of 512.
