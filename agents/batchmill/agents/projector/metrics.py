@@ -1,0 +1,331 @@
+"""Numbers about a run: the accounting identity, the funnel, the twelve run metrics, failures by reason.
+
+Accounting counts raw events by where they are *now*, from two sides that must agree: every raw event that a life calls
+its own against the lives themselves. A raw event that nothing speaks of, though a later one of its partition was
+handled, is lost; there must be none.
+"""
+
+# ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from batchmill.agents.projector.reading import View
+from batchmill.schemas.reasons import REASONS, Reason
+from batchmill.schemas.status import ChunkState, Place, Status
+from batchmill.streams.accounting import Account
+
+__all__ = [
+    "Accounting",
+    "CheckCount",
+    "Failure",
+    "Funnel",
+    "RunMetrics",
+    "Scope",
+    "accounting",
+    "checks",
+    "failures",
+    "funnel",
+    "metrics",
+]
+
+_NANOS = 10**9
+_EXCLUDED = ", ".join(f"'{reason}'" for reason, about in REASONS.items() if about.excluded)
+_IN = "(:job IS NULL OR job = :job) AND (:run IS NULL OR run_id = :run) AND (:version IS NULL OR version = :version)"
+#: for tables that know job and version, not the run
+_OF = """(:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
+  AND (:run IS NULL OR request_id IN (SELECT request_id FROM lives WHERE run_id = :run))"""
+
+#: a raw event names its run in a header, or belongs to the live run of the version that took it
+_RAW_IN = """(:job IS NULL OR r.job = :job)
+  AND (:run IS NULL OR :run = COALESCE(r.run_id, (SELECT run_id FROM lives WHERE lives.request_id = r.request_id)))
+  AND (:version IS NULL OR r.request_id IN (SELECT request_id FROM lives WHERE version = :version))"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What is counted: everything, or one job, run or version of it."""
+
+    job: str | None = None
+    run: str | None = None
+    version: str | None = None
+
+    @property
+    def values(self) -> dict[str, str | None]:
+        return {"job": self.job, "run": self.run, "version": self.version}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting:
+    """raw = committed + in review + held + in flight + dead-lettered + excluded, each raw event counted once."""
+
+    account: Account
+    unread: int  #: part of in flight: nobody has looked at these yet
+    lost: int  #: handled by nobody although later ones were; must be 0
+    doubled: int  #: lives that share one raw event with another life; must be 0
+    unborn: int  #: lives whose raw event was not read (expired before the view was built)
+
+    @property
+    def holds(self) -> bool:
+        return self.account.holds and not self.lost and not self.doubled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funnel:
+    """How many requests have got at least this far."""
+
+    raw: int
+    normalized: int
+    submitted: int
+    answered: int
+    validated: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why records did not go the straight way: `now` = where they ended, or `retrying`."""
+
+    reason: Reason
+    place: str
+    stage: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckCount:
+    """One declared check over all judgements."""
+
+    job: str
+    version: str
+    id: str
+    severity: str
+    passed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMetrics:
+    """The twelve, and records per dollar. A rate is None while nothing has been counted under it."""
+
+    requests: int  #: lives, without the excluded ones
+    submitted: int  #: of these, ever sent to a provider
+    completed: int  #: of these, the provider is done with them
+    success_rate: float | None  #: completed ones that have a usable answer
+    validation_pass_rate: float | None  #: answers that passed every rule, of those judged
+    retry_rate: float | None  #: submitted ones sent more than once
+    terminal_failure_rate: float | None  #: requests that ended dead-lettered
+    mean_tokens: float | None  #: input and output, all attempts, per submitted request
+    cost_per_record_usd: float | None  #: per submitted request
+    cost_per_success_usd: float | None  #: all money, per committed record
+    manual_review_rate: float | None  #: judged requests that a person was asked about
+    commit_rate: float | None  #: requests that are committed
+    quality_score: float | None  #: reviewed answers that were accepted as they were
+    records_per_dollar: float | None  #: committed records
+    committed: int
+    cost_usd: float
+    wasted_usd: float  #: part of the cost: paid for, and no use
+    unpriced_calls: int  #: calls whose cost is not known, so not in it
+    input_tokens: int
+    output_tokens: int
+    answered_from_store: int  #: not paid for, because the same question had been answered
+
+
+def accounting(view: View, scope: Scope | None = None) -> Accounting:
+    """Where every raw event is. A scope by job counts the events known to be of that job."""
+    values = (scope or Scope()).values
+    places = _places_of_lives(view, values)
+    lives = sum(places.values())
+    raw = _raw_counts(view, values)
+    for place in (Place.DEAD_LETTERED, Place.EXCLUDED):
+        places[place] += raw[place]
+    places[Place.HELD] += raw["held"]
+    places[Place.IN_FLIGHT] += raw["asked"] + raw["unclaimed"]
+    return Accounting(
+        account=Account(raw["raw"] + raw["unborn"], places),
+        unread=raw["unclaimed"] - raw["lost"],
+        lost=raw["lost"],
+        doubled=lives - raw["alive"],
+        unborn=raw["unborn"],
+    )
+
+
+def _places_of_lives(view: View, values: Mapping[str, str | None]) -> dict[Place, int]:
+    paused = f"('{Status.QUEUED}', '{Status.FAILED_RETRYABLE}', '{Status.VALIDATED}')"
+    place = f"""CASE
+      WHEN status = '{Status.FAILED_TERMINAL}' THEN
+        CASE WHEN reason IN ({_EXCLUDED}) THEN '{Place.EXCLUDED}' ELSE '{Place.DEAD_LETTERED}' END
+      WHEN chunk_id IN (SELECT chunk_id FROM chunks WHERE state = '{ChunkState.HELD}') THEN '{Place.HELD}'
+      WHEN status = '{Status.COMMITTED}' THEN '{Place.COMMITTED}'
+      WHEN status = '{Status.NEEDS_REVIEW}' THEN '{Place.IN_REVIEW}'
+      WHEN status IN {paused}
+        AND EXISTS (SELECT 1 FROM jobs WHERE jobs.partition = lives.partition AND jobs.job = lives.job AND paused)
+        THEN '{Place.HELD}'
+      ELSE '{Place.IN_FLIGHT}' END"""
+    found = view.rows(f"SELECT {place} AS place, COUNT(*) AS n FROM lives WHERE {_IN} GROUP BY 1", values)
+    counted = {Place(row["place"]): int(row["n"]) for row in found}
+    return {place: counted.get(place, 0) for place in Place}
+
+
+_RAW_COUNTS = f"""WITH claims AS (
+  SELECT r.generation, r.partition, r.offset, r.at_ms IS NOT NULL AS seen, r.alive, r.letter,
+    r.request_id IS NOT NULL AS asked, a.partition IS NOT NULL AS parked
+  FROM raw r LEFT JOIN arrivals a ON a.partition = r.partition AND a.origin_generation = r.generation
+    AND a.origin_offset = r.offset
+  WHERE {_RAW_IN}
+), handled AS (
+  SELECT generation, partition, MAX(offset) AS up_to FROM raw
+  WHERE alive OR letter IS NOT NULL OR request_id IS NOT NULL GROUP BY 1, 2
+)
+SELECT COUNT(*) FILTER (WHERE seen) AS raw,
+  COUNT(*) FILTER (WHERE NOT seen) AS unborn,
+  COUNT(*) FILTER (WHERE alive) AS alive,
+  COUNT(*) FILTER (WHERE NOT alive AND parked) AS held,
+  COUNT(*) FILTER (WHERE NOT alive AND NOT parked AND letter = '{Place.DEAD_LETTERED}') AS dead_lettered,
+  COUNT(*) FILTER (WHERE NOT alive AND NOT parked AND letter = '{Place.EXCLUDED}') AS excluded,
+  COUNT(*) FILTER (WHERE NOT alive AND NOT parked AND letter IS NULL AND asked) AS asked,
+  COUNT(*) FILTER (WHERE NOT alive AND NOT parked AND letter IS NULL AND NOT asked) AS unclaimed,
+  COUNT(*) FILTER (WHERE NOT alive AND NOT parked AND letter IS NULL AND NOT asked AND claims.offset <= up_to) AS lost
+FROM claims LEFT JOIN handled USING (generation, partition)"""
+
+
+def _raw_counts(view: View, values: Mapping[str, str | None]) -> dict[str, int]:
+    row = view.row(_RAW_COUNTS, values)
+    assert row is not None, "a query of counts has one row"
+    return {name: int(row[name]) for name in row.keys()}  # noqa: SIM118  a Row iterates its values
+
+
+def funnel(view: View, scope: Scope | None = None) -> Funnel:
+    values = (scope or Scope()).values
+    raw = view.number(f"SELECT COUNT(*) FROM raw r WHERE at_ms IS NOT NULL AND {_RAW_IN}", values)
+    row = view.row(
+        f"""SELECT COUNT(*) AS normalized, COUNT(*) FILTER (WHERE sends > 0) AS submitted,
+        COUNT(*) FILTER (WHERE output_sha256 IS NOT NULL) AS answered,
+        COUNT(*) FILTER (WHERE verdict_offset IS NOT NULL AND status <> '{Status.NEEDS_REVIEW}'
+          AND NOT (status = '{Status.FAILED_TERMINAL}' AND reason = '{Reason.DECLINED}')) AS validated,
+        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed FROM lives WHERE {_IN}""",
+        values,
+    )
+    assert row is not None, "a query of counts has one row"
+    return Funnel(raw=raw, **{name: int(row[name]) for name in row.keys()})  # noqa: SIM118
+
+
+def failures(view: View, scope: Scope | None = None) -> list[Failure]:
+    """By reason, the most frequent first: ended, put down before a life, and failing but still tried."""
+    found = view.rows(
+        f"""SELECT reason, 'dead_lettered' AS place, stage, COUNT(DISTINCT id) AS count FROM dead_letters
+          WHERE (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
+          AND (:run IS NULL OR request_id IN (SELECT request_id FROM lives WHERE run_id = :run)) GROUP BY 1, 3
+        UNION ALL SELECT reason, 'excluded', stage, COUNT(DISTINCT id) FROM excluded
+          WHERE {_OF} GROUP BY 1, 3
+        UNION ALL SELECT reason, 'retrying', '', COUNT(*) FROM lives
+          WHERE status = '{Status.FAILED_RETRYABLE}' AND {_IN} GROUP BY 1
+        UNION ALL SELECT reason, 'in_review', 'validator', COUNT(*) FROM lives
+          WHERE status = '{Status.NEEDS_REVIEW}' AND reason IS NOT NULL AND {_IN} GROUP BY 1
+        ORDER BY count DESC, reason""",
+        (scope or Scope()).values,
+    )
+    return [
+        Failure(reason=Reason(row["reason"]), place=row["place"], stage=row["stage"], count=row["count"])
+        for row in found
+    ]
+
+
+def checks(view: View, scope: Scope | None = None) -> list[CheckCount]:
+    """How often each declared check passed and failed."""
+    return view.typed(
+        CheckCount,
+        """SELECT job, version, id, severity, SUM(n) FILTER (WHERE passed) AS passed,
+        COALESCE(SUM(n) FILTER (WHERE NOT passed), 0) AS failed FROM check_counts
+        WHERE (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version) GROUP BY 1, 2, 3, 4""",
+        {name: value for name, value in (scope or Scope()).values.items() if name != "run"},
+    )
+
+
+def metrics(view: View, scope: Scope | None = None) -> RunMetrics:
+    """The run metrics over what is known now; rates settle when the run does."""
+    values = (scope or Scope()).values
+    lives = _lives(view, values)
+    judged = _judged(view, values)
+    wasted = view.number(
+        "SELECT SUM(wasted_nanos) FROM chunks WHERE (:job IS NULL OR job = :job)"
+        " AND (:version IS NULL OR version = :version) AND :run IS NULL",
+        values,
+    )
+    cost = lives["cost"] + wasted
+    usd = cost / _NANOS
+    return RunMetrics(
+        requests=lives["requests"],
+        submitted=lives["submitted"],
+        completed=lives["completed"],
+        success_rate=_rate(lives["usable"], lives["completed"]),
+        validation_pass_rate=_rate(judged["passed"], judged["judged"]),
+        retry_rate=_rate(lives["retried"], lives["submitted"]),
+        terminal_failure_rate=_rate(lives["dead"], lives["requests"]),
+        mean_tokens=_rate(lives["input_tokens"] + lives["output_tokens"], lives["submitted"]),
+        cost_per_record_usd=_rate(usd, lives["submitted"]),
+        cost_per_success_usd=_rate(usd, lives["committed"]),
+        manual_review_rate=_rate(judged["reviewed"], judged["judged_requests"]),
+        commit_rate=_rate(lives["committed"], lives["requests"]),
+        quality_score=_quality(view, values),
+        records_per_dollar=_rate(lives["committed"], usd),
+        committed=lives["committed"],
+        cost_usd=usd,
+        wasted_usd=wasted / _NANOS,
+        unpriced_calls=lives["unpriced_calls"],
+        input_tokens=lives["input_tokens"],
+        output_tokens=lives["output_tokens"],
+        answered_from_store=view.number(f"SELECT COUNT(*) FROM results WHERE answered_by = 'store' AND {_OF}", values),
+    )
+
+
+def _lives(view: View, values: Mapping[str, str | None]) -> dict[str, int]:
+    row = view.row(
+        f"""SELECT COUNT(*) FILTER (WHERE NOT gone) AS requests,
+        COUNT(*) FILTER (WHERE sends > 0) AS submitted,
+        COUNT(*) FILTER (WHERE sends > 0 AND done) AS completed,
+        COUNT(*) FILTER (WHERE sends > 0 AND done AND status <> '{Status.FAILED_TERMINAL}') AS usable,
+        COUNT(*) FILTER (WHERE sends > 1) AS retried,
+        COUNT(*) FILTER (WHERE status = '{Status.FAILED_TERMINAL}' AND NOT gone) AS dead,
+        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed,
+        SUM(cost_nanos) AS cost, SUM(unpriced_calls) AS unpriced_calls,
+        SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens
+        FROM (SELECT *, status = '{Status.FAILED_TERMINAL}' AND COALESCE(reason IN ({_EXCLUDED}), 0) AS gone,
+          status NOT IN ('{Status.QUEUED}', '{Status.PROCESSING}', '{Status.FAILED_RETRYABLE}') AS done
+          FROM lives WHERE {_IN})""",
+        values,
+    )
+    assert row is not None, "a query of counts has one row"
+    return {name: int(row[name] or 0) for name in row.keys()}  # noqa: SIM118
+
+
+def _judged(view: View, values: Mapping[str, str | None]) -> dict[str, int]:
+    """Every answer is judged once; a refused one leaves no verdict, so answers are counted by their results."""
+    return {
+        "judged": view.number(f"SELECT COUNT(*) FROM results WHERE outcome = 'succeeded' AND {_OF}", values),
+        "judged_requests": view.number(
+            f"SELECT COUNT(DISTINCT request_id) FROM results WHERE outcome = 'succeeded' AND {_OF}", values
+        ),
+        "passed": view.number(
+            f"SELECT COUNT(*) FROM verdicts WHERE status = 'validated' AND decided_by = 'rules' AND {_OF}", values
+        ),
+        "reviewed": view.number(
+            f"SELECT COUNT(DISTINCT request_id) FROM verdicts WHERE status = 'needs_review' AND {_OF}", values
+        ),
+    }
+
+
+def _quality(view: View, values: Mapping[str, str | None]) -> float | None:
+    row = view.row(
+        """SELECT COUNT(*) AS n, COUNT(*) FILTER (WHERE action = 'accept') AS accepted FROM decisions
+        WHERE (:job IS NULL OR job = :job) AND ((:run IS NULL AND :version IS NULL) OR request_id IN
+          (SELECT request_id FROM lives WHERE (:run IS NULL OR run_id = :run)
+            AND (:version IS NULL OR version = :version)))""",
+        values,
+    )
+    assert row is not None, "a query of counts has one row"
+    return _rate(row["accepted"], row["n"])
+
+
+def _rate(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,389 @@
+"""Rows of the read model, typed: records, batches, jobs, reviews, dead letters, runs, and how fresh the view is."""
+
+# ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from batchmill.agents.projector.reading import View
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.status import ChunkState, Status
+
+__all__ = [
+    "BatchRow",
+    "CommandRow",
+    "DeadLetterRow",
+    "Freshness",
+    "JobRow",
+    "LifeRow",
+    "ReviewRow",
+    "RunRow",
+    "batch",
+    "batches",
+    "command_laggards",
+    "commands",
+    "dead_letter",
+    "dead_letters",
+    "freshness",
+    "jobs",
+    "life",
+    "lives",
+    "reviews",
+    "runs",
+    "source_lives",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifeRow:
+    """One request as its task remembers it."""
+
+    request_id: str
+    job: str
+    version: str
+    source_id: str
+    status: Status
+    reason: Reason | None
+    attempt: int
+    sends: int
+    seq: int
+    promotion: int
+    run_id: str
+    lane: str
+    target_key: str
+    chunk_id: str | None
+    queued_at_ms: int
+    due_at_ms: int | None
+    updated_at_ms: int
+    cost_nanos: int
+    unpriced_calls: int
+    input_tokens: int
+    output_tokens: int
+    confidence: float | None
+    redrives: int
+    commit_id: str | None
+    output_sha256: str | None
+    partition: int
+    input_offset: int
+    result_offset: int | None
+    verdict_offset: int | None
+    origin_generation: int
+    origin_partition: int
+    origin_offset: int
+    origin_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """One chunk: the ledger of one provider batch."""
+
+    chunk_id: str
+    partition: int
+    job: str
+    version: str
+    account: str
+    model: str
+    mode: str
+    state: ChunkState
+    members: int
+    bytes: int
+    tokens: int
+    attempt: int
+    batch_id: str | None
+    file_id: str | None
+    remote_status: str | None
+    payload_uri: str | None
+    payload_sha256: str | None
+    output_uri: str | None
+    error_uri: str | None
+    due_at_ms: int | None
+    failures: int
+    looks: int
+    succeeded: int
+    errored: int
+    expired: int
+    cancelled: int
+    missing: int
+    unknown_rows: int
+    repeated_rows: int
+    twins: int
+    wasted_nanos: int
+    cost_nanos: int
+    cancel_requested: bool
+    reason: Reason | None
+    note: str | None
+    created_at_ms: int
+    updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """A job as all tasks together have it; what was asked for beside what is in effect."""
+
+    job: str
+    version: str  #: of the newest `apply`
+    versions: int  #: frozen versions known
+    requested_paused: bool
+    paused_tasks: int  #: tasks in which the pause is in effect
+    effective_tasks: int  #: tasks that have seen the newest command
+    tasks: int
+    last_command_id: str
+    open_lives: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRow:
+    """One operator command."""
+
+    command_id: str
+    command: str
+    job: str
+    version: str | None
+    actor: str
+    issued_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewRow:
+    """An answer that waits for a person."""
+
+    request_id: str
+    job: str
+    version: str
+    source_id: str
+    reason: Reason | None
+    confidence: float | None
+    output_sha256: str
+    waiting_since_ms: int
+    partition: int
+    input_offset: int
+    verdict_offset: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRow:
+    """One dead letter; the original lies in the log at partition and offset."""
+
+    id: str
+    partition: int
+    offset: int
+    request_id: str | None
+    job: str | None
+    source_id: str | None
+    stage: str
+    reason: Reason
+    fault: str
+    retryable: bool
+    error: str
+    attempt: int
+    cost_nanos: int | None
+    original_bytes: int
+    redrives: int
+    failed_at_ms: int
+    origin_generation: int
+    origin_partition: int
+    origin_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """One run: an ingest, or the live run of a version."""
+
+    run_id: str
+    job: str
+    records: int
+    committed: int
+    open: int
+    cost_nanos: int
+    first_at_ms: int
+    last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """How much of the log the view holds."""
+
+    records: int
+    newest_at_ms: int  #: broker time of the newest record folded; 0 for an empty view
+    gaps: int
+    unreadable: int
+
+
+_OPEN = f"('{Status.COMMITTED}', '{Status.FAILED_TERMINAL}')"
+
+
+def lives(
+    view: View,
+    *,
+    job: str | None = None,
+    status: Iterable[Status] = (),
+    reason: Reason | None = None,
+    run: str | None = None,
+    source: str | None = None,
+    since_ms: int | None = None,
+    limit: int = 100,
+) -> list[LifeRow]:
+    """The most recently moved first."""
+    wanted = [str(each) for each in status]
+    where, values = _where(
+        ("job = ?", job),
+        ("reason = ?", reason),
+        ("run_id = ?", run),
+        ("source_id = ?", source),
+        ("updated_at_ms >= ?", since_ms),
+    )
+    if wanted:
+        where += f" AND status IN ({', '.join('?' * len(wanted))})"
+        values = (*values, *wanted)
+    sql = f"SELECT * FROM lives WHERE {where} ORDER BY updated_at_ms DESC, request_id LIMIT ?"
+    return view.typed(LifeRow, sql, (*values, limit))
+
+
+def life(view: View, request_id: str) -> LifeRow | None:
+    found = view.typed(LifeRow, "SELECT * FROM lives WHERE request_id = ?", (request_id,))
+    return found[0] if found else None
+
+
+def source_lives(view: View, source_id: str, *, job: str | None = None) -> list[LifeRow]:
+    """Every request of one source, oldest first."""
+    where, values = _where(("source_id = ?", source_id), ("job = ?", job))
+    return view.typed(LifeRow, f"SELECT * FROM lives WHERE {where} ORDER BY seq, queued_at_ms", values)
+
+
+def batches(
+    view: View,
+    *,
+    job: str | None = None,
+    state: ChunkState | None = None,
+    unfinished: bool = False,
+    limit: int = 100,
+) -> list[BatchRow]:
+    """The most recently moved first."""
+    where, values = _where(("job = ?", job), ("state = ?", state))
+    if unfinished:
+        where += f" AND state NOT IN ('{ChunkState.DONE}', '{ChunkState.FAILED}')"
+    return view.typed(
+        BatchRow, f"SELECT * FROM chunks WHERE {where} ORDER BY updated_at_ms DESC LIMIT ?", (*values, limit)
+    )
+
+
+def batch(view: View, name: str) -> BatchRow | None:
+    """By chunk id or by the provider's batch id."""
+    found = view.typed(BatchRow, "SELECT * FROM chunks WHERE chunk_id = ? OR batch_id = ?", (name, name))
+    return found[0] if found else None
+
+
+_JOBS = f"""WITH newest AS (
+  SELECT job, partition, MAX(offset) AS offset FROM commands GROUP BY 1, 2
+), asked AS (
+  SELECT c.job, c.partition, c.offset, c.command_id FROM commands c JOIN newest USING (job, partition, offset)
+), flags AS (
+  SELECT job, MAX(CASE command WHEN 'pause' THEN at_ms END) AS paused_at,
+    MAX(CASE command WHEN 'resume' THEN at_ms END) AS resumed_at FROM commands GROUP BY 1
+), seen AS (
+  SELECT j.job, j.partition, j.paused, j.version, j.versions_json, a.command_id,
+    j.last_command_id = a.command_id AS level
+  FROM jobs j LEFT JOIN asked a ON a.job = j.job AND a.partition = j.partition
+)
+SELECT n.job,
+  COALESCE((SELECT version FROM commands WHERE job = n.job AND command = 'apply' ORDER BY at_ms DESC LIMIT 1), '')
+    AS version,
+  COALESCE((SELECT COUNT(DISTINCT version) FROM commands WHERE job = n.job AND command = 'apply'), 0) AS versions,
+  COALESCE(f.paused_at > COALESCE(f.resumed_at, -1), 0) AS requested_paused,
+  (SELECT COUNT(*) FROM seen WHERE job = n.job AND paused) AS paused_tasks,
+  (SELECT COUNT(*) FROM seen WHERE job = n.job AND level) AS effective_tasks,
+  COUNT(*) AS tasks, MAX(a.command_id) AS last_command_id,
+  (SELECT COUNT(*) FROM lives WHERE job = n.job AND status NOT IN {_OPEN}) AS open_lives,
+  (SELECT COUNT(*) FROM arrivals WHERE job = n.job) AS parked
+FROM newest n JOIN asked a USING (job, partition, offset) JOIN flags f ON f.job = n.job
+WHERE :job IS NULL OR n.job = :job GROUP BY n.job ORDER BY n.job"""
+
+
+def jobs(view: View, job: str | None = None) -> list[JobRow]:
+    """Every job that was ever commanded."""
+    return view.typed(JobRow, _JOBS, {"job": job})
+
+
+def commands(view: View, job: str | None = None, *, limit: int = 100) -> list[CommandRow]:
+    """The newest first, each command once."""
+    where, values = _where(("job = ?", job))
+    sql = f"""SELECT command_id, command, job, version, actor, issued_at_ms FROM commands WHERE {where}
+      GROUP BY command_id ORDER BY MAX(at_ms) DESC LIMIT ?"""
+    return view.typed(CommandRow, sql, (*values, limit))
+
+
+def command_laggards(view: View, command_id: str) -> list[int]:
+    """The tasks that have not taken a command (nor a later one of its job) yet."""
+    rows = view.rows(
+        """SELECT c.partition FROM commands c LEFT JOIN jobs j ON j.partition = c.partition AND j.job = c.job
+        LEFT JOIN commands last ON last.partition = c.partition AND last.command_id = j.last_command_id
+        WHERE c.command_id = ? AND (last.offset IS NULL OR last.offset < c.offset) ORDER BY 1""",
+        (command_id,),
+    )
+    return [row["partition"] for row in rows]
+
+
+def reviews(view: View, *, job: str | None = None, limit: int = 100) -> list[ReviewRow]:
+    """Who has waited longest comes first."""
+    where, values = _where(("job = ?", job))
+    sql = f"""SELECT *, updated_at_ms AS waiting_since_ms FROM lives
+      WHERE status = '{Status.NEEDS_REVIEW}' AND {where} ORDER BY updated_at_ms, request_id LIMIT ?"""
+    return view.typed(ReviewRow, sql, (*values, limit))
+
+
+def dead_letters(
+    view: View,
+    *,
+    job: str | None = None,
+    reason: Reason | None = None,
+    stage: str | None = None,
+    since_ms: int | None = None,
+    standing: bool = False,
+    limit: int = 100,
+) -> list[DeadLetterRow]:
+    """The newest first. `standing` = only those whose record is still dead-lettered now."""
+    where, values = _where(("job = ?", job), ("reason = ?", reason), ("stage = ?", stage), ("at_ms >= ?", since_ms))
+    if standing:
+        where += f""" AND CASE WHEN EXISTS (SELECT 1 FROM lives l WHERE l.request_id = d.request_id)
+          THEN (SELECT l.status = '{Status.FAILED_TERMINAL}' AND l.redrives = d.redrives FROM lives l
+            WHERE l.request_id = d.request_id)
+          ELSE (SELECT r.letter = 'dead_lettered' AND NOT r.alive AND r.letter_at_ms = d.at_ms FROM raw r
+            WHERE r.generation = d.origin_generation AND r.partition = d.origin_partition
+              AND r.offset = d.origin_offset) END"""
+    sql = f"SELECT d.* FROM dead_letters d WHERE {where} ORDER BY at_ms DESC, id LIMIT ?"
+    return view.typed(DeadLetterRow, sql, (*values, limit))
+
+
+def dead_letter(view: View, name: str) -> DeadLetterRow | None:
+    """The newest one by its id or by its request's."""
+    sql = "SELECT * FROM dead_letters WHERE id = ? OR request_id = ? ORDER BY at_ms DESC LIMIT 1"
+    found = view.typed(DeadLetterRow, sql, (name, name))
+    return found[0] if found else None
+
+
+def runs(view: View, *, job: str | None = None, limit: int = 100) -> list[RunRow]:
+    """The newest first."""
+    where, values = _where(("job = ?", job))
+    sql = f"""SELECT run_id, job, COUNT(*) AS records,
+      COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed,
+      COUNT(*) FILTER (WHERE status NOT IN {_OPEN}) AS open, SUM(cost_nanos) AS cost_nanos,
+      MIN(origin_at_ms) AS first_at_ms, MAX(updated_at_ms) AS last_at_ms
+      FROM lives WHERE {where} GROUP BY 1, 2 ORDER BY first_at_ms DESC LIMIT ?"""
+    return view.typed(RunRow, sql, (*values, limit))
+
+
+def freshness(view: View) -> Freshness:
+    row = view.row(
+        """SELECT COALESCE(SUM(records), 0) AS records, COALESCE(MAX(at_ms), 0) AS newest_at_ms,
+        (SELECT COUNT(*) FROM gaps) AS gaps, (SELECT COUNT(*) FROM unreadable) AS unreadable FROM positions"""
+    )
+    assert row is not None, "a query of counts has one row"
+    return Freshness(**{name: int(row[name]) for name in row.keys()})  # noqa: SIM118  a Row iterates its values
+
+
+def _where(*conditions: tuple[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """The conditions that have a value, and the values."""
+    given = [(text, value) for text, value in conditions if value is not None]
+    return " AND ".join(text for text, _ in given) or "1", tuple(value for _, value in given)

@@ -1,0 +1,229 @@
+"""The whole story of one record, or of one batch: every hop with its topic, partition and offset, in order of time.
+
+A name may be a request id, a source id, a custom id, a chunk id, a provider's batch id, a dead letter's id, or the
+place of a raw event (`raw/<partition>/<offset>`).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, life, source_lives
+from batchmill.agents.projector.reading import View
+from batchmill.schemas.ids import parse_custom_id
+
+__all__ = ["Found", "Hop", "Story", "find", "raw_story", "story"]
+
+_RAW_PLACE = re.compile(r"(?:log:)?raw/(?:(\d+)/)?(\d+)/(\d+)")
+_HOPS_MAX = 1_000
+
+Kind = Literal["request", "source", "batch", "raw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """One record of the log about the request."""
+
+    at_ms: int
+    topic: str  #: short name
+    partition: int
+    offset: int
+    what: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Everything the view knows of one request, or of a raw event that never became one."""
+
+    request_id: str | None
+    life: LifeRow | None
+    batch: BatchRow | None  #: the one it is a member of now
+    hops: tuple[Hop, ...]
+    failed_checks: tuple[dict[str, Any], ...]
+    waits_for: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a name names."""
+
+    kind: Kind
+    request_ids: tuple[str, ...] = ()
+    batch: BatchRow | None = None
+    raw: tuple[int, int, int] | None = None
+
+
+def find(view: View, name: str, *, job: str | None = None) -> Found | None:
+    """What `name` names; None when the view knows nothing by it."""
+    sent_as = parse_custom_id(name)
+    request_id = sent_as.request_id if sent_as is not None else name
+    if life(view, request_id) is not None:
+        return Found(kind="request", request_ids=(request_id,))
+    if (chunk := batch(view, name)) is not None:
+        members = view.rows("SELECT DISTINCT request_id FROM submissions WHERE chunk_id = ?", (chunk.chunk_id,))
+        return Found(kind="batch", request_ids=tuple(row["request_id"] for row in members), batch=chunk)
+    of_source = source_lives(view, name, job=job)
+    if of_source:
+        return Found(kind="source", request_ids=tuple(row.request_id for row in of_source))
+    return _find_raw(view, name)
+
+
+def _find_raw(view: View, name: str) -> Found | None:
+    place = _RAW_PLACE.fullmatch(name)
+    if place is not None:
+        row = view.row(
+            """SELECT generation, partition, offset, request_id FROM raw WHERE partition = ? AND offset = ?
+            AND (? IS NULL OR generation = ?) ORDER BY generation DESC LIMIT 1""",
+            (int(place[2]), int(place[3]), place[1], place[1]),
+        )
+    else:
+        row = view.row(
+            """SELECT origin_generation AS generation, origin_partition AS partition, origin_offset AS offset,
+            request_id FROM dead_letters WHERE id = ? OR source_id = ? ORDER BY at_ms DESC LIMIT 1""",
+            (name, name),
+        )
+    if row is None:
+        return None
+    if row["request_id"] is not None and life(view, row["request_id"]) is not None:
+        return Found(kind="request", request_ids=(row["request_id"],))
+    return Found(kind="raw", raw=(row["generation"], row["partition"], row["offset"]))
+
+
+def story(view: View, request_id: str) -> Story:
+    """All hops of one request."""
+    row = life(view, request_id)
+    chunk = batch(view, row.chunk_id) if row is not None and row.chunk_id is not None else None
+    failed = view.rows(
+        "SELECT id, severity, path, note, partition, offset FROM failed_checks WHERE request_id = ?", (request_id,)
+    )
+    return Story(
+        request_id=request_id,
+        life=row,
+        batch=chunk,
+        hops=_hops(view, request_id, row),
+        failed_checks=tuple(dict(each) for each in failed),
+        waits_for=_waits_for(view, row, chunk),
+    )
+
+
+def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
+    """The hops of a raw event that never became a request."""
+    hops = [
+        *_raw_hops(view, "generation = ? AND partition = ? AND offset = ?", raw),
+        *_letters(view, "origin_generation = ? AND origin_partition = ? AND origin_offset = ?", raw),
+    ]
+    parked = view.row(
+        "SELECT waiting_for FROM arrivals WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?",
+        raw,
+    )
+    waits = None if parked is None else f"parked until {parked['waiting_for'].replace('_', ' ')}"
+    return Story(request_id=None, life=None, batch=None, hops=_ordered(hops), failed_checks=(), waits_for=waits)
+
+
+#: topic, table, what it says, columns worth telling
+_TELLING = (
+    (
+        "submitted",
+        "submissions",
+        "sent",
+        ("chunk_id", "chunk_attempt", "line", "attempt", "custom_id", "model", "mode"),
+    ),
+    (
+        "results",
+        "results",
+        "answered",
+        (
+            "attempt",
+            "outcome",
+            "reason",
+            "finish_reason",
+            "http_status",
+            "error_code",
+            "model",
+            "input_tokens",
+            "output_tokens",
+            "cost_nanos",
+            "answered_by",
+            "chunk_id",
+        ),
+    ),
+    ("validated", "verdicts", "judged", ("attempt", "status", "decided_by", "confidence", "output_sha256")),
+    ("decisions", "decisions", "decided", ("action", "actor", "reason")),
+    (
+        "committed",
+        "commits",
+        "committed",
+        ("sink", "target_key", "commit_id", "previous_commit_id", "reverts", "seq", "promotion"),
+    ),
+)
+
+
+def _hops(view: View, request_id: str, row: LifeRow | None) -> tuple[Hop, ...]:
+    hops = [*_raw_hops(view, "request_id = ?", (request_id,)), *_letters(view, "request_id = ?", (request_id,))]
+    if row is not None:
+        hops += _work_items(view, row)
+    for topic, table, what, columns in _TELLING:
+        found = view.rows(
+            f"SELECT * FROM {table} WHERE request_id = ? ORDER BY at_ms LIMIT {_HOPS_MAX}",  # noqa: S608  own names
+            (request_id,),
+        )
+        hops += [_hop(topic, what, each, columns) for each in found]
+    return _ordered(hops)
+
+
+def _raw_hops(view: View, where: str, values: tuple[Any, ...]) -> list[Hop]:
+    found = view.rows(f"SELECT * FROM raw WHERE at_ms IS NOT NULL AND {where} LIMIT {_HOPS_MAX}", values)  # noqa: S608
+    return [_hop("raw", "published", each, ("generation", "key", "job", "run_id", "bytes")) for each in found]
+
+
+def _work_items(view: View, row: LifeRow) -> list[Hop]:
+    found = view.rows("SELECT * FROM work_items WHERE partition = ? AND offset = ?", (row.partition, row.input_offset))
+    columns = ("version", "seq", "run_id", "lane", "target_key", "tokens_estimate", "bytes_estimate")
+    return [_hop("normalized", "asked", each, columns) for each in found]
+
+
+def _letters(view: View, where: str, values: tuple[Any, ...]) -> list[Hop]:
+    dead = view.rows(f"SELECT * FROM dead_letters WHERE {where} LIMIT {_HOPS_MAX}", values)  # noqa: S608  own names
+    out = view.rows(f"SELECT * FROM excluded WHERE {where} LIMIT {_HOPS_MAX}", values)  # noqa: S608
+    told = ("id", "stage", "reason", "error", "fault", "retryable", "attempt", "redrives", "original_bytes")
+    return [
+        *(_hop("dead-letter", "dead-lettered", each, told) for each in dead),
+        *(_hop("excluded", "excluded", each, ("id", "stage", "reason", "detail", "of_request_id")) for each in out),
+    ]
+
+
+def _hop(topic: str, what: str, row: Any, columns: tuple[str, ...]) -> Hop:
+    detail = {name: row[name] for name in columns if row[name] is not None and row[name] != ""}
+    return Hop(
+        at_ms=row["at_ms"], topic=topic, partition=row["partition"], offset=row["offset"], what=what, detail=detail
+    )
+
+
+_FLOW = ("raw", "normalized", "submitted", "results", "validated", "decisions", "committed", "dead-letter", "excluded")
+
+
+def _ordered(hops: list[Hop]) -> tuple[Hop, ...]:
+    return tuple(sorted(hops, key=lambda hop: (hop.at_ms, _FLOW.index(hop.topic), hop.partition, hop.offset)))
+
+
+def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
+    if row is None:
+        return None
+    if chunk is not None:
+        told = f"batch {chunk.chunk_id} ({chunk.state}"
+        return f"{told}, provider's {chunk.batch_id}: {chunk.remote_status})" if chunk.batch_id else f"{told})"
+    paused = view.row("SELECT 1 FROM jobs WHERE partition = ? AND job = ? AND paused", (row.partition, row.job))
+    match row.status.value:
+        case "queued":
+            return "its job is paused" if paused else "a batch to fill up"
+        case "failed_retryable":
+            return f"its next attempt, due at {row.due_at_ms}"
+        case "needs_review":
+            return "a person's decision (`batchmill review list`)"
+        case "succeeded_unvalidated":
+            return "its judgement"
+        case "validated":
+            return "its job is paused" if paused else "the sink"
+        case _:
+            return None
