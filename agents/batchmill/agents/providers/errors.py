@@ -41,6 +41,8 @@ AUTH_STATUSES = frozenset({401, 402, 403})
 #: A look-up may be made again after these; after a call that spends money nobody knows what they mean.
 CAPACITY_STATUSES = frozenset({408, 409, 425})
 THROTTLED = 429
+#: A create that names a file which is gone is refused with 400.
+INPUT_FILE = "input_file_id"
 #: The account's queue is full, or the service is: the same batch passes later.
 DEFER_CODES = frozenset(
     {"token_limit_exceeded", "rate_limit_exceeded", "slow_down", "server_error", "batch_queue_full"}
@@ -69,6 +71,7 @@ class Complaint:
 
     code: str
     kind: str = ""
+    param: str = ""  #: which member of our request it is about
 
     @property
     def about_money(self) -> bool:
@@ -80,9 +83,8 @@ def complaint_in(document: object, fallback: str) -> Complaint:
     error = document.get("error", document) if isinstance(document, Mapping) else None
     if not isinstance(error, Mapping):
         return Complaint(code=fallback)
-    code, kind = error.get("code"), error.get("type")
-    kind = kind if isinstance(kind, str) else ""
-    return Complaint(code=str(code) if isinstance(code, str | int) and code != "" else kind or fallback, kind=kind)
+    code, kind, param = (_word(error.get(name)) for name in ("code", "type", "param"))
+    return Complaint(code=code or kind or fallback, kind=kind, param=param)
 
 
 def error_for(
@@ -98,7 +100,7 @@ def error_for(
     if status >= 500 or status in CAPACITY_STATUSES:
         unclear = OutcomeUnknownError if spends else TransientError
         return unclear(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
-    if status == 404 and code != "model_not_found":
+    if complaint.param == INPUT_FILE or (status == 404 and code != "model_not_found"):
         return NotFoundError(code, http_status=status)
     return RefusedError(code, http_status=status)
 
@@ -114,6 +116,11 @@ def batch_action(code: str, *, line: int | None) -> Action:
     # One bad line fails its whole batch: the other rows are innocent and may pass without it. A code we do not know
     # spends an attempt, which is bounded.
     return Action.RETRY_ROW if code in SPLIT_CODES or line is not None else _unplaced(code)
+
+
+def _word(value: object) -> str:
+    """Codes are text or numbers; services also send null."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _unplaced(code: str) -> Action:

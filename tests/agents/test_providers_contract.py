@@ -1,0 +1,346 @@
+"""The provider port's contract, held against the simulator over real HTTP: every fault it can commit, seen by the port.
+
+What only this tier shows: that adapter and simulator agree on the protocol, and what the ledger says was done when the
+adapter says that it does not know.
+"""
+
+import asyncio
+import itertools
+import json
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from batchmill.agents import clock
+from batchmill.agents.payloads import FilePayloadStore
+from batchmill.agents.providers.registry import provider_for
+from batchmill.agents.settings import AccountSettings
+from batchmill.agents.simulator import FAULTS, SimulatorConfig, plan_from_json, read_ledger, running_simulator
+from batchmill.agents.simulator.faults import Fault, Place
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.status import Outcome
+from batchmill.streams.ports import (
+    Action,
+    Label,
+    MustPauseError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RemoteStatus,
+    TransientError,
+)
+
+ENDPOINT = "/v1/chat/completions"
+LOOKS_MAX = 1_000
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"type": "string", "enum": ["pos", "neg"]}},
+    "required": ["label"],
+    "additionalProperties": False,
+}
+
+
+class World:
+    def __init__(self, provider, ledger_path, since_ms):
+        self.provider, self._ledger_path, self.since_ms = provider, ledger_path, since_ms
+
+    def batches(self):
+        """Give the batches that exist, whatever the adapter was told."""
+        return read_ledger(self._ledger_path).batches_created
+
+    def lines(self, count):
+        body = {
+            "model": "gpt-4o-mini",
+            "messages": [{"role": "user", "content": "A good film."}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "o", "strict": True, "schema": SCHEMA}},
+        }
+        return b"".join(
+            self.provider.request_line(custom_id=f"r.{n}", endpoint=ENDPOINT, body=json.dumps(body).encode())
+            for n in range(count)
+        )
+
+    async def uploaded(self, data):
+        async def content():
+            yield data
+
+        return await self.provider.upload(name="c.jsonl", size_bytes=len(data), content=content())
+
+    async def create(self, file_id, label):
+        return await self.provider.create(file_id=file_id, endpoint=ENDPOINT, label=label, may_start=lambda: True)
+
+    async def opened(self, count=6, **changes):
+        return await self.create(await self.uploaded(self.lines(count)), a_label(**changes))
+
+    async def until(self, batch_id, *wanted):
+        for _ in range(LOOKS_MAX):
+            batch = await self.provider.get(batch_id)
+            if batch.status in wanted:
+                return batch
+            await asyncio.sleep(0.01)
+        raise AssertionError(batch)
+
+    async def rows(self, batch):
+        files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
+        data = [b"".join([part async for part in self.provider.download(file)]) for file in files]
+        return [self.provider.parse_row(line) for content in data for line in content.split(b"\n") if line]
+
+    async def round(self, count=6):
+        batch = await self.until((await self.opened(count)).batch_id, RemoteStatus.ENDED)
+        return batch, await self.rows(batch)
+
+
+def a_label(**changes):
+    return replace(Label(app="app", chunk_id="app-3-7", chunk_attempt=1, payload_sha256="ab" * 32), **changes)
+
+
+@pytest.fixture
+def world(tmp_path):
+    @asynccontextmanager
+    async def made(faults=None, **account):
+        config = SimulatorConfig(
+            data_dir=tmp_path / "simulator",
+            latency_seconds=(0.02, 0.05),
+            validating_seconds=0.01,
+            finalizing_seconds=0.01,
+            cancelling_seconds=0.01,
+            faults=plan_from_json(faults or {}),
+        )
+        async with running_simulator(config) as url:
+            numbers = {"requests_per_minute": 600_000, "cooldown_max_seconds": 0.01, "clock_skew_seconds": 5.0}
+            settings = AccountSettings(base_url=f"{url}/v1", api_key="k", **numbers | account)
+            provider = provider_for("acme", settings, on_call=lambda _: None, loopback_only=True)
+            try:
+                yield World(provider, config.ledger_file, clock.wall_ms())
+            finally:
+                await provider.close()
+
+    return made
+
+
+async def test_a_batch_runs_from_upload_to_rows_that_name_every_request(world):
+    async with world() as w:
+        batch, rows = await w.round(20)
+    assert (batch.status_text, batch.total, batch.completed, batch.failed) == ("completed", 20, 20, 0)
+    assert sorted(row.custom_id for row in rows) == sorted(f"r.{n}" for n in range(20))
+    assert [row.custom_id for row in rows] != [f"r.{n}" for n in range(20)]  # the simulator shuffles
+    for row in rows:
+        assert (row.outcome, row.reason, row.http_status) == (Outcome.SUCCEEDED, None, 200)
+        assert json.loads(row.output)["label"] in {"pos", "neg"}
+        assert row.input_tokens > 0
+        assert row.usage_known
+
+
+async def test_what_is_downloaded_survives_in_the_payload_store(world, tmp_path):
+    async with world() as w:
+        batch = await w.until((await w.opened()).batch_id, RemoteStatus.ENDED)
+        store = FilePayloadStore(directory=tmp_path / "payloads")
+        stored = await store.put(w.provider.download(batch.output_file_id))
+        again = await store.put(w.provider.download(batch.output_file_id))
+    assert stored == again
+    assert await store.verify(stored.uri) == stored.size_bytes > 0
+
+
+@pytest.mark.parametrize("fault", ["accept_then_500", "accept_then_503", "accept_then_disconnect", "accept_then_hang"])
+async def test_a_batch_whose_creation_was_not_confirmed_is_found_by_its_label(world, fault):
+    async with world({fault: {"nth": [1], "seconds": 5}}, total_timeout_seconds=0.5) as w:
+        file_id = await w.uploaded(w.lines(3))
+        with pytest.raises(OutcomeUnknownError):
+            await w.create(file_id, a_label())
+        assert len(w.batches()) == 1  # it exists: sending again would pay twice
+        (found,) = await w.provider.find(label=a_label(chunk_attempt=2), since_ms=w.since_ms)
+        assert found.batch_id == w.batches()[0].batch_id
+        assert found.label["batchmill_attempt"] == "1"
+        await w.until(found.batch_id, RemoteStatus.ENDED)
+
+
+async def test_a_create_that_failed_for_sure_made_nothing_and_one_that_may_have_is_unknown(world):
+    faults = {"reject_429": {"nth": [1], "seconds": 7}, "reject_quota": {"nth": [2]}, "reject_500": {"nth": [3]}}
+    async with world(faults) as w:
+        file_id = await w.uploaded(w.lines(3))
+        with pytest.raises(TransientError) as throttled:
+            await w.create(file_id, a_label())
+        assert throttled.value.retry_after_seconds == 7
+        with pytest.raises(MustPauseError, match="insufficient_quota"):
+            await w.create(file_id, a_label())
+        with pytest.raises(OutcomeUnknownError):
+            await w.create(file_id, a_label())
+        assert w.batches() == ()
+        assert list(await w.provider.find(label=a_label(), since_ms=w.since_ms)) == []
+
+
+async def test_nothing_but_this_chunk_with_this_very_input_is_found(world):
+    async with world() as w:
+        for changes in ({"chunk_id": "app-3-8"}, {"app": "other"}, {"payload_sha256": "cd" * 32}):
+            await w.opened(1, **changes)
+        twins = [(await w.opened(1, chunk_attempt=attempt)).batch_id for attempt in (1, 2)]
+        found = await w.provider.find(label=a_label(), since_ms=w.since_ms)
+        assert {batch.batch_id for batch in found} == set(twins)
+        later = await w.provider.find(label=a_label(), since_ms=w.since_ms + 3_600_000)
+        assert list(later) == []
+
+
+async def test_a_batch_is_found_behind_many_others(world):
+    async with world() as w:
+        wanted = await w.opened(1)
+        file_id = await w.uploaded(w.lines(1))
+        others = (w.create(file_id, a_label(chunk_id=f"app-0-{n}")) for n in range(101))  # more than a page
+        await asyncio.gather(*others)
+        (found,) = await w.provider.find(label=a_label(), since_ms=w.since_ms)
+        assert found.batch_id == wanted.batch_id
+
+
+async def test_a_listing_that_fails_or_lags_is_never_taken_for_an_answer(world):
+    async with world({"list_500": {"nth": [1]}, "list_lag": {"nth": [1], "seconds": 0.5}}) as w:
+        made = await w.opened(1)
+        with pytest.raises(TransientError):
+            await w.provider.find(label=a_label(), since_ms=w.since_ms)
+        looks = [await w.provider.find(label=a_label(), since_ms=w.since_ms)]
+        while not looks[-1] and len(looks) < LOOKS_MAX:
+            await asyncio.sleep(0.01)
+            looks.append(await w.provider.find(label=a_label(), since_ms=w.since_ms))
+        assert looks[0] == ()  # one look is not proof: the port's caller looks again after a grace
+        assert looks[-1][0].batch_id == made.batch_id
+
+
+async def test_a_file_that_was_deleted_makes_a_late_create_fail_for_sure(world):
+    async with world() as w:
+        file_id = await w.uploaded(w.lines(1))
+        await w.provider.delete_file(file_id)
+        await w.provider.delete_file(file_id)
+        with pytest.raises(NotFoundError):
+            await w.create(file_id, a_label())
+        assert w.batches() == ()
+
+
+@pytest.mark.parametrize("fault", ["upload_500", "upload_disconnect", "upload_accept_then_500"])
+async def test_an_upload_that_fails_may_simply_be_made_again(world, fault):
+    async with world({fault: {"nth": [1]}}) as w:
+        with pytest.raises(TransientError):
+            await w.uploaded(w.lines(2))
+        assert await w.uploaded(w.lines(2))
+
+
+@pytest.mark.parametrize(("fault", "error"), [("retrieve_500", TransientError), ("retrieve_404", NotFoundError)])
+async def test_a_failed_look_does_not_change_the_batch(world, fault, error):
+    async with world({fault: {"nth": [1]}}) as w:
+        made = await w.opened()
+        with pytest.raises(error):
+            await w.provider.get(made.batch_id)
+        assert (await w.until(made.batch_id, RemoteStatus.ENDED)).total == 6
+
+
+@pytest.mark.parametrize("fault", ["download_500", "download_disconnect"])
+async def test_a_download_that_breaks_off_leaves_nothing_in_the_store(world, fault, tmp_path):
+    async with world({fault: {"nth": [1]}}) as w:
+        batch = await w.until((await w.opened(50)).batch_id, RemoteStatus.ENDED)
+        store = FilePayloadStore(directory=tmp_path / "payloads")
+        with pytest.raises(TransientError):
+            await store.put(w.provider.download(batch.output_file_id))
+        assert [p for p in (tmp_path / "payloads").rglob("*") if p.is_file() and p.name != "HOST"] == []
+        whole = await store.put(w.provider.download(batch.output_file_id))
+        lines = [part async for part in store.read(whole.uri)]
+        assert b"".join(lines).count(b"\n") == 50
+
+
+async def test_a_completed_batch_without_its_files_is_still_running(world):
+    async with world({"late_output_file": {"rate": 1, "seconds": 0.3}}) as w:
+        made = await w.opened()
+        seen = []
+        for _ in range(LOOKS_MAX):
+            batch = await w.provider.get(made.batch_id)
+            seen.append((batch.status_text, batch.status, bool(batch.output_file_id)))
+            if batch.status is RemoteStatus.ENDED:
+                break
+            await asyncio.sleep(0.01)
+        assert ("completed", RemoteStatus.RUNNING, False) in seen
+        assert seen[-1] == ("completed", RemoteStatus.ENDED, True)
+
+
+async def test_file_ids_that_are_empty_are_no_files(world):
+    async with world({"empty_error_file_id": 1}) as w:
+        batch, rows = await w.round()
+    assert batch.error_file_id is None
+    assert len(rows) == 6
+
+
+async def test_a_batch_over_the_token_limit_asks_to_be_deferred(world):
+    async with world({"token_limit_exceeded": 1}) as w:
+        batch = await w.until((await w.opened()).batch_id, RemoteStatus.FAILED)
+    assert (batch.failure.action, batch.failure.code) == (Action.DEFER_CHUNK, "token_limit_exceeded")
+
+
+async def test_one_bad_line_fails_its_batch_and_is_named(world):
+    async with world() as w:
+        file_id = await w.uploaded(w.lines(2) + b"not json\n")
+        batch = await w.until((await w.create(file_id, a_label())).batch_id, RemoteStatus.FAILED)
+    assert (batch.failure.code, batch.failure.line) == ("invalid_json_line", 3)
+    assert batch.failure.action is Action.RETRY_ROW
+
+
+async def test_an_expired_batch_gives_what_was_finished_and_the_rest_unbilled(world):
+    async with world({"expire": {"rate": 1, "share": 0.5}}) as w:
+        batch, rows = await w.round(20)
+    kinds = {row.outcome: row for row in rows}
+    assert batch.status_text == "expired"
+    assert len({row.custom_id for row in rows}) == 20
+    assert kinds.keys() == {Outcome.SUCCEEDED, Outcome.EXPIRED}
+    assert (kinds[Outcome.EXPIRED].reason, kinds[Outcome.EXPIRED].billed) == (Reason.EXPIRED, False)
+
+
+async def test_a_cancelled_batch_ends_with_every_row_told(world):
+    async with world() as w:
+        made = await w.opened(20)
+        shown = await w.provider.cancel(made.batch_id)
+        assert shown.status in {RemoteStatus.CANCELLING, RemoteStatus.ENDED}
+        batch = await w.until(made.batch_id, RemoteStatus.ENDED)
+        rows = await w.rows(batch)
+    assert {row.outcome for row in rows} <= {Outcome.SUCCEEDED, Outcome.CANCELLED}
+    assert len({row.custom_id for row in rows}) == 20
+
+
+ROWS = {
+    Fault.ROW_400: (Outcome.ERROR, Reason.REQUEST_INVALID),
+    Fault.ROW_429: (Outcome.ERROR, Reason.THROTTLED),
+    Fault.ROW_500: (Outcome.ERROR, Reason.PROVIDER_ERROR),
+    Fault.ROW_STATUS_0: (Outcome.ERROR, Reason.PROVIDER_ERROR),
+    Fault.ROW_NOT_UTF8: None,
+    Fault.ROW_BROKEN_LINE: None,
+    Fault.ROW_MISSING: None,
+    Fault.ROW_DUPLICATED: (Outcome.SUCCEEDED, None),
+    Fault.ROW_UNKNOWN: (Outcome.SUCCEEDED, None),
+    Fault.REFUSAL: (Outcome.SUCCEEDED, None),
+    Fault.TRUNCATED: (Outcome.SUCCEEDED, None),
+    Fault.EMPTY_CONTENT: (Outcome.SUCCEEDED, None),
+    Fault.MALFORMED_JSON: (Outcome.SUCCEEDED, None),
+    Fault.SCHEMA_VIOLATION: (Outcome.SUCCEEDED, None),
+    Fault.WRONG_ANSWER: (Outcome.SUCCEEDED, None),
+    Fault.USAGE_ABSENT: (Outcome.SUCCEEDED, None),
+}
+
+
+def test_every_fault_of_a_row_is_looked_at_here():
+    assert set(ROWS) == {fault for fault, spec in FAULTS.items() if spec.place is Place.ROW}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+async def test_a_struck_row_is_told_apart_and_leaves_the_others_alone(world, fault):
+    async with world({fault: {"nth": [2]}}) as w:
+        _, rows = await w.round(5)
+    by_id = {custom_id: list(group) for custom_id, group in itertools.groupby(sorted_rows(rows), lambda r: r.custom_id)}
+    untouched = [by_id[f"r.{n}"] for n in (0, 2, 3, 4)]
+    assert all(len(group) == 1 and group[0].outcome is Outcome.SUCCEEDED for group in untouched)
+    if ROWS[fault] is None:
+        assert "r.1" not in by_id
+        assert (None in rows) is (fault is not Fault.ROW_MISSING)
+        return
+    struck = by_id["r.1"]
+    assert {(row.outcome, row.reason) for row in struck} == {ROWS[fault]}
+    assert (len(struck) == 2) is (fault is Fault.ROW_DUPLICATED)
+    assert (len(by_id) == 6) is (fault is Fault.ROW_UNKNOWN)
+    assert (struck[0].refusal is not None) is (fault is Fault.REFUSAL)
+    assert (struck[0].finish_reason == "length") is (fault in {Fault.TRUNCATED, Fault.EMPTY_CONTENT})
+    assert struck[0].usage_known is (fault is not Fault.USAGE_ABSENT)
+
+
+def sorted_rows(rows):
+    return sorted((row for row in rows if row is not None), key=lambda row: row.custom_id)
