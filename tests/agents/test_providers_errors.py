@@ -68,11 +68,16 @@ def test_a_create_whose_file_is_gone_may_be_prepared_again(status):
     assert type(error_for(status, complaint, spends=True, headers={}, now=NOW)) is NotFoundError
 
 
-@pytest.mark.parametrize("spends", [True, False])
-def test_money_outranks_every_status(spends):
-    for status in (400, 402, 403, 429, 500):
-        complaint = Complaint(code="insufficient_quota")
-        assert type(error_for(status, complaint, spends=spends, headers={}, now=NOW)) is MustPauseError
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429])
+def test_money_outranks_every_status_that_says_no(status):
+    complaint = Complaint(code="insufficient_quota")
+    assert type(error_for(status, complaint, spends=True, headers={}, now=NOW)) is MustPauseError
+
+
+def test_a_server_error_that_speaks_of_money_may_still_have_made_the_batch():
+    complaint = Complaint(code="insufficient_quota")
+    assert type(error_for(500, complaint, spends=True, headers={}, now=NOW)) is OutcomeUnknownError
+    assert type(error_for(500, complaint, spends=False, headers={}, now=NOW)) is MustPauseError
 
 
 @pytest.mark.parametrize("status", [400, 405, 413, 418, 422, 301])

@@ -347,14 +347,22 @@ async def test_find_reads_every_page_back_to_the_attempt_and_matches_by_what_was
         [reply(200, {"data": [a_batch(created_at=9_999)], "has_more": True})] * 3,
         [reply(200, {"data": [a_batch(created_at=9_999)], "has_more": True}), refusal(500)],
         [reply(200, {"data": [{"status": "completed"}], "has_more": False})],
+        [reply(200, {"data": [], "has_more": True})],
     ],
-    ids=["does not move on", "breaks on the second page", "shows a batch without an id"],
+    ids=["does not move on", "breaks on the second page", "shows a batch without an id", "is empty but has more"],
 )
 async def test_a_listing_that_cannot_be_read_through_never_says_not_found(pages):
     async with a_script() as (script, provider):
         script.answers = list(pages)
         with pytest.raises(TransientError):
             await provider.find(label=LABEL, since_ms=0)
+
+
+@pytest.mark.parametrize("created_at", [None, 4_999.5])
+async def test_a_batch_that_does_not_say_when_it_was_made_in_whole_seconds_is_still_found(created_at):
+    async with a_script(clock_skew_seconds=1.0) as (script, provider):
+        script.answers = [reply(200, {"data": [a_batch(created_at=created_at)], "has_more": False})]
+        assert len(await provider.find(label=LABEL, since_ms=4_999_000)) == 1
 
 
 async def test_an_empty_account_has_nothing_to_find():

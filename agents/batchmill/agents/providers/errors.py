@@ -92,14 +92,13 @@ def error_for(
 ) -> ProviderError:
     """Name the error of an HTTP answer that is not 2xx. `spends`: the call may have cost money if it took effect."""
     code = complaint.code
+    unclear = status >= 500 or status in CAPACITY_STATUSES
+    if unclear and spends:
+        return OutcomeUnknownError(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
     if status in AUTH_STATUSES or complaint.about_money:
         return MustPauseError(code, http_status=status, hint="look at the account's key, balance and limits")
-    if status == THROTTLED:
-        wait = retry_after_seconds(headers, now)
-        return TransientError(code, http_status=status, retry_after_seconds=wait)
-    if status >= 500 or status in CAPACITY_STATUSES:
-        unclear = OutcomeUnknownError if spends else TransientError
-        return unclear(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
+    if unclear or status == THROTTLED:
+        return TransientError(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
     if complaint.param == INPUT_FILE or (status == 404 and code != "model_not_found"):
         return NotFoundError(code, http_status=status)
     return RefusedError(code, http_status=status)

@@ -7,6 +7,7 @@ Learned from the real service and its imitators: a batch can be `completed` befo
 file id is none; `errors` is a list object or a bare list; an unknown status is a running one; absent means null.
 """
 
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
@@ -121,12 +122,13 @@ class OpenAIBatchProvider:
             params = {"limit": str(PAGE_BATCHES)} | ({"after": after} if after else {})
             reply = await self._http.call("find", "GET", "batches", params=params)
             page = [_listed(item, reply.server_time) for item in _list(reply.document.get("data"))]
-            recent = [batch for batch in page if batch.created_at_ms >= since_ms]
+            # A batch that does not say when it was made may be the one.
+            recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
             found |= {batch.batch_id: batch for batch in recent if _answers_to(batch, label)}
             # Newest first, but nothing promises it: only a whole page of older ones ends the search.
-            if not reply.document.get("has_more") or not recent:
+            if not reply.document.get("has_more") or (page and not recent):
                 return tuple(found.values())
-            if page[-1].batch_id == after:
+            if not page or page[-1].batch_id == after:
                 break
             after = page[-1].batch_id
         raise TransientError(
@@ -259,7 +261,10 @@ def _text(value: Any) -> str | None:
 
 
 def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """Numbers as whole ones: some services write times with a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value)
 
 
 def _list(value: Any) -> list[Any]:
