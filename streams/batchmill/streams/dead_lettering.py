@@ -98,7 +98,7 @@ def _dead_letter(raw: RawRecord, cause: _Cause) -> DeadLetter:
         reason=cause.reason,
         error=cause.error,
         retryable=info(cause.reason).retryable,
-        fault=info(cause.reason).fault,
+        fault=info(cause.reason).fault.value,
         attempt=0,
         cost_nanos=0,
         original=value if fits else None,

@@ -26,9 +26,12 @@ INTEGER_MAX = 2**53 - 1
 
 #: at and above this a float may have been an integer literal that the fast parser could not hold
 _FLOAT_MAY_HIDE_INTEGER = float(2**63)
+#: from here on ECMAScript, and so RFC 8785, writes a float with an exponent
+_WRITTEN_WITH_EXPONENT = 1e21
 _BOM = b"\xef\xbb\xbf"
 #: a string literal, or what is left of one: every byte belongs to at most one match, so the scan is linear
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(_STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
 _OPENING = b"[{"
 _CLOSING = b"]}"
 
@@ -60,7 +63,7 @@ def decode_object(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) ->
 
 
 def canonical(value: Any) -> bytes:
-    """RFC 8785 bytes of `value`; integers beyond 2^53 become strings of their digits first.
+    """RFC 8785 bytes of `value`; whole numbers beyond 2^53 become strings of their digits first, however written.
 
     orjson's sorted form is the same bytes when every key is ASCII (byte order is then UTF-16 order) and no float is
     inside; the tests hold this against rfc8785. It is some 40 times faster.
@@ -127,6 +130,8 @@ class _Survey:
             self.plain = False
             if not -_FLOAT_MAY_HIDE_INTEGER < value < _FLOAT_MAY_HIDE_INTEGER:
                 self.hides_integers = True
+            if not -INTEGER_MAX <= value <= INTEGER_MAX:
+                self.big_integers = True
 
 
 def _big_integers_as_text(value: Any) -> Any:
@@ -136,12 +141,15 @@ def _big_integers_as_text(value: Any) -> Any:
         return [_big_integers_as_text(item) for item in value]
     if type(value) is int and not -INTEGER_MAX <= value <= INTEGER_MAX:
         return str(value)
+    if type(value) is float and INTEGER_MAX < abs(value) < _WRITTEN_WITH_EXPONENT:
+        return str(int(value))  # would be written without a point, as the integer it is
     return value
 
 
 def _refuse_depth(data: bytes, depth_max: int) -> None:
     depth = 0
-    for byte in _STRING.sub(b"", data):
+    for token in _STRING_OR_BRACKET.finditer(data):
+        byte = data[token.start()]
         if byte in _OPENING:
             depth += 1
             if depth > depth_max:

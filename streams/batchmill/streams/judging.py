@@ -132,7 +132,7 @@ def _unanswered(finish_reason: str | None, refusal: str | None) -> Judgement | N
 
 
 def _ended(reason: Reason, check: str, note: str) -> Judgement:
-    failed = Check(id=check, severity=Severity.REJECT, passed=False, path=None, note=note)
+    failed = Check(id=check, severity=Severity.REJECT.value, passed=False, path=None, note=note)
     return Judgement(checks=(failed,), reason=reason, wants_review=False, output_json=None, confidence=None)
 
 
@@ -152,13 +152,13 @@ def _kind(judge: Judge, kind: CheckKind, faults: Iterator[tuple[str, str]]) -> I
     clean = True
     for path, note in faults:
         clean = False
-        yield Check(id=kind, severity=judge.severity(kind), passed=False, path=path, note=note)
+        yield Check(id=kind.value, severity=judge.severity(kind).value, passed=False, path=path, note=note)
     if clean:
-        yield _passed(kind, judge.severity(kind))
+        yield _passed(kind.value, judge.severity(kind))
 
 
-def _passed(check: str, severity: str = Severity.REJECT) -> Check:
-    return Check(id=check, severity=severity, passed=True, path=None, note=None)
+def _passed(check: str, severity: Severity = Severity.REJECT) -> Check:
+    return Check(id=check, severity=severity.value, passed=True, path=None, note=None)
 
 
 def _absent(required: tuple[Path, ...], output: Any) -> Iterator[tuple[str, str]]:
@@ -194,7 +194,7 @@ def _confidence(judge: Judge, output: Any) -> tuple[float | None, Check | None]:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     passed = known and value >= spec.review_below
     note = None if passed else f"expected a number of at least {spec.review_below}"
-    check = Check(id="confidence", severity=Severity.REVIEW, passed=passed, path=path.text, note=note)
+    check = Check(id="confidence", severity=Severity.REVIEW.value, passed=passed, path=path.text, note=note)
     return (float(value) if known else None), check
 
 

@@ -315,9 +315,7 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def _work_item(
-    job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int, int], item_input: JsonObject
-) -> Emit:
+def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int, int], item_input: JsonObject) -> Emit:
     seq, promotion = rank
     spec, input_json = job.spec, canonical(item_input)
     sha256 = content_sha256(input_json)

@@ -267,7 +267,7 @@ def _moved_source(item: WorkItem, source: Source, now_ms: int) -> Emit:
             f"{source.raw_partition} and now on {item.origin.partition}: key raw by source id, or declare `seq`"
         ),
         retryable=info(Reason.SOURCE_MOVED).retryable,
-        fault=info(Reason.SOURCE_MOVED).fault,
+        fault=info(Reason.SOURCE_MOVED).fault.value,
         attempt=0,
         cost_nanos=0,
         original=item.input_json.encode(),
