@@ -5,8 +5,9 @@ as an argument, so that a test can hand in any time it likes.
 """
 
 import time
+from datetime import UTC, datetime
 
-__all__ = ["boottime_s", "monotonic_s", "wall_ms"]
+__all__ = ["boottime_s", "monotonic_s", "rfc3339", "wall_ms"]
 
 
 def wall_ms() -> int:
@@ -22,3 +23,8 @@ def monotonic_s() -> float:
 def boottime_s() -> float:
     """Seconds since boot, counted on through a suspend: the clock of leases (a frozen machine must not gain time)."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def rfc3339(at_ms: int) -> str:
+    """Milliseconds since the epoch as text, UTC: `2026-11-24T12:00:00.000Z`."""
+    return datetime.fromtimestamp(at_ms / 1_000, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

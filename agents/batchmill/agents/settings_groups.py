@@ -220,6 +220,9 @@ class EffectSettings(_Group):
     chunks_at_once: Positive = Field(default=4, description="Chunks one task works on at the same time.")
     backoff_min_seconds: Seconds = Field(default=1, description="First wait after a failed step; doubles.")
     backoff_max_seconds: Seconds = Field(default=60, description="Longest wait after a failed step.")
+    unknown_job_seconds: Seconds = Field(
+        default=30, description="A raw event of an unknown job is not given up earlier; its `apply` may be on the way."
+    )
     commit_rows: Positive = Field(default=500, description="Rows written to a sink in one of its transactions.")
 
 

@@ -65,7 +65,7 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
 
 
 def read_up_to(end: int) -> list[Order]:
-    """Remember how far this task has read its commands, so that it can tell an unknown job from one not heard of yet."""
+    """Remember how far the commands were read: an unknown job may be one that was not heard of yet."""
     return [Put(Meta(name=_READ_TO, value_json=str(end))), Wake("arrivals")]
 
 
@@ -141,7 +141,9 @@ def _cancelled(view: StateView, job: Job, at_ms: int, now_ms: int) -> list[Order
         if chunk.state in _UNSENT:
             ended = {"state": ChunkState.ENDED, "reason": Reason.CANCELLED, "note": "cancelled before it was sent"}
             orders.append(Put(_with(chunk, now_ms, cursor=None, due_at_ms=None, cancel_requested=True, **ended)))
-        elif chunk.state in {ChunkState.ATTEMPTING, ChunkState.OPEN}:
+        elif chunk.state is ChunkState.ATTEMPTING:
+            orders.append(Put(_with(chunk, now_ms, cancel_requested=True)))
+        elif chunk.state is ChunkState.OPEN:
             orders.append(Put(_with(chunk, now_ms, cancel_requested=True, due_at_ms=None)))
     return [*orders, Wake("sweep"), *_woken()]
 

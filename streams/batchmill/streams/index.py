@@ -4,10 +4,13 @@ One function, total over the row types. An index key is text that sorts the way 
 zero-padded milliseconds. Stores keep what this says and nothing else.
 """
 
-from batchmill.schemas.state import Arrival, Chunk, Job, Life, Row
+from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
 
-__all__ = ["entries", "padded"]
+__all__ = ["REDRIVE_ROWS", "entries", "padded"]
+
+#: meta rows that name a dead letter to be read back
+REDRIVE_ROWS = "redrive/"
 
 _FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
@@ -29,6 +32,8 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("arrival", f"{row.waiting_for}/{row.job or ''}/{row.key}"),)
         case Job():
             return (("job", row.job),)
+        case Meta() if row.name.startswith(REDRIVE_ROWS):
+            return (("redrive", row.name),)
         case _:
             return ()
 

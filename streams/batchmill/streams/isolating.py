@@ -6,17 +6,20 @@ Known failures are data and never come here. The runtime calls for this after th
 from dataclasses import replace
 from typing import Final
 
+from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.state import Chunk
-from batchmill.schemas.status import ChunkState
+from batchmill.schemas.records import WorkItem
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
-from batchmill.streams.facts import SinkRefused
+from batchmill.streams.dead_lettering import RawRecord, of_raw
+from batchmill.streams.facts import Condemned, Fact, SinkRefused
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.settling import moved, obituary
 from batchmill.streams.view import StateView
 
-__all__ = ["isolate_chunk", "isolate_commit"]
+__all__ = ["isolate_chunk", "isolate_commit", "isolate_record"]
 
 _CLOSED: Final = frozenset({ChunkState.DONE, ChunkState.FAILED})
 
@@ -38,6 +41,40 @@ def isolate_commit(view: StateView, request_id: str, now_ms: int) -> list[Order]
     ended = evolve(moved(life, SinkRefused(output_sha256=life.output_sha256), now_ms), reason=Reason.POISON)
     error = f"the worker died three times while writing commit {life.commit_id}"
     return [Put(ended), obituary(ended, stage="committer", error=error, now_ms=now_ms)]
+
+
+def isolate_record(view: StateView, topic: str, record: RawRecord, *, raw: bool, now_ms: int) -> list[Order]:
+    """Put down a record that kills whoever handles it; the life it is about ends, if it had one that waits for it.
+
+    `topic` is the short name of where it was found; `record` is it as found there, a raw event exactly when `raw`.
+    """
+    error = f"the worker died three times on {topic}/{record.origin.partition}/{record.origin.offset}"
+    life = None if raw or record.key is None else read.life(view, record.key.decode("ascii", "replace"))
+    fact = None if life is None else _end_of(life, topic, record.origin.offset)
+    if life is not None and fact is not None:
+        ended = evolve(moved(life, fact, now_ms), reason=Reason.POISON)
+        return [Put(ended), obituary(ended, stage=topic, error=error, now_ms=now_ms)]
+    return [of_raw(_as_raw(record, topic), stage=topic, reason=Reason.POISON, error=error, now_ms=now_ms)]
+
+
+def _end_of(life: Life, topic: str, offset: int) -> Fact | None:
+    """What ends a life whose next record cannot be handled."""
+    sha256 = life.output_sha256
+    if topic == "results" and life.status is Status.SUCCEEDED_UNVALIDATED and sha256 is not None:
+        return Condemned(sends=life.sends, output_sha256=sha256, result_offset=offset, reason=Reason.POISON)
+    if topic == "validated" and life.status is Status.VALIDATED and sha256 is not None:
+        return SinkRefused(output_sha256=sha256)
+    return None
+
+
+def _as_raw(record: RawRecord, topic: str) -> RawRecord:
+    """A work item that never became a life is its raw event, for the books."""
+    if topic != "normalized":
+        return record
+    try:
+        return replace(record, origin=codec.decode(record.value or b"", WorkItem).origin)
+    except codec.CodecError:
+        return record
 
 
 def _given_up(chunk: Chunk, note: str, now_ms: int) -> Chunk:

@@ -65,8 +65,10 @@ _STAGE: Final = "submitter"
 LEASE_SECONDS: Final = 10.0
 #: between two looks that find nothing
 LOOK_SPACING_MS: Final = 30_000
-#: looks that must have found nothing before an attempt is believed to have had no effect
+#: looks that must have found nothing, however short the grace time
 LOOKS_MIN: Final = 2
+#: `remote_status` of an attempt that no look found during the grace time
+NOT_FOUND: Final = "not_found"
 #: create calls of one chunk before a person is asked
 ATTEMPTS_MAX: Final = 100
 _BACKOFF_MS_BASE: Final = 2_000
@@ -121,7 +123,8 @@ def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Todo | None:
         case ChunkState.UPLOADED:
             return None if paused else Todo.BEGIN
         case ChunkState.ATTEMPTING:
-            return Todo.LOOK
+            over = chunk.remote_status == NOT_FOUND and chunk.file_id is not None
+            return Todo.DELETE_FILE if over else Todo.LOOK
         case ChunkState.OPEN:
             stop = chunk.cancel_requested and chunk.remote_status != RemoteStatus.CANCELLING
             return Todo.CANCEL if stop else Todo.POLL
@@ -202,8 +205,8 @@ def uploaded(chunk: Chunk, file_id: str, now_ms: int) -> list[Order]:
 
 
 def file_deleted(chunk: Chunk, now_ms: int) -> list[Order]:
-    """The input file of the attempt that is over is gone; a create frozen on its way would now fail."""
-    return [Put(replace(chunk, file_id=None, updated_at_ms=now_ms)), Wake("dispatch")]
+    """The input file of the attempt is gone: a create that is still on its way would fail from now on."""
+    return [Put(replace(chunk, file_id=None, looks=0, updated_at_ms=now_ms)), Wake("dispatch")]
 
 
 # -- uploaded -> attempting(n) -----------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
         return [Put(replace(chunk, cursor=cut_done(chunk, cut), updated_at_ms=now_ms)), *orders]
     done = members_done(chunk) + len(cut)
     assert done == chunk.members, f"chunk {chunk.chunk_id} has {chunk.members} members, {done} were found"
-    row = _at(chunk, ChunkState.ATTEMPTING, now_ms, attempt=attempt, attempt_at_ms=now_ms, looks=0)
+    row = _at(chunk, ChunkState.ATTEMPTING, now_ms, attempt=attempt, attempt_at_ms=now_ms, looks=0, remote_status=None)
     return [Put(row), *orders]
 
 
@@ -275,8 +278,9 @@ def after_look(
 ) -> Looked:
     """What the provider's list means for an attempt of unknown outcome.
 
-    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. None, on `LOOKS_MIN` looks over
-    the grace time: the attempt had no effect; the next one begins by deleting its input file.
+    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. None, all through the grace time:
+    its input file is deleted, so that a create which is still under way fails, and the grace time runs once more for
+    one that was just ahead of the deletion. Only then did the attempt have no effect.
     """
     assert chunk.state is ChunkState.ATTEMPTING, f"chunk {chunk.chunk_id} is {chunk.state}"
     candidates = sorted((batch for batch in found if _of_this_attempt(chunk, batch)), key=_adoption_order)
@@ -286,13 +290,15 @@ def after_look(
         return Looked(tuple(_opened(replace(chunk, twins=len(rest)), first, now_ms)), cancel)
     patience = schedule or CreateSchedule()
     looks = chunk.looks + 1
-    waited_ms = now_ms - (chunk.attempt_at_ms or 0)
-    if looks < patience.looks_min or waited_ms < patience.grace_ms:
+    if looks < patience.looks_min or (looks - 1) * patience.spacing_ms < patience.grace_ms:
         due = now_ms + patience.spacing_ms
         return Looked((Put(replace(chunk, looks=looks, due_at_ms=due, updated_at_ms=now_ms)),))
+    if chunk.file_id is not None:
+        row = _at(chunk, ChunkState.ATTEMPTING, now_ms, looks=looks, remote_status=NOT_FOUND)
+        return Looked((Put(row), Wake("dispatch")))
     if chunk.cancel_requested:
         return Looked((Put(_ended(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("dispatch")))
-    return Looked((Put(_at(chunk, ChunkState.PREPARED, now_ms)), Wake("dispatch")))
+    return Looked((Put(_at(chunk, ChunkState.PREPARED, now_ms, remote_status=None)), Wake("dispatch")))
 
 
 def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[RemoteBatch], int], now_ms: int) -> Looked:

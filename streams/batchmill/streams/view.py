@@ -23,7 +23,7 @@ class StateView(Protocol):
         ...
 
     def scan(self, index: str, prefix: str, *, after: str | None = None, limit: int) -> list[tuple[str, Row]]:
-        """Up to `limit` (index key, row) of `index` whose key starts with `prefix`, ascending, strictly past `after`."""
+        """Up to `limit` (index key, row) of `index` whose key starts with `prefix`, ascending, past `after`."""
         ...
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from batchmill.agents import clock
-from batchmill.agents.runtime import PoisonEffectError, Slice, Task
+from batchmill.agents.runtime import FAILPOINTS, PoisonEffectError, Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit
 from batchmill.schemas import codec
@@ -53,7 +53,7 @@ class Committer:
         failures = 0
         while True:
             await task.capacity()
-            limit = 1 if task.suspicious else self.effects.commit_rows
+            limit = 1 if task.guard.one_at_a_time else self.effects.commit_rows
             intent = intend(task.view, now_ms=clock.wall_ms(), limit=limit, after=after)
             self.kit.carry(task, intent.orders, src=f"effect:{EFFECT}")
             failures = failures + 1 if not await self._write(task, intent) else 0
@@ -93,14 +93,14 @@ class Committer:
     async def _ask_sinks(self, task: Task, writes: Mapping[str, Sequence[SinkWrite]]) -> bool:
         reached = True
         for name, asked in writes.items():
-            task.failpoint("before-sink")
+            await FAILPOINTS.reach("sink.before")
             try:
                 results = await self.sinks[name].apply(asked)
             except Exception as error:  # noqa: BLE001 - the port says: whatever it raises, nobody knows; ask again
                 _log.warning("sink_unreachable", sink=name, writes=len(asked), error=type(error).__name__)
                 reached = False
                 continue
-            task.failpoint("after-sink")
+            await FAILPOINTS.reach("sink.after")
             for write, result in zip(asked, results, strict=True):
                 orders = settle(task.view, write, result, sink=name, now_ms=clock.wall_ms())
                 self.kit.carry(task, orders, src=f"effect:{EFFECT}/{write.commit_id}")

@@ -4,15 +4,18 @@ What lives here: handing commands to their decisions. What must not: what a comm
 `streams.dead_lettering`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit
-from batchmill.schemas.records import Control
+from batchmill.schemas import codec
+from batchmill.schemas.records import Control, DeadLetter
 from batchmill.streams.controlling import control, jobs, read_up_to, sweep
 from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.redriving import COMMAND, Waiting, redrive_command, redriven, waiting
 
 __all__ = ["Controller"]
 
@@ -25,15 +28,20 @@ class Controller:
 
     kit: Kit
     limits: RawLimits
+    default_job: str | None
     effects: EffectSettings
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
         for record in slice_.records:
             command = self.kit.read(task, record, Control, stage=STAGE)
-            if command is not None:
+            if command is None:
+                continue
+            if command.command == COMMAND:
+                orders = redrive_command(task.view, command, task.partition, now_ms)
+            else:
                 orders = control(task.view, command, record.timestamp_ms, now_ms)
-                self.kit.carry(task, orders, src=record.src)
+            self.kit.carry(task, orders, src=record.src)
         self.kit.carry(task, read_up_to(slice_.end), src=slice_.records[-1].src)
         task.finish(slice_)
 
@@ -48,3 +56,33 @@ class Controller:
                 swept = swept or bool(orders)
             if not swept:
                 await task.rest("sweep", self.effects.idle_seconds)
+
+    async def run_redrive(self, task: Task) -> None:
+        """Read letters that were asked back, and their events, and normalize those again."""
+        while True:
+            asked = waiting(task.view, self.effects.step_rows)
+            if asked:
+                await task.capacity()
+                await self._redrive(task, asked)
+            else:
+                await task.rest("redrive", self.effects.idle_seconds)
+
+    async def _redrive(self, task: Task, asked: Sequence[Waiting]) -> None:
+        log, topics = self.kit.log, self.kit.topics
+        found = await log.read(topics["dead-letter"], task.partition, [each.offset for each in asked])
+        letters = {offset: codec.decode(record.value or b"", DeadLetter) for offset, record in found.items()}
+        events = await log.read(topics["raw"], task.partition, [letter.origin.offset for letter in letters.values()])
+        for each in asked:
+            letter = letters.get(each.offset)
+            event = None if letter is None else events.get(letter.origin.offset)
+            orders = redriven(
+                task.view,
+                each,
+                letter,
+                None if event is None else event.value,
+                jobs=self.kit.jobs,
+                now_ms=clock.wall_ms(),
+                limits=self.limits,
+                default_job=self.default_job,
+            )
+            self.kit.carry(task, orders, src=f"effect:redrive/{each.offset}")

@@ -61,7 +61,7 @@ class Kit:
         try:
             return codec.decode(record.value or b"", kind)
         except codec.CodecError as error:
-            foreign = self.raw_record(record, generation=FOREIGN_GENERATION)
+            foreign = self.foreign_record(record)
             text = f"not a {kind.schema} record: {error.hint}"
             letter = of_raw(foreign, stage=stage, reason=error.reason, error=text, now_ms=clock.wall_ms())
             self.carry(task, [letter], src=record.src)
@@ -76,6 +76,14 @@ class Kit:
             at_ms=record.timestamp_ms,
         )
         return RawRecord(origin=origin, key=record.key, value=record.value, headers=record.headers, redrives=redrives)
+
+    def foreign_record(self, record: LogRecord) -> RawRecord:
+        """A record of one of our own topics, for the letter it ends in: it is no raw event."""
+        return self.raw_record(record, generation=FOREIGN_GENERATION)
+
+    def gone(self, origin: Origin) -> RawRecord:
+        """A raw event whose bytes the log no longer has."""
+        return RawRecord(origin=origin, key=None, value=None)
 
     def compiled(self, task: Task, job: str, version: str) -> CompiledJob | None:
         """One version of a job; None while this task has not heard of it."""

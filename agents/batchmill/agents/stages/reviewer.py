@@ -1,4 +1,7 @@
-"""decisions -> validated: the agent that carries out what people decided. What a decision means is `streams.reviewing`."""
+"""decisions -> validated: the agent that carries out what people decided.
+
+What a decision means is `streams.reviewing`.
+"""
 
 from dataclasses import dataclass
 

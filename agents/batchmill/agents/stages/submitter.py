@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
-from batchmill.agents.runtime import Slice, Task
+from batchmill.agents.runtime import FAILPOINTS, LogRecord, Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit
@@ -179,9 +179,7 @@ class Submitter:
             for life in cut:
                 found = bodies.get(life.input_offset)
                 try:
-                    if found is None:
-                        raise Unusable(Reason.BODY_GONE, "retention removed its work item from normalized")
-                    body = job.form.body(_item(found.value, life).input_json)
+                    body = job.form.body(_item(found, life).input_json)
                 except Unusable as wrong:
                     refused = refuse_member(current_row(task, chunk), life, wrong.reason, wrong.note, clock.wall_ms())
                     self.kit.carry(task, refused, src=src)
@@ -224,9 +222,9 @@ class Submitter:
             await task.capacity()
             current = current_row(task, chunk)
         await task.durable()
-        task.failpoint("before-create")
+        await FAILPOINTS.reach("create.before")
         outcome = await self._create(task, current)
-        task.failpoint("after-create")
+        await FAILPOINTS.reach("create.after")
         orders = after_create(task.view, current_row(task, chunk), outcome, clock.wall_ms(), self._patience(chunk))
         self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
 
@@ -277,7 +275,9 @@ class Submitter:
         )
 
 
-def _item(value: bytes | None, life: Life) -> WorkItem:
-    item = codec.decode(value or b"", WorkItem)
+def _item(record: LogRecord | None, life: Life) -> WorkItem:
+    if record is None:
+        raise Unusable(Reason.BODY_GONE, "retention removed its work item from normalized")
+    item = codec.decode(record.value or b"", WorkItem)
     assert item.request_id == life.request_id, f"offset {life.input_offset} of normalized is another request's"
     return item

@@ -1,0 +1,231 @@
+"""The wiring place of a worker: the only module that builds the Faust app, the stages, the clients and the stores.
+
+What lives here: from `Settings` to a running process. What must not: decisions, protocols, reading the environment.
+`faust -A batchmill.agents.app agents` lists the agents (`app` is made on first use, from the environment's settings).
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from batchmill.agents import clock
+from batchmill.agents.credentials import faust_credentials
+from batchmill.agents.health import serving_health
+from batchmill.agents.logs import get_logger, set_up_logging
+from batchmill.agents.payloads import FilePayloadStore
+from batchmill.agents.prices import load_prices
+from batchmill.agents.providers.registry import Providers
+from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create_app
+from batchmill.agents.runtime import run_worker as run_app
+from batchmill.agents.settings import Settings, load_settings
+from batchmill.agents.sinks.sqlite import SqliteSink
+from batchmill.agents.stages.collector import Collector
+from batchmill.agents.stages.committer import Committer
+from batchmill.agents.stages.controller import Controller
+from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.normalizer import Normalizer
+from batchmill.agents.stages.reviewer import Reviewer
+from batchmill.agents.stages.rows import StateRows
+from batchmill.agents.stages.submitter import Submitter
+from batchmill.agents.stages.tally import Tally
+from batchmill.agents.stages.validator import Validator
+from batchmill.agents.telemetry import RuntimeObserver, Telemetry
+from batchmill.agents.topics import verify
+from batchmill.schemas.ids import partition_for
+from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.isolating import isolate_record
+from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.topology import topic
+
+__all__ = ["Worker", "build_worker", "run_worker"]
+
+_log = get_logger(__name__)
+#: what of a key decides its partition: the placing half of a request id (see `schemas.ids`)
+_PLACING_BYTES = 16
+_BOOKING_SECONDS = 1.0
+_KEYED_BY_REQUEST = frozenset({"normalized", "submitted", "results", "validated", "decisions"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker process, built and not yet started."""
+
+    app: App
+    kit: Kit
+    telemetry: Telemetry
+    providers: Providers
+    sink: SqliteSink
+
+
+def run_worker(settings: Settings) -> int:
+    """Run a worker until it is told to stop; the exit code. Refuses to start on topics that are not as declared."""
+    set_up_logging(settings.log, process="worker", instance=settings.instance)
+    asyncio.run(verify(settings))
+    worker = build_worker(settings)
+    return run_app(worker.app)
+
+
+def build_worker(settings: Settings) -> Worker:
+    """Build everything; nothing is connected yet."""
+    telemetry = Telemetry(settings, process="worker")
+    providers = Providers(settings, on_call=telemetry.provider_call)
+    names = Kit.names(settings.topic_prefix)
+    short = {full: name for name, full in names.items()}
+    hooks = _Hooks(short, settings.partitions)
+    app = create_app(
+        RuntimeConfig(
+            app_id=settings.app_id,
+            instance=settings.instance,
+            bootstrap_servers=settings.kafka.bootstrap_servers,
+            partitions=settings.partitions,
+            state_topic=names["state"],
+            state_dir=settings.state_dir,
+            codec=StateRows(),
+            place=partial(_place, partitions=settings.partitions),
+            tuning=settings.runtime,
+            credentials=faust_credentials(settings.kafka),
+            request_timeout_ms=settings.kafka.request_timeout_ms,
+            route_check=hooks.home,
+            on_poison=hooks.poisoned,
+            observer=RuntimeObserver(telemetry),
+            failpoint=settings.failpoint,
+        )
+    )
+    tally = Tally(telemetry)
+    kit = Kit(
+        app_id=settings.app_id,
+        topics=names,
+        raw_generation=settings.raw_generation,
+        log=app.runtime.log,
+        jobs=CompiledJobs(),
+        carried=tally.ordered,
+    )
+    hooks.kit = kit
+    sink = SqliteSink(path=settings.sink_path, busy_timeout_ms=settings.sink.busy_timeout_ms)
+    _add_stages(app, settings, kit, providers, sink)
+    _follow_ownership(app, settings, providers)
+    app.task(partial(_serve_health, app, settings, telemetry))
+    app.timer(_BOOKING_SECONDS)(partial(_book, tally))
+    return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sink=sink)
+
+
+def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, sink: SqliteSink) -> None:
+    effects, limits = settings.effects, _raw_limits(settings)
+    payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
+    normalizer = Normalizer(
+        kit=kit,
+        limits=limits,
+        default_job=settings.default_job,
+        rows_at_once=effects.step_rows,
+        idle_seconds=effects.idle_seconds,
+        unknown_job_seconds=effects.unknown_job_seconds,
+    )
+    submitter = Submitter(
+        kit=kit, providers=providers, payloads=payloads, effects=effects, tasks_total=settings.partitions
+    )
+    collector = Collector(
+        kit=kit,
+        providers=providers,
+        payloads=payloads,
+        prices=load_prices(settings.prices_file),
+        effects=effects,
+        line_bytes_max=settings.limits.result_line_bytes_max,
+        submitter=submitter,
+    )
+    committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects)
+    controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
+    consumers: dict[str, Callable[..., None]] = {
+        "raw": normalizer.on_slice,
+        "normalized": submitter.on_slice,
+        "submitted": collector.on_slice,
+        "results": Validator(kit=kit).on_slice,
+        "validated": committer.on_slice,
+        "decisions": Reviewer(kit=kit).on_slice,
+        "control": controller.on_slice,
+    }
+    for name, on_slice in consumers.items():
+        agent = topic(name).agent
+        assert agent is not None, f"{name} has a consumer that the topology does not know"
+        app.add_stage(kit.topics[name], name=agent, on_slice=on_slice)
+    loops: dict[str, Callable[[Task], Any]] = {
+        "arrivals": normalizer.run,
+        "sealing": submitter.run_sealing,
+        "stored": submitter.run_stored,
+        "retry": submitter.run_retry,
+        "sweep": controller.run_sweep,
+        "redrive": controller.run_redrive,
+        "dispatch": submitter.dispatch().run,
+        "poll": collector.poll().run,
+        "commit": committer.run,
+    }
+    for name, run in loops.items():
+        app.runtime.add_effect(name, run)
+
+
+@dataclass(slots=True)
+class _Hooks:
+    """What the runtime asks about a record before an agent sees it. `kit` is set once the app exists."""
+
+    short: dict[str, str]
+    partitions: int
+    kit: Kit | None = None
+
+    def home(self, record: LogRecord) -> int | None:
+        """The partition a record belongs to, when its key says so."""
+        if record.key is None or self.short[record.topic] not in _KEYED_BY_REQUEST:
+            return None
+        return _place(record.key, partitions=self.partitions)
+
+    def poisoned(self, task: Task, record: LogRecord) -> None:
+        """Put down a record that has killed the process three times."""
+        assert self.kit is not None, "the runtime ran before the app was wired"
+        name = self.short[record.topic]
+        found = self.kit.raw_record(record) if name == "raw" else self.kit.foreign_record(record)
+        orders = isolate_record(task.view, name, found, raw=name == "raw", now_ms=clock.wall_ms())
+        self.kit.carry(task, orders, src=record.src)
+        _log.error("record_isolated", topic=name, partition=record.partition, offset=record.offset)
+
+
+def _place(key: bytes, *, partitions: int) -> int:
+    return partition_for(key[:_PLACING_BYTES], partitions)
+
+
+def _raw_limits(settings: Settings) -> RawLimits:
+    limits = settings.limits
+    return RawLimits(
+        value_bytes_max=limits.raw_bytes_max,
+        depth_max=limits.nesting_max,
+        source_id_chars_max=limits.source_id_chars_max,
+    )
+
+
+async def _serve_health(app: App, settings: Settings, telemetry: Telemetry) -> None:
+    def reasons() -> list[str]:
+        return [] if app.runtime.ready else ["tasks are being restored"]
+
+    async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus) as url:
+        _log.info("health_served", url=url)
+        await asyncio.Event().wait()
+
+
+async def _book(tally: Tally) -> None:
+    tally.book()
+
+
+def _follow_ownership(app: App, settings: Settings, providers: Providers) -> None:
+    """Account limits follow the tasks: a worker may use the share of those it owns."""
+
+    def changed(_: Task) -> None:
+        providers.set_share(owned=len(app.runtime.tasks()), of=settings.partitions)
+
+    app.runtime.on_ready(changed)
+    app.runtime.on_lost(changed)
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, for the `faust` command: built when it is asked for, so that importing this module connects nothing."""
+    if name == "app":
+        return build_worker(load_settings()).app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
