@@ -18,6 +18,7 @@ __all__ = ["ERRORS_MAX", "Mismatch", "Shape", "ShapeError", "compile_shape"]
 #: mistakes told of one value; a thousand broken items are told as well by the first few
 ERRORS_MAX = 16
 _QUOTE_CHARS_MAX = 120
+_UNDECLARED = "a member that is not declared; only declared members are allowed"
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
@@ -91,8 +92,10 @@ def _expectation(error: jsonschema_rs.ValidationError) -> str:
         case "type":
             return f"expected the type {' or '.join(kind.types)}"
         case "additionalProperties" | "unevaluatedProperties":
-            return "a member that is not declared; only declared members are allowed"
-        case "anyOf" | "oneOf" | "not" | "contains" | "propertyNames" | "falseSchema" | "false_schema":
+            return _UNDECLARED
+        case "falseSchema" if error.schema_path[-1:] == ["additionalProperties"]:
+            return _UNDECLARED
+        case "anyOf" | "oneOf" | "not" | "contains" | "propertyNames" | "falseSchema":
             return f"expected to fit `{kind.name}` of the schema"
         case name:
             return f"expected {name}{_operand(kind.as_dict())}"
