@@ -1,0 +1,36 @@
+"""`python -m tests.simulation --seeds 1000`: many stories, each with its seed; stops at the first that breaks a law."""
+
+import argparse
+import sys
+import time
+
+from tests.simulation.invariants import broken
+from tests.simulation.simulation import simulate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many stories")
+    parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed")
+    given = parser.parse_args()
+    began, lives = time.monotonic(), 0
+    for seed in range(given.first, given.first + given.seeds):
+        try:
+            story = simulate(seed)
+        except Exception:
+            print(f"seed {seed} stopped", file=sys.stderr)
+            raise
+        laws = broken(story)
+        lives += len(story.lives())
+        if laws:
+            print(f"seed {seed} broke {', '.join(laws)}")
+            for name, shown in laws.items():
+                print(*(f"  {name}: {each}" for each in shown[:5]), sep="\n")
+            return 1
+    seconds = time.monotonic() - began
+    print(f"{given.seeds} seeds from {given.first}: every law holds; {lives} lives in {seconds:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

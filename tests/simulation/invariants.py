@@ -1,0 +1,244 @@
+"""What must hold of every finished story, each law under its name.
+
+The laws read the log, the sink, the provider's ledger and the rows; where they can, they are told by the oracle rather
+than by what the system under test believes.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from batchmill.schemas.ids import parse_custom_id
+from batchmill.schemas.records import DeadLetter, Excluded, WorkItem
+from batchmill.schemas.state import Arrival, Chunk, Job, Life, Source
+from batchmill.schemas.status import Outcome, Place, Status
+from batchmill.streams.accounting import Books, origin_key, place_of
+from batchmill.streams.controlling import promotion_of
+from tests.simulation.oracle import answer_to, asked_as
+from tests.simulation.simulation import Story
+
+__all__ = ["INVARIANTS", "broken"]
+
+Law = Callable[[Story], Iterator[str]]
+INVARIANTS: dict[str, Law] = {}
+
+
+def law(check: Law) -> Law:
+    INVARIANTS[check.__name__] = check
+    return check
+
+
+def broken(story: Story) -> dict[str, list[str]]:
+    """The laws that do not hold, each with what shows it."""
+    found = {name: list(check(story)) for name, check in INVARIANTS.items()}
+    return {name: shown for name, shown in found.items() if shown}
+
+
+@law
+def ends(story: Story) -> Iterator[str]:
+    """In bounded time, and nothing but reviews is left."""
+    if not story.finished:
+        yield "there is work left"
+    for life in story.lives():
+        if life.status not in {Status.COMMITTED, Status.FAILED_TERMINAL, Status.NEEDS_REVIEW}:
+            yield f"{life.request_id} is {life.status}"
+
+
+@law
+def never_lost(story: Story) -> Iterator[str]:
+    """Each raw record is in exactly one place."""
+    books = Books()
+    for partition in range(story.world.partitions):
+        books.came_in((0, partition, offset) for offset in range(len(story.world.log["raw", partition])))
+    raw = sum(len(story.world.log["raw", partition]) for partition in range(story.world.partitions))
+    lives = {life.request_id: life for life in story.lives()}
+    for life in lives.values():
+        books.is_in(origin_key(life.origin), place_of(life))
+    for record in story.world.records("excluded"):
+        _count(books, record, lives, Place.EXCLUDED)
+    for record in story.world.records("dead-letter"):
+        _count(books, record, lives, Place.DEAD_LETTERED)
+    for task in story.tasks:
+        for row in task.view.rows(Arrival.schema):
+            assert isinstance(row, Arrival)
+            books.is_in(origin_key(row.origin), Place.HELD)
+    yield from (f"lost: {each}" for each in books.lost())
+    yield from (f"in two places: {each}" for each in books.doubled())
+    if books.account().raw != raw:
+        yield "a place names a raw record that never came in"
+
+
+def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life], place: Place) -> None:
+    """An obituary is counted through its life, unless a newer event took the life over."""
+    life = lives.get(record.request_id or "")
+    if life is None or life.origin != record.origin:
+        books.is_in(origin_key(record.origin), place)
+
+
+@law
+def commit_once(story: Story) -> Iterator[str]:
+    """One committed record per commit, the same commits in topic and sink, one per target and rank."""
+    records = Counter(record.commit_id for record in story.world.records("committed"))
+    yield from (f"commit {name} was published {count} times" for name, count in records.items() if count > 1)
+    if set(records) != set(story.sink.history):
+        yield f"topic and sink differ in {sorted(set(records) ^ set(story.sink.history))}"
+    ranks = Counter(
+        (each.write.target_key, each.write.seq, each.write.promotion) for each in story.sink.history.values()
+    )
+    yield from (f"{rank} was written {count} times" for rank, count in ranks.items() if count > 1)
+
+
+@law
+def newest_wins(story: Story) -> Iterator[str]:
+    """What a source's newest event asks for is what the sink holds, once it was committed."""
+    newest: dict[str, tuple[tuple[int, int], WorkItem]] = {}
+    order = {version: number for number, version in enumerate(_applied(story))}
+    cancelled = _cancelled_before(story)
+    for item in story.world.records("normalized"):
+        rank = (item.seq, order[item.version])
+        if item.origin.at_ms > cancelled and (item.source_id not in newest or rank > newest[item.source_id][0]):
+            newest[item.source_id] = (rank, item)
+    lives = {life.request_id: life for life in story.lives()}
+    for source_id, (_, item) in newest.items():
+        held = story.sink.rows.get(source_id)
+        life = lives.get(item.request_id)
+        if life is not None and life.status is Status.COMMITTED and _tells(story, item):
+            if held is None or held.write.request_id != item.request_id:
+                yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {item.request_id}"
+
+
+def _tells(story: Story, item: WorkItem) -> bool:
+    """Whether this is the newest without a tie: who came first on equal rank is not to be read off the topic."""
+    same = [
+        each for each in story.world.records("normalized") if each.source_id == item.source_id and each.seq == item.seq
+    ]
+    return len({each.request_id for each in same}) == 1
+
+
+def _applied(story: Story) -> list[str]:
+    job = story.tasks[0].view.get(Job.schema, "sim")
+    assert isinstance(job, Job)
+    return sorted(json.loads(job.versions_json), key=lambda version: promotion_of(job, version))
+
+
+def _cancelled_before(story: Story) -> int:
+    job = story.tasks[0].view.get(Job.schema, "sim")
+    assert isinstance(job, Job)
+    return job.cancelled_before_ms or 0
+
+
+@law
+def sources_tell_the_truth(story: Story) -> Iterator[str]:
+    """What a task believes the sink to hold is what it holds."""
+    for task in story.tasks:
+        for row in task.view.rows(Source.schema):
+            assert isinstance(row, Source)
+            held = story.sink.rows.get(row.source_id)
+            if row.committed_request_id != (None if held is None else held.write.request_id):
+                yield f"{row.key}: believed {row.committed_request_id}, held {held and held.write.request_id}"
+
+
+@law
+def paid_once(story: Story) -> Iterator[str]:
+    """No line of an attempt is billed twice, and none without a durable intent."""
+    bills = Counter(bill.custom_id for bill in story.provider.bills)
+    yield from (f"{name} was billed {count} times" for name, count in bills.items() if count > 1)
+    intended = {record.custom_id for record in story.world.records("submitted")}
+    yield from (f"{name} was billed without an intent" for name in bills if name not in intended)
+    yield from (f"{name} was sent before its attempt was durable" for name in story.worker.unintended)
+
+
+@law
+def cost_conserved(story: Story) -> Iterator[str]:
+    """What the ledger billed is what lives and chunks say they cost, to the nano-dollar."""
+    billed: Counter[str] = Counter()
+    unpriced: Counter[str] = Counter()
+    for bill in story.provider.bills:
+        sent = parse_custom_id(bill.custom_id)
+        assert sent is not None
+        billed[sent.request_id] += bill.nanos or 0
+        unpriced[sent.request_id] += bill.nanos is None
+    for life in story.lives():
+        if (life.cost_nanos, life.unpriced_calls) != (billed[life.request_id], unpriced[life.request_id]):
+            yield f"{life.request_id} cost {life.cost_nanos}, the ledger says {billed[life.request_id]}"
+    chunks = [row for task in story.tasks for row in task.view.rows(Chunk.schema) if isinstance(row, Chunk)]
+    if sum(chunk.cost_nanos + chunk.wasted_nanos for chunk in chunks) != sum(billed.values()):
+        yield "the chunks do not add up to the ledger"
+
+
+@law
+def answers_kept(story: Story) -> Iterator[str]:
+    """Each answer that was billed is in `results`, once, for the line it was given to."""
+    results = Counter(
+        record.custom_id
+        for record in story.world.records("results")
+        if record.outcome is Outcome.SUCCEEDED and record.answered_by == "provider"
+    )
+    for bill in story.provider.bills:
+        if results[bill.custom_id] != 1:
+            yield f"{bill.custom_id} was billed and is in results {results[bill.custom_id]} times"
+
+
+@law
+def right_attempt(story: Story) -> Iterator[str]:
+    """A result says what the provider said to that very line."""
+    said = {bill.custom_id: bill.output for bill in story.provider.bills}
+    for record in story.world.records("results"):
+        if record.outcome is Outcome.SUCCEEDED and record.answered_by == "provider":
+            if said.get(record.custom_id) != record.output:
+                yield f"{record.custom_id} carries another line's output"
+            elif not record.custom_id.startswith(record.request_id):
+                yield f"{record.custom_id} was given to {record.request_id}"
+
+
+@law
+def never_swapped(story: Story) -> Iterator[str]:
+    """What is committed is the answer to the question that was asked, or a reviewer's correction."""
+    texts = {record.request_id: json.loads(record.input_json)["text"] for record in story.world.records("normalized")}
+    for record in story.world.records("committed"):
+        question = asked_as(story.versions.index(record.version), texts[record.request_id])
+        output = json.loads(record.output_json)
+        if output != answer_to(question) and output not in story.corrections:
+            yield f"{record.request_id} committed {output}"
+
+
+@law
+def no_commit_after_cancel(story: Story) -> Iterator[str]:
+    """No write is begun for a life whose cancellation is known."""
+    yield from story.worker.late_writes
+
+
+@law
+def committed_stays(story: Story) -> Iterator[str]:
+    """Commits are undone by nothing but a recall; an ended life comes back only at its beginning, or to be written."""
+    back = {Status.QUEUED, Status.SUCCEEDED_UNVALIDATED, Status.VALIDATED, Status.FAILED_TERMINAL}
+    for before, after in story.world.moves:
+        if before is None:
+            continue
+        if before.status is Status.COMMITTED and after.status not in {Status.COMMITTED, Status.VALIDATED}:
+            yield f"{after.request_id} was committed and became {after.status}"
+        if before.status is Status.FAILED_TERMINAL and after.status not in back:
+            yield f"{after.request_id} had ended and became {after.status}"
+
+
+@law
+def id_never_reused(story: Story) -> Iterator[str]:
+    """A request id stands for one source, content and version; a line's name for one line of one attempt."""
+    meanings: dict[str, set[tuple[str, str, str]]] = {}
+    for item in story.world.records("normalized"):
+        meanings.setdefault(item.request_id, set()).add((item.source_id, item.input_sha256, item.version))
+    yield from (f"{name} means {len(told)} things" for name, told in meanings.items() if len(told) > 1)
+    sent = Counter((record.custom_id, record.chunk_attempt) for record in story.world.records("submitted"))
+    yield from (f"{name} names {count} lines" for name, count in sent.items() if count > 1)
+
+
+@law
+def quiet_when_paused(story: Story) -> Iterator[str]:
+    """A paused job makes no upload and no create call."""
+    yield from story.worker.spent_while_paused
+
+
+@law
+def attempts_bounded(story: Story) -> Iterator[str]:
+    """No life counts more attempts than its job allows."""
+    yield from (f"{life.request_id} counts {life.attempt} attempts" for life in story.lives() if life.attempt > 4)

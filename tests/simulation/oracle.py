@@ -1,0 +1,53 @@
+"""What the answer to a text must be, told without asking the system under test."""
+
+import json
+from hashlib import sha256
+
+__all__ = ["PROMPTS", "answer_to", "asked_as", "spec_of"]
+
+from batchmill.schemas.jobs import (
+    AskSpec,
+    ChunkSpec,
+    ConfidenceSpec,
+    JobSpec,
+    JudgeSpec,
+    ModelSpec,
+    ModeSpec,
+    PlaceSpec,
+    RetrySpec,
+)
+
+#: one per version of the job
+PROMPTS = ("Label: {{ input.text }}", "Label well: {{ input.text }}")
+
+
+def asked_as(version_number: int, text: str) -> str:
+    return PROMPTS[version_number].replace("{{ input.text }}", text)
+
+
+def answer_to(question: str) -> dict[str, object]:
+    """A seeded function of the question; every eighth answer is unsure of itself."""
+    digest = sha256(question.encode()).hexdigest()
+    return {"confidence": 0.2 if int(digest[:8], 16) % 8 == 0 else 0.9, "label": digest[8:20]}
+
+
+def spec_of(version_number: int, *, hold: bool = False, count_max: int = 12, seq: str = "log") -> JobSpec:
+    schema = {
+        "type": "object",
+        "properties": {"label": {"type": "string"}, "confidence": {"type": "number"}},
+        "required": ["label", "confidence"],
+        "additionalProperties": False,
+    }
+    return JobSpec(
+        job="sim",
+        seq=seq,
+        ask=AskSpec(
+            user=PROMPTS[version_number],
+            model=ModelSpec(provider="sim", name="sim-1"),
+            output_schema_json=json.dumps(schema),
+        ),
+        mode=ModeSpec(hold_submit=hold, chunk=ChunkSpec(max_count=count_max, max_age_seconds=30)),
+        judge=JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5)),
+        retry=RetrySpec(max_attempts=4, backoff_seconds_base=5, backoff_seconds_max=60),
+        place=PlaceSpec(sink="sim", table="labels"),
+    )

@@ -1,0 +1,257 @@
+"""One seeded story: events come in any order and twice, an operator meddles, everything breaks; then it must add up.
+
+`simulate(seed)` returns the finished story for the invariants to look at. The same seed gives the same story.
+"""
+
+import json
+from dataclasses import dataclass, field
+from random import Random
+
+from batchmill.schemas import codec
+from batchmill.schemas.ids import partition_for
+from batchmill.schemas.records import Control, Decision, RawEvent
+from batchmill.schemas.state import Life
+from batchmill.schemas.status import Status
+from batchmill.schemas.versions import version_of
+from batchmill.streams import controlling
+from batchmill.streams import view as read
+from batchmill.streams.dead_lettering import RawRecord
+from batchmill.schemas.records import Origin
+from tests.simulation.oracle import PROMPTS, spec_of
+from tests.simulation.provider import NONE, Faults, SimProvider
+from tests.simulation.sink import SimSink
+from tests.simulation.stages import EFFECTS, TOPICS, Worker
+from tests.simulation.world import Crash, SimTask, World
+
+__all__ = ["Scale", "Story", "simulate"]
+
+JOB = "sim"
+QUIET_ROUNDS_MAX = 3_000
+STEP_MS_MAX = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How long a story is, and how rough."""
+
+    events: int = 80
+    sources: int = 24
+    partitions: int = 2
+    actions: int = 1_200
+    crash_share: float = 0.04
+
+
+@dataclass(slots=True)
+class Story:
+    """Everything there is to look at when it is over."""
+
+    seed: int
+    world: World
+    worker: Worker
+    tasks: list[SimTask]
+    versions: list[str]
+    corrections: list[dict[str, object]] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def provider(self) -> SimProvider:
+        return self.worker.provider
+
+    @property
+    def sink(self) -> SimSink:
+        return self.worker.sink
+
+    def lives(self) -> list[Life]:
+        return [row for task in self.tasks for row in task.view.rows(Life.schema) if isinstance(row, Life)]
+
+
+def simulate(seed: int, scale: Scale | None = None) -> Story:
+    """Tell the story of `seed` to its end."""
+    scale = scale or Scale()
+    chance = Random(seed)
+    world = World(chance, scale.partitions)
+    worker = Worker(world, SimProvider(chance, Faults()), SimSink(), scale.crash_share)
+    hold = chance.random() < 0.2
+    specs = [spec_of(number, hold=hold, count_max=chance.randrange(1, 12)) for number in range(len(PROMPTS))]
+    tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
+    story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
+    operator = _Operator(story, [spec.to_json() for spec in specs])
+    operator.command("apply", version=0)
+    author = _Author(story, scale)
+    for _ in range(scale.actions):
+        _act(story, operator, author)
+    author.publish_rest()
+    _drain(story, operator)
+    return story
+
+
+def _act(story: Story, operator: "_Operator", author: "_Author") -> None:
+    chance = story.world.chance
+    story.world.now_ms += chance.randrange(STEP_MS_MAX)
+    story.provider.thaw(story.world.now_ms)
+    drawn = chance.random()
+    if drawn < 0.1:
+        author.publish()
+    elif drawn < 0.11:
+        operator.meddle()
+    elif drawn < 0.15:
+        operator.decide()
+    elif drawn < 0.17:
+        chance.choice(story.tasks).crash()
+    else:
+        _work(story, chance.choice(story.tasks))
+
+
+def _work(story: Story, task: SimTask) -> None:
+    chance = story.world.chance
+    try:
+        if chance.random() < 0.4:
+            name = chance.choice(list(TOPICS))
+            TOPICS[name](story.worker, task, chance.randrange(1, 12))
+        else:
+            name = chance.choice([*EFFECTS, "dispatch", "dispatch", "dispatch"])
+            EFFECTS[name](story.worker, task)
+        if chance.random() < 0.6:
+            task.commit()
+    except Crash:
+        task.crash()
+
+
+def _drain(story: Story, operator: "_Operator") -> None:
+    """Faults stop, the operator lets everything go; in bounded time nothing is left to do."""
+    story.worker.crash_share = 0.0
+    story.provider.faults = NONE
+    operator.command("resume")
+    for _ in range(QUIET_ROUNDS_MAX):
+        story.world.now_ms += 5_000
+        story.provider.thaw(story.world.now_ms)
+        operator.command("approve") if _held(story) else None
+        did = False
+        for task in story.tasks:
+            for consume in TOPICS.values():
+                did = consume(story.worker, task, 1_000) or did
+            for effect in EFFECTS.values():
+                did = effect(story.worker, task) or did
+            task.commit()
+        if not did and not _waiting(story):
+            story.finished = True
+            return
+        if _paused(story):
+            operator.command("resume")
+
+
+def _held(story: Story) -> bool:
+    return any(task.view.scan("chunk", "held", limit=1) for task in story.tasks)
+
+
+def _paused(story: Story) -> bool:
+    return any(job.paused for task in story.tasks for job in controlling.jobs(task.view))
+
+
+def _waiting(story: Story) -> bool:
+    for task in story.tasks:
+        if task.view.scan("chunk", "", limit=1) or task.view.scan("retry", "", limit=1):
+            return True
+        if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
+            return True
+    return False
+
+
+class _Author:
+    """Publishes events: fresh ones, repeated ones, older ones late, nonsense, and lines that no provider reads."""
+
+    def __init__(self, story: Story, scale: Scale) -> None:
+        self.story = story
+        self.scale = scale
+        self.left = scale.events
+        self.given = story.world.chance.random() < 0.5  #: events say their rank themselves
+        self.told: list[tuple[str, str, int]] = []
+
+    def publish_rest(self) -> None:
+        while self.left > 0:
+            self.publish()
+
+    def publish(self) -> None:
+        if self.left <= 0:
+            return
+        self.left -= 1
+        chance, world = self.story.world.chance, self.story.world
+        if chance.random() < 0.05:
+            self._append(b"junk", b"\xff not json", chance.randrange(world.partitions))
+            return
+        if self.told and chance.random() < 0.2:
+            source, text, seq = chance.choice(self.told)  # the same event again
+        else:
+            source = f"s{chance.randrange(self.scale.sources)}"
+            text = f"{source} says {chance.choice('ABCD')}"
+            text += " unreadable" if chance.random() < 0.04 else ""
+            seq = len(self.told) + chance.randrange(-4, 5)
+        self.told.append((source, text, max(0, seq)))
+        event = RawEvent(
+            job=JOB, source_id=source, seq=max(0, seq) if self.given else None, payload_json=json.dumps({"text": text})
+        )
+        self._append(source.encode(), codec.encode(event), partition_for(source.encode(), world.partitions))
+
+    def _append(self, key: bytes, value: bytes, partition: int) -> None:
+        nowhere = Origin(generation=0, partition=0, offset=0, at_ms=0)
+        self.story.world.append("raw", partition, RawRecord(origin=nowhere, key=key, value=value))
+
+
+class _Operator:
+    def __init__(self, story: Story, specs: list[str]) -> None:
+        self.story = story
+        self.specs = specs
+        self.version = 0
+        self.commands = 0
+        cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
+        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels)
+
+    def meddle(self) -> None:
+        match self.story.world.chance.choice(self.habits):
+            case "apply":
+                self.version = 1
+                self.command("apply", version=1)
+            case command:
+                self.command(command)
+
+    def command(self, command: str, *, version: int | None = None) -> None:
+        self.commands += 1
+        control = Control(
+            command_id=f"command-{self.commands}",
+            command=command,
+            job=JOB,
+            version=None if version is None else self.story.versions[version],
+            body_json="{}" if version is None else self.specs[version],
+            actor="operator",
+            issued_at_ms=self.story.world.now_ms,
+        )
+        for partition in range(self.story.world.partitions):
+            self.story.world.append("control", partition, control)
+
+    def decide(self) -> None:
+        """Rule on a life in review, now and then on an answer it no longer has."""
+        chance = self.story.world.chance
+        waiting = [
+            (task, life)
+            for task in self.story.tasks
+            for life in (row for _, row in task.view.scan("review", "", limit=50))
+            if isinstance(life, Life)
+        ]
+        if not waiting:
+            return
+        task, life = chance.choice(waiting)
+        action = chance.choice(("accept", "accept", "correct", "decline"))
+        correction = json.dumps({"confidence": 1.0, "label": f"corrected {chance.randrange(1000)}"})
+        self.story.corrections.append(json.loads(correction))
+        decision = Decision(
+            id=f"decision-{chance.randrange(10**9)}",
+            request_id=life.request_id,
+            job=life.job,
+            action=action,
+            output_sha256_seen="stale" if chance.random() < 0.1 else life.output_sha256 or "",
+            output_json=correction if action == "correct" else None,
+            reason=None,
+            actor="reviewer",
+            decided_at_ms=self.story.world.now_ms,
+        )
+        self.story.world.append("decisions", task.partition, decision)

@@ -1,0 +1,481 @@
+"""The doers of the simulation: slices and effects as the real agents run them, in a world where anything may die.
+
+Each function takes facts from the world, asks a decision (through its module, so that a planted bug can take its place)
+and carries the orders out. `Worker.boom` is called wherever a real worker could be killed.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from batchmill.schemas.ids import content_sha256
+from batchmill.schemas.records import Origin, Result, Verdict
+from batchmill.schemas.state import Arrival, Chunk, Job, Life
+from batchmill.streams import (
+    chunking,
+    collecting,
+    committing,
+    controlling,
+    normalizing,
+    queueing,
+    retrying,
+    reviewing,
+    sealing,
+    submitting,
+    validating,
+)
+from batchmill.streams import view as read
+from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.ports import Label, NotFoundError, ProviderError, SinkOutcome, StoredPayload
+from batchmill.streams.submitting import Todo
+from tests.simulation.provider import SimProvider, price
+from tests.simulation.sink import SimSink
+from tests.simulation.world import Crash, SimTask, World
+
+__all__ = ["EFFECTS", "TOPICS", "Worker", "raw_record"]
+
+LIMITS = normalizing.RawLimits()
+POLLS = collecting.PollSchedule(wait_ms_min=2_000, wait_ms_max=20_000)
+GRACE = submitting.CreateSchedule(grace_ms=120_000)
+HTTP_TIMEOUT_S = 30.0
+CHUNKS_ON_THE_WAY_MAX = 4
+COMMIT_CUT = 5
+#: by which a provider's clock may be behind
+SKEW_MS = 1_000
+
+
+@dataclass(slots=True)
+class Worker:
+    """What all tasks share outside Kafka, and the dice that kill them."""
+
+    world: World
+    provider: SimProvider
+    sink: SimSink
+    crash_share: float
+    payloads: dict[str, bytes] = field(default_factory=dict)
+    results: dict[str, list[collecting.RowOutcome]] = field(default_factory=dict)
+    #: spending calls made while the job's pause was durable: must stay empty
+    spent_while_paused: list[str] = field(default_factory=list)
+    #: custom ids sent to `create` before their attempt was durable: must stay empty
+    unintended: list[str] = field(default_factory=list)
+    #: writes first asked of the sink for lives whose cancellation was known
+    late_writes: list[str] = field(default_factory=list)
+
+    def boom(self, task: SimTask) -> None:
+        if self.world.chance.random() < self.crash_share:
+            raise Crash
+        del task
+
+    def durable(self, task: SimTask) -> None:
+        self.boom(task)
+        task.commit()
+        self.boom(task)
+
+
+# -- slices ------------------------------------------------------------------------------------------------------------
+
+
+def raw_record(task: SimTask, offset: int, value: RawRecord, at_ms: int) -> RawRecord:
+    origin = Origin(generation=0, partition=task.partition, offset=offset, at_ms=at_ms)
+    return RawRecord(origin=origin, key=value.key, value=value.value, headers=value.headers)
+
+
+def normalizer(worker: Worker, task: SimTask, limit: int) -> bool:
+    found = task.next("raw", limit)
+    for offset, entry in found:
+        raw = raw_record(task, offset, entry.value, entry.at_ms)
+        task.apply(normalizing.normalize(task.view, raw, jobs=task.jobs, now_ms=worker.world.now_ms, limits=LIMITS))
+    return bool(found)
+
+
+def submitter(worker: Worker, task: SimTask, limit: int) -> bool:
+    found = task.next("normalized", limit)
+    for offset, entry in found:
+        job = read.job(task.view, entry.value.job)
+        # the item may come from a task that has seen a version this one has not: control is read to its end first
+        while job is None or entry.value.version not in json.loads(job.versions_json):
+            assert controller(worker, task, 1), "an item names a version nobody applied"
+            job = read.job(task.view, entry.value.job)
+        compiled = task.jobs.of(job, entry.value.version)
+        task.apply(
+            queueing.arrive(
+                task.view,
+                entry.value,
+                offset,
+                promotion=controlling.promotion_of(job, entry.value.version),
+                seq_from_log=compiled.spec.seq == "log",
+                now_ms=worker.world.now_ms,
+            )
+        )
+    return bool(found)
+
+
+def validator(worker: Worker, task: SimTask, limit: int) -> bool:
+    found = task.next("results", limit)
+    for offset, entry in found:
+        task.apply(validating.validate(task.view, entry.value, offset, jobs=task.jobs, now_ms=worker.world.now_ms))
+    return bool(found)
+
+
+def committer(worker: Worker, task: SimTask, limit: int) -> bool:
+    found = task.next("validated", limit)
+    for offset, entry in found:
+        task.apply(committing.meet_verdict(task.view, entry.value, offset, worker.world.now_ms))
+    return bool(found)
+
+
+def reviewer(worker: Worker, task: SimTask, limit: int) -> bool:
+    found = task.next("decisions", limit)
+    for _, entry in found:
+        task.apply(reviewing.review(task.view, entry.value, jobs=task.jobs, now_ms=worker.world.now_ms))
+    return bool(found)
+
+
+def controller(worker: Worker, task: SimTask, limit: int) -> bool:
+    found = task.next("control", limit)
+    for _, entry in found:
+        task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
+    return bool(found)
+
+
+TOPICS: dict[str, Callable[[Worker, SimTask, int], bool]] = {
+    "control": controller,
+    "raw": normalizer,
+    "normalized": submitter,
+    "results": validator,
+    "decisions": reviewer,
+    "validated": committer,
+}
+
+
+# -- effects -----------------------------------------------------------------------------------------------------------
+
+
+def arrivals(worker: Worker, task: SimTask) -> bool:
+    did = False
+    for _, row in task.view.scan("arrival", "", limit=10):
+        assert isinstance(row, Arrival)
+        entry = worker.world.log["raw", task.partition][row.origin.offset]
+        raw = raw_record(task, row.origin.offset, entry.value, entry.at_ms)
+        orders = normalizing.revisit(task.view, row, raw, jobs=task.jobs, now_ms=worker.world.now_ms, limits=LIMITS)
+        task.apply(orders)
+        did = did or bool(orders)
+    return did
+
+
+def _spec(task: SimTask, job_name: str, version: str):
+    job = read.job(task.view, job_name)
+    assert job is not None
+    compiled = task.jobs.of(job, version)
+    assert compiled is not None
+    return compiled
+
+
+def seal(worker: Worker, task: SimTask) -> bool:
+    did = False
+    for queue in sealing.queues(task.view):
+        mode = _spec(task, queue.job, queue.version).spec.mode
+        limits = sealing.ChunkLimits(
+            count_max=mode.chunk.max_count,
+            bytes_max=mode.chunk.max_bytes,
+            tokens_max=mode.chunk.max_tokens,
+            age_ms_max=round(mode.chunk.max_age_seconds * 1000),
+            chunks_on_the_way_max=CHUNKS_ON_THE_WAY_MAX,
+            hold=mode.hold_submit,
+        )
+        orders = sealing.seal(task.view, queue, limits, task.place, worker.world.now_ms)
+        task.apply(orders)
+        did = did or bool(orders)
+    return did
+
+
+def stored(worker: Worker, task: SimTask) -> bool:
+    found = task.view.scan("stored", "", limit=5)
+    for _, life in found:
+        assert isinstance(life, Life)
+        log = worker.world.log["results", task.partition]
+        value = log[life.result_offset].value if life.result_offset < len(log) else None
+        assert value is None or isinstance(value, Result)
+        task.apply(queueing.from_store(task.view, life, value, worker.world.now_ms))
+    return bool(found)
+
+
+def retry(worker: Worker, task: SimTask) -> bool:
+    orders = retrying.due(task.view, now_ms=worker.world.now_ms, limit=20)
+    task.apply(orders)
+    return bool(orders)
+
+
+def sweep(worker: Worker, task: SimTask) -> bool:
+    did = False
+    for job in controlling.jobs(task.view):
+        orders = controlling.sweep(task.view, job.job, worker.world.now_ms)
+        task.apply(orders)
+        did = did or bool(orders)
+    return did
+
+
+def write(worker: Worker, task: SimTask) -> bool:
+    now_ms = worker.world.now_ms
+    intent = committing.intend(task.view, now_ms=now_ms, limit=COMMIT_CUT)
+    for order in intent.orders:
+        _watch_intent(worker, task, order)
+    task.apply(intent.orders)
+    if not intent.lives:
+        return bool(intent.orders)
+    worker.durable(task)
+    log = worker.world.log["validated", task.partition]
+    writes = []
+    for life in intent.lives:
+        verdict = log[life.verdict_offset].value
+        assert isinstance(verdict, Verdict)
+        place = committing.place_of(task.view, task.jobs, life)
+        writes.append(committing.write_of(life, verdict, place))
+    results = worker.sink.apply(writes)
+    worker.boom(task)
+    if worker.world.chance.random() < 0.1:
+        return True  # the sink hung up; the lives stay in doubt
+    again = worker.world.chance.random() < 0.1  # its answer is delivered twice
+    for each, result in [*zip(writes, results, strict=True)] * (2 if again else 1):
+        task.apply(committing.settle(task.view, each, result, sink="sim", now_ms=now_ms))
+    assert all(result.outcome is not SinkOutcome.REFUSED for result in results)
+    return True
+
+
+def _watch_intent(worker: Worker, task: SimTask, order: object) -> None:
+    life = getattr(order, "row", None)
+    if not isinstance(life, Life) or life.commit_id is None:
+        return
+    job = read.job(task.view, life.job)
+    assert isinstance(job, Job)
+    if job.cancelled_before_ms is not None and life.queued_at_ms <= job.cancelled_before_ms:
+        worker.late_writes.append(life.request_id)
+
+
+def dispatch(worker: Worker, task: SimTask) -> bool:
+    """One step of one chunk."""
+    now_ms = worker.world.now_ms
+    ready: list[tuple[Chunk, Todo]] = []
+    for _, row in task.view.scan("chunk", "", limit=100):
+        assert isinstance(row, Chunk)
+        job = read.job(task.view, row.job)
+        assert job is not None
+        step = submitting.todo(row, paused=job.paused, now_ms=now_ms)
+        if step is not None:
+            ready.append((row, step))
+    if not ready:
+        return False
+    chunk, step = worker.world.chance.choice(ready)
+    try:
+        STEPS[step](worker, task, chunk)
+    except ProviderError as error:
+        task.apply(submitting.try_later(task.view, chunk, error, worker.world.now_ms))
+    return True
+
+
+EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
+    "arrivals": arrivals,
+    "sealing": seal,
+    "stored": stored,
+    "retry": retry,
+    "dispatch": dispatch,
+    "sweep": sweep,
+    "commit": write,
+}
+
+
+# -- steps of a chunk --------------------------------------------------------------------------------------------------
+
+
+def _reread(task: SimTask, chunk: Chunk) -> Chunk:
+    row = read.chunk(task.view, chunk.chunk_id)
+    assert row is not None
+    return row
+
+
+def _all_members(task: SimTask, chunk: Chunk) -> list[Life]:
+    return chunking.members(task.view, chunk.chunk_id, limit=100_000)
+
+
+def _prepare(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    now_ms = worker.world.now_ms
+    task.apply(submitting.weed(task.view, chunk, _all_members(task, chunk), now_ms))
+    chunk = _reread(task, chunk)
+    form = _spec(task, chunk.job, chunk.version).form
+    log = worker.world.log["normalized", task.partition]
+    lines = []
+    for life in _all_members(task, chunk):
+        item = log[life.input_offset].value
+        assert item.request_id == life.request_id
+        body = json.loads(form.body(item.input_json.encode()))
+        name = chunking.custom_id_of(chunk, life)
+        lines.append(json.dumps({"custom_id": name, "body": body}).encode() + b"\n")
+    payload = b"".join(lines)
+    sha256 = content_sha256(payload)
+    worker.payloads[sha256] = payload
+    task.apply(submitting.prepared(chunk, StoredPayload(uri=sha256, sha256=sha256, size_bytes=len(payload)), now_ms))
+
+
+def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    assert chunk.file_id is not None
+    worker.provider.delete_file(chunk.file_id)
+    worker.boom(task)
+    task.apply(submitting.file_deleted(chunk, worker.world.now_ms))
+
+
+def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    if worker.world.chance.random() < 0.03:
+        worker.payloads.pop(chunk.payload_uri or "", None)
+    payload = worker.payloads.get(chunk.payload_uri or "")
+    if payload is None:
+        task.apply(submitting.payload_missing(chunk, worker.world.now_ms))
+        return
+    _watch_pause(worker, task, chunk)
+    file_id = worker.provider.upload(payload)
+    worker.boom(task)
+    task.apply(submitting.uploaded(chunk, file_id, worker.world.now_ms))
+
+
+def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    task.commit()  # a heartbeat
+    now_ms = worker.world.now_ms
+    lease = submitting.may_spend(
+        now_boottime_s=now_ms / 1000,
+        last_commit_boottime_s=task.committed_at_ms / 1000,
+        fenced_boottime_s=task.fenced_at_ms / 1000,
+        previous_owner_clean=task.clean,
+        http_timeout_s=HTTP_TIMEOUT_S,
+    )
+    if not lease:
+        return
+    while chunk.state != "attempting":
+        task.apply(submitting.begin_cut(task.view, chunk, now_ms))
+        worker.durable(task)
+        chunk = _reread(task, chunk)
+    _watch_pause(worker, task, chunk)
+    _watch_intents(worker, chunk)
+    assert chunk.file_id is not None
+    try:
+        outcome = worker.provider.create(chunk.file_id, _label(chunk), now_ms)
+    except NotFoundError:
+        raise
+    except ProviderError as error:
+        outcome = error
+    worker.boom(task)
+    task.apply(submitting.after_create(task.view, chunk, outcome, now_ms))
+
+
+def _label(chunk: Chunk) -> Label:
+    return Label(
+        app="sim",
+        chunk_id=chunk.chunk_id,
+        chunk_attempt=chunk.attempt,
+        payload_sha256=chunk.payload_sha256 or "",
+    )
+
+
+def _watch_pause(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    job = read.job(task.view, chunk.job)
+    if job is not None and job.paused:
+        worker.spent_while_paused.append(chunk.chunk_id)
+
+
+def _watch_intents(worker: Worker, chunk: Chunk) -> None:
+    intended = {
+        record.custom_id
+        for record in worker.world.records("submitted")
+        if (record.chunk_id, record.chunk_attempt) == (chunk.chunk_id, chunk.attempt)
+    }
+    sent = {custom_id for custom_id, _ in worker.provider.files.get(chunk.file_id or "", [])}
+    worker.unintended += sorted(sent - intended)
+
+
+def _look(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    now_ms = worker.world.now_ms
+    found = worker.provider.find(_label(chunk), (chunk.attempt_at_ms or 0) - SKEW_MS, now_ms)
+    looked = submitting.after_look(chunk, found, now_ms, GRACE)
+    task.apply(looked.orders)
+    for batch_id in looked.cancel:
+        worker.provider.cancel(batch_id, now_ms)
+
+
+def _poll(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    now_ms = worker.world.now_ms
+    remote = worker.provider.get(chunk.batch_id or "", now_ms)
+    task.apply(collecting.after_poll(task.view, chunk, remote, POLLS, now_ms))
+
+
+def _cancel(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    now_ms = worker.world.now_ms
+    remote = worker.provider.cancel(chunk.batch_id or "", now_ms)
+    task.apply(collecting.after_poll(task.view, chunk, remote, POLLS, now_ms))
+
+
+def _download(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    output, errors = worker.provider.rows(chunk.batch_id or "")
+    names = []
+    for kind, rows in (("output", output), ("errors", errors)):
+        uri = f"{chunk.batch_id}/{kind}"
+        worker.results[uri] = rows
+        names.append(StoredPayload(uri=uri, sha256=uri, size_bytes=len(rows)))
+    task.apply(collecting.downloaded(chunk, names[0], names[1], worker.world.now_ms))
+
+
+def _index(worker: Worker, chunk: Chunk) -> collecting.RowIndex:
+    index = collecting.RowIndex.of(chunk)
+    for number, uri in enumerate((chunk.output_uri, chunk.error_uri)):
+        for at, row in enumerate(worker.results.get(uri or "", [])):
+            index.add(row.custom_id, collecting.RowPlace(number, at, 1))
+    return index
+
+
+def _collect(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    if worker.world.chance.random() < 0.05:
+        task.apply(collecting.results_missing(chunk, worker.world.now_ms))
+        return
+    index = _index(worker, chunk)
+    cut = chunking.members(task.view, chunk.chunk_id, limit=4)
+    files = [worker.results.get(uri or "", []) for uri in (chunk.output_uri, chunk.error_uri)]
+    rows = {}
+    for life in cut:
+        name = chunking.custom_id_of(chunk, life)
+        place = index.places.get(name)
+        if place is not None:
+            rows[name] = files[place.file][place.start]
+    spec = _spec(task, chunk.job, chunk.version).spec
+    task.apply(
+        collecting.collect_cut(task.view, chunk, cut, rows, retry=spec.retry, price=price, now_ms=worker.world.now_ms)
+    )
+
+
+def _settle(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    task.apply(collecting.settle_cut(task.view, chunk, task.place, worker.world.now_ms))
+
+
+def _finish(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    now_ms = worker.world.now_ms
+    found = worker.provider.find(_label(chunk), 0, now_ms)
+    looked = submitting.twins_of(chunk, found, lambda batch: _waste(worker, batch.batch_id), now_ms)
+    task.apply(looked.orders)
+    for batch_id in looked.cancel:
+        worker.provider.cancel(batch_id, now_ms)
+    task.apply(collecting.finish(_reread(task, chunk), _index(worker, chunk), now_ms))
+
+
+def _waste(worker: Worker, batch_id: str) -> int:
+    return sum(bill.nanos or 0 for bill in worker.provider.bills if bill.batch_id == batch_id)
+
+
+STEPS: dict[Todo, Callable[[Worker, SimTask, Chunk], None]] = {
+    Todo.PREPARE: _prepare,
+    Todo.DELETE_FILE: _delete_file,
+    Todo.UPLOAD: _upload,
+    Todo.BEGIN: _begin,
+    Todo.LOOK: _look,
+    Todo.POLL: _poll,
+    Todo.CANCEL: _cancel,
+    Todo.DOWNLOAD: _download,
+    Todo.COLLECT: _collect,
+    Todo.SETTLE: _settle,
+    Todo.FINISH: _finish,
+}
