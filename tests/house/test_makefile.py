@@ -1,0 +1,59 @@
+"""The first command a stranger types: it lists itself, and says what is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A folder as after a clone: no environment yet."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    # These tests may run under make themselves, whose flags are not theirs.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_make_alone_lists_every_target_with_a_sentence(fresh: Path) -> None:
+    listed = re.findall(r"^  make (\S+) +\S", make(fresh).stdout, re.MULTILINE)
+    declared = re.search(r"^\.PHONY: (.*)$", (fresh / "Makefile").read_text(), re.MULTILINE)
+    assert declared is not None
+    assert listed == declared[1].split()
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "exactness", "kafka"])
+def test_without_a_python_each_target_says_how_to_get_one(fresh: Path, target: str) -> None:
+    done = make(fresh, target, "PYTHON=")
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert "apt-get install python3 python3-venv" in done.stderr
+
+
+def test_a_python_that_cannot_make_environments_is_named_with_the_package_to_install(fresh: Path) -> None:
+    python = fresh / "python-without-venv"
+    python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) echo python3.12-venv;; esac\n')
+    python.chmod(0o755)
+    done = make(fresh, "test", f"PYTHON={python}")
+    assert done.returncode != 0
+    assert "apt-get install python3.12-venv" in done.stderr
+    assert not (fresh / ".venv").exists()
+
+
+def test_ci_runs_make_test_and_passes_its_exit_code_on(fresh: Path) -> None:
+    (fresh / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", fresh / ".ci" / "run")
+    (fresh / "Makefile").write_text("test:\n\t@echo called in $(CURDIR); exit 1\n")
+    done = subprocess.run([fresh / ".ci" / "run"], cwd="/", capture_output=True, text=True, check=False)
+    assert f"called in {fresh}" in done.stdout
+    assert done.returncode == 2
