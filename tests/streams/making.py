@@ -115,13 +115,13 @@ def carry_out(view: MemoryView, orders: Iterable[Order]) -> list[Any]:
     return emitted
 
 
-def take_in(view: MemoryView, spec: JobSpec, raw: RawRecord, *, offset: int = 0) -> WorkItem:
+def take_in(view: MemoryView, raw: RawRecord, *, offset: int = 0) -> WorkItem:
     """Normalize `raw` and let it arrive at its task."""
     (made,) = normalize(view, raw, jobs=CompiledJobs(), now_ms=NOW_MS, limits=RawLimits())
     assert isinstance(made, Emit)
     item = made.record
     assert isinstance(item, WorkItem)
-    carry_out(view, arrive(view, item, offset, promotion=0, seq_from_log=spec.seq == "log", now_ms=NOW_MS))
+    carry_out(view, arrive(view, item, offset, now_ms=NOW_MS))
     return item
 
 

@@ -64,7 +64,7 @@ class Bench:
 
     def event(self, body: str) -> str:
         self.raw_offset += 1
-        return take_in(self.view, self.spec, make_raw({"body": body}, offset=self.raw_offset)).request_id
+        return take_in(self.view, make_raw({"body": body}, offset=self.raw_offset)).request_id
 
     def answered(self, request_id: str, label: str = "fire") -> None:
         result = answer(self.view, request_id, f'{{"label":"{label}","confidence":0.9}}')
@@ -300,7 +300,7 @@ def test_a_cut_has_a_limit_and_the_next_begins_behind_it() -> None:
     bench = Bench()
     for number in range(5):
         raw = make_raw({"body": str(number)}, offset=100 + number, key=b"t-%d" % number)
-        name = take_in(bench.view, bench.spec, raw).request_id
+        name = take_in(bench.view, raw).request_id
         bench.answered(name)
         bench.view.put(evolve(bench.life(name), updated_at_ms=number))
     cut = intend(bench.view, now_ms=NOW_MS, limit=2)

@@ -97,7 +97,7 @@ def test_a_raw_record_that_was_put_down_can_be_normalized_again() -> None:
 @pytest.mark.parametrize("reason", DEAD)
 def test_every_dead_life_starts_again_somewhere(reason: Reason) -> None:
     view = make_view(make_row(make_spec()))
-    item = take_in(view, make_spec(), make_raw())
+    item = take_in(view, make_raw())
     dead = evolve(
         life_of(view, item.request_id), status=Status.FAILED_TERMINAL, reason=reason, result_offset=4, verdict_offset=5
     )
@@ -117,20 +117,20 @@ def test_every_dead_life_starts_again_somewhere(reason: Reason) -> None:
 
 def test_what_was_excluded_or_replaced_is_not_redriven() -> None:
     view = make_view(make_row(make_spec()))
-    item = take_in(view, make_spec(), make_raw())
+    item = take_in(view, make_raw())
     live = life_of(view, item.request_id)
     assert redrive(view, item.request_id, now_ms=NOW_MS) == []
     view.put(evolve(live, status=Status.FAILED_TERMINAL, reason=Reason.CANCELLED))
     assert redrive(view, item.request_id, now_ms=NOW_MS) == []
     view.put(evolve(live, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON))
-    take_in(view, make_spec(), make_raw({"body": "newer"}, offset=8))
+    take_in(view, make_raw({"body": "newer"}, offset=8))
     assert redrive(view, item.request_id, now_ms=NOW_MS) == []
     assert redrive(view, "unknown", now_ms=NOW_MS) == []
 
 
 def test_a_redriven_life_is_not_caught_by_an_earlier_cancellation() -> None:
     view = make_view(make_row(make_spec()))
-    item = take_in(view, make_spec(), make_raw())
+    item = take_in(view, make_raw())
     view.put(evolve(life_of(view, item.request_id), status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON))
     view.put(make_row(make_spec(), cancelled_before_ms=NOW_MS + 10))
     carry_out(view, redrive(view, item.request_id, now_ms=NOW_MS))

@@ -38,7 +38,7 @@ class Room:
     def __init__(self) -> None:
         self.spec = make_spec(judge=JudgeSpec(review_sample=1))
         self.view = make_view(make_row(self.spec))
-        self.item = take_in(self.view, self.spec, make_raw())
+        self.item = take_in(self.view, make_raw())
         result = answer(self.view, self.item.request_id, SEEN)
         (verdict,) = carry_out(self.view, validate(self.view, result, 11, jobs=CompiledJobs(), now_ms=NOW_MS))
         carry_out(self.view, meet_verdict(self.view, verdict, 20, NOW_MS))

@@ -39,7 +39,7 @@ class Desk:
     def __init__(self, spec: JobSpec | None = None) -> None:
         self.spec = spec or make_spec()
         self.view = make_view(make_row(self.spec))
-        self.item = take_in(self.view, self.spec, make_raw())
+        self.item = take_in(self.view, make_raw())
         self.offset = 10
 
     @property
@@ -151,7 +151,7 @@ def test_doubt_goes_to_a_person_with_its_reason() -> None:
 def test_an_answer_nobody_waits_for_is_kept_and_its_life_ends() -> None:
     desk = Desk()
     result = answer(desk.view, desk.item.request_id, GOOD)
-    newer = take_in(desk.view, desk.spec, make_raw({"body": "newer"}, offset=8))
+    newer = take_in(desk.view, make_raw({"body": "newer"}, offset=8))
     (excluded,) = desk.judge(result)
     assert isinstance(excluded, Excluded)
     assert (excluded.reason, excluded.of_request_id) == (Reason.SUPERSEDED, newer.request_id)
