@@ -91,22 +91,7 @@ def normalizer(worker: Worker, task: SimTask, limit: int) -> bool:
 def submitter(worker: Worker, task: SimTask, limit: int) -> bool:
     found = task.next("normalized", limit)
     for offset, entry in found:
-        job = read.job(task.view, entry.value.job)
-        # the item may come from a task that has seen a version this one has not: control is read to its end first
-        while job is None or entry.value.version not in json.loads(job.versions_json):
-            assert controller(worker, task, 1), "an item names a version nobody applied"
-            job = read.job(task.view, entry.value.job)
-        compiled = task.jobs.of(job, entry.value.version)
-        task.apply(
-            queueing.arrive(
-                task.view,
-                entry.value,
-                offset,
-                promotion=controlling.promotion_of(job, entry.value.version),
-                seq_from_log=compiled.spec.seq == "log",
-                now_ms=worker.world.now_ms,
-            )
-        )
+        task.apply(queueing.arrive(task.view, entry.value, offset, now_ms=worker.world.now_ms))
     return bool(found)
 
 

@@ -25,7 +25,7 @@ from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
 from batchmill.streams.view import StateView
 
-__all__ = ["COMMANDS", "control", "jobs", "promotion_of", "read_to", "read_up_to", "sweep"]
+__all__ = ["COMMANDS", "control", "jobs", "knows_version", "promotion_of", "read_to", "read_up_to", "sweep"]
 
 _STAGE: Final = "controller"
 _READ_TO: Final = "control_read_to"
@@ -78,6 +78,12 @@ def read_to(view: StateView) -> int:
 def jobs(view: StateView) -> list[Job]:
     """Every job this task knows."""
     return [row for _, row in view.scan("job", "", limit=_ROWS_MAX) if isinstance(row, Job)]
+
+
+def knows_version(view: StateView, job_name: str, version: str) -> bool:
+    """Whether this task has heard of a version: commands and records of other tasks arrive in no common order."""
+    job = read.job(view, job_name)
+    return job is not None and version in _promotions(job.versions_json)
 
 
 def promotion_of(job: Job, version: str) -> int:

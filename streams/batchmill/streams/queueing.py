@@ -18,6 +18,7 @@ from batchmill.schemas.records import DeadLetter, Excluded, Result, WorkItem
 from batchmill.schemas.state import Life, Source
 from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
+from batchmill.streams.controlling import knows_version
 from batchmill.streams.facts import AnswerFound, Recalled, Redriven, Superseded
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
@@ -33,25 +34,19 @@ STORE_NONCE: Final = chunk_nonce("store")
 _UNDONE_BY_EVENT: Final = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
 
 
-def arrive(
-    view: StateView, item: WorkItem, offset: int, *, promotion: int, seq_from_log: bool, now_ms: int
-) -> list[Order]:
-    """What a work item at `offset` of `normalized` means for this task.
-
-    `promotion` is that of the item's version; `seq_from_log` says that the job ranks events by their place in raw,
-    which holds only while a source stays in one raw partition.
-    """
+def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list[Order]:
+    """What a work item at `offset` of `normalized` means for this task, which need not have heard of its job yet."""
     source = read.source(view, item.job, item.source_id)
-    if seq_from_log and source is not None and source.raw_partition != item.origin.partition:
+    if item.seq_from_log and source is not None and source.raw_partition != item.origin.partition:
         return [_moved_source(item, source, now_ms)]
     known = read.life(view, item.request_id)
     if known is not None:
         return _known(view, known, item, source, now_ms)
     if _cancelled(view, item):
         return [_excluded(item, Reason.CANCELLED, None, now_ms)]
-    if source is not None and not _newer(view, item.seq, promotion, source):
+    if source is not None and not _newer(view, item, source):
         return [_excluded(item, Reason.SUPERSEDED, source.request_id, now_ms)]
-    return _new(view, item, offset, promotion, source, now_ms)
+    return _new(view, item, offset, source, now_ms)
 
 
 def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
@@ -70,8 +65,11 @@ def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
 def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int) -> list[Order]:
     """The stored answer at the life's result offset was read again: it answers this life too, at no cost.
 
-    If it is not there, or is not what `answers` says it is, the life queues to be paid for like any other.
+    If it is not there, or is not what `answers` says it is, the life queues to be paid for like any other. Nothing is
+    done as long as the task has not heard of the life's version, since nobody could judge the answer.
     """
+    if not knows_version(view, life.job, life.version):
+        return []
     answer = read.stored_answer(view, life.ask_key)
     kept, said = end_if_unwanted(view, life, stage=_STAGE, now_ms=now_ms)
     if said:
@@ -107,17 +105,15 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
 # -- a new request -----------------------------------------------------------------------------------------------------
 
 
-def _new(
-    view: StateView, item: WorkItem, offset: int, promotion: int, source: Source | None, now_ms: int
-) -> list[Order]:
+def _new(view: StateView, item: WorkItem, offset: int, source: Source | None, now_ms: int) -> list[Order]:
     answer = read.stored_answer(view, item.ask_key)
-    life = _born(item, offset, promotion, None if answer is None else answer.result_offset, now_ms)
+    life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
     orders: list[Order] = [Put(life), Put(_newest(source, item, now_ms))]
     orders += _overtaken(view, source, item.request_id, now_ms)
     return [*orders, Wake("sealing" if answer is None else "stored")]
 
 
-def _born(item: WorkItem, offset: int, promotion: int, result_offset: int | None, now_ms: int) -> Life:
+def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -> Life:
     return Life(
         request_id=item.request_id,
         job=item.job,
@@ -125,7 +121,7 @@ def _born(item: WorkItem, offset: int, promotion: int, result_offset: int | None
         ask_key=item.ask_key,
         source_id=item.source_id,
         seq=item.seq,
-        promotion=promotion,
+        promotion=item.promotion,
         run_id=item.run_id,
         lane=item.lane,
         target_key=item.target_key,
@@ -217,10 +213,10 @@ def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> l
 # -- shared ------------------------------------------------------------------------------------------------------------
 
 
-def _newer(view: StateView, seq: int, promotion: int, source: Source) -> bool:
+def _newer(view: StateView, item: WorkItem, source: Source) -> bool:
     newest = read.life(view, source.request_id)
     known_promotion = newest.promotion if newest is not None else source.committed_promotion or 0
-    return (seq, promotion) > (source.seq, known_promotion)
+    return (item.seq, item.promotion) > (source.seq, known_promotion)
 
 
 def _cancelled(view: StateView, item: WorkItem) -> bool:

@@ -13,6 +13,7 @@ from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS, Place, new_chunk, with_members
+from batchmill.streams.controlling import knows_version
 from batchmill.streams.facts import TakenIn
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.settling import moved
@@ -50,12 +51,12 @@ class ChunkLimits:
 
 
 def queues(view: StateView) -> list[Queue]:
-    """Every queue that has something to seal: lives waiting, or a chunk filling."""
+    """Every queue that has something to seal: lives waiting, or a chunk filling, of a version the task has heard of."""
     found = {Queue(row.lane, row.job, row.version) for row in _heads(view)}
     for _, row in view.scan("filling", "", limit=_CHUNKS_SEEN_MAX):
         assert isinstance(row, Chunk)
         found.add(Queue(row.lane, row.job, row.version))
-    return sorted(found)
+    return sorted(each for each in found if knows_version(view, each.job, each.version))
 
 
 def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_ms: int) -> list[Order]:

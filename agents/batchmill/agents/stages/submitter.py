@@ -63,14 +63,7 @@ class Submitter:
             item = self.kit.read(task, record, WorkItem, stage=STAGE)
             if item is None:
                 continue
-            orders = arrive(
-                task.view,
-                item,
-                record.offset,
-                promotion=item.promotion,
-                seq_from_log=item.seq_from_log,
-                now_ms=now_ms,
-            )
+            orders = arrive(task.view, item, record.offset, now_ms=now_ms)
             self.kit.carry(task, orders, src=record.src)
         task.finish(slice_)
 
