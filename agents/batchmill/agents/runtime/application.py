@@ -74,7 +74,8 @@ def create_app(config: RuntimeConfig) -> App:
 def run_worker(app: App, *, loglevel: str = "WARNING") -> int:
     """Run until a signal ends it; the exit code. A fail-stop never gets here."""
     app.conf.datadir.mkdir(parents=True, exist_ok=True)
-    worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
+    # Our own logging stands (set up by the caller); Faust's spinner and handlers would write over it.
+    worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False, override_logging=False, quiet=True)
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
