@@ -48,6 +48,10 @@ WITHHELD_KEYS = frozenset(
 WITHHELD = "[withheld]"
 TEXT_CHARS_MAX = 500
 FRAMES_MAX = 12
+#: A list of so many whole numbers (partitions, offsets) is shown; numbers carry no text.
+NUMBERS_MAX = 64
+#: How Faust's services announce that they start and stop, under the names of our own modules.
+SERVICE_STEP = "[^"
 
 #: Loggers of libraries: what they say at INFO is about every request or every rebalance step.
 QUIET = ("faust", "mode", "aiokafka", "httpx", "httpcore", "uvicorn", "asyncio", "opentelemetry", "urllib3")
@@ -70,6 +74,7 @@ def set_up_logging(settings: LogSettings, *, process: str, instance: str, stream
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(target)
+    handler.addFilter(lambda line: line.levelno >= logging.WARNING or not str(line.msg).startswith(SERVICE_STEP))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -167,6 +172,8 @@ def _guard(_: Any, __: str, event: Event) -> Event:
 def _short(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"[{len(value)} bytes]"
+    if isinstance(value, list | tuple) and len(value) <= NUMBERS_MAX and all(type(item) is int for item in value):
+        return str(value)
     if isinstance(value, dict | list | tuple | set | frozenset):
         # What is inside has no name the guard could know it by.
         return f"[{type(value).__name__} of {len(value)}]"
