@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -41,10 +40,10 @@ def topic_prefix(request: pytest.FixtureRequest) -> str:
     return f"t-{_RUN}-{os.urandom(3).hex()}-{words}"
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A broker for one test that harms it."""
-    with start_cluster(tmp_path / "kafka") as cluster:
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A broker for the tests of one module that harm it; each leaves it running."""
+    with start_cluster(tmp_path_factory.mktemp("kafka-own")) as cluster:
         yield cluster
 
 
