@@ -205,8 +205,7 @@ async def _serve_health(app: App, settings: Settings, telemetry: Telemetry) -> N
     def reasons() -> list[str]:
         return [] if app.runtime.ready else ["tasks are being restored"]
 
-    async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus) as url:
-        _log.info("health_served", url=url)
+    async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus):
         await asyncio.Event().wait()
 
 
