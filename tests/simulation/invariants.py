@@ -102,9 +102,10 @@ def newest_wins(story: Story) -> Iterator[str]:
     for source_id, (_, item) in newest.items():
         held = story.sink.rows.get(source_id)
         life = lives.get(item.request_id)
-        if life is not None and life.status is Status.COMMITTED and _tells(story, item):
-            if held is None or held.write.request_id != item.request_id:
-                yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {item.request_id}"
+        if life is None or life.status is not Status.COMMITTED or not _tells(story, item):
+            continue
+        if held is None or held.write.request_id != item.request_id:
+            yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {item.request_id}"
 
 
 def _tells(story: Story, item: WorkItem) -> bool:

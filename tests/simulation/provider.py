@@ -29,6 +29,8 @@ __all__ = ["Bill", "Faults", "SimProvider", "price"]
 LISTED_AFTER_MS_MAX = 60_000
 FROZEN_MS_MAX = 400_000
 OUTPUT_TOKEN_NANOS = 10
+#: of a custom id that name the request: rows of its earlier attempts are the likeliest to be mixed up
+REQUEST_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,9 @@ class SimProvider:
         if self.chance.random() < self.faults.stray_rows:
             strays = [RowOutcome(custom_id="request-1", outcome=Outcome.SUCCEEDED, reason=None, output="{}")]
             strays += [row for row in rows[:2] if row.outcome is Outcome.SUCCEEDED]
-            other = [row for each in self.batches.values() if each is not batch for row in each.rows[:2]]
-            rows += strays + other
+            asked = {custom_id[:REQUEST_CHARS] for custom_id, _ in batch.lines}
+            others = [row for each in self.batches.values() if each is not batch for row in each.rows]
+            rows += strays + [row for row in others if row.custom_id[:REQUEST_CHARS] in asked]
         self.chance.shuffle(rows)
         yield from rows
 

@@ -30,7 +30,7 @@ from batchmill.streams.ports import Label, NotFoundError, ProviderError, SinkOut
 from batchmill.streams.submitting import Todo
 from tests.simulation.provider import SimProvider, price
 from tests.simulation.sink import SimSink
-from tests.simulation.world import Crash, SimTask, World
+from tests.simulation.world import Killed, SimTask, World
 
 __all__ = ["EFFECTS", "TOPICS", "Worker", "raw_record"]
 
@@ -63,7 +63,7 @@ class Worker:
 
     def boom(self, task: SimTask) -> None:
         if self.world.chance.random() < self.crash_share:
-            raise Crash
+            raise Killed
         del task
 
     def durable(self, task: SimTask) -> None:

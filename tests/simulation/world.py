@@ -19,12 +19,12 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.view import MemoryView
 
-__all__ = ["Crash", "Entry", "SimTask", "World"]
+__all__ = ["Entry", "Killed", "SimTask", "World"]
 
 PLACE_BYTES = 16
 
 
-class Crash(Exception):
+class Killed(Exception):  # noqa: N818 - what happened, not an error of ours
     """The worker died here."""
 
 

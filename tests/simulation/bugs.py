@@ -1,0 +1,215 @@
+"""Bugs planted on purpose, each with the law that must catch it: a law that catches nothing proves nothing.
+
+A bug takes the place of one function for as long as a story is told.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams import chunking, collecting, committing, lifecycle, normalizing, queueing, submitting
+from batchmill.streams import view as read
+from batchmill.streams.orders import Emit, Order, Put
+from tests.simulation import provider as simulated
+from tests.simulation import stages
+
+__all__ = ["BUGS", "Bug", "planted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """What is wrong, and which law says so."""
+
+    name: str
+    law: str
+    where: Any
+    what: str
+    make: Callable[[Any], Any]
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    right = bug.where[bug.what] if isinstance(bug.where, dict) else getattr(bug.where, bug.what)
+    _set(bug, bug.make(right))
+    try:
+        yield
+    finally:
+        _set(bug, right)
+
+
+def _set(bug: Bug, value: Any) -> None:
+    if isinstance(bug.where, dict):
+        bug.where[bug.what] = value
+    else:
+        setattr(bug.where, bug.what, value)
+
+
+def _commits_again(right: Any) -> Any:
+    """An answer of the sink that comes twice is published twice."""
+
+    def settle(view: Any, write: Any, result: Any, *, sink: str, now_ms: int) -> list[Order]:
+        life = read.life(view, write.request_id)
+        if life is not None and life.status is Status.COMMITTED and life.commit_id == write.commit_id:
+            return [Emit(committing._record(life, write, result, sink, now_ms), b"")]
+        return right(view, write, result, sink=sink, now_ms=now_ms)
+
+    return settle
+
+
+def _joins_by_request(right: Any) -> Any:
+    """Rows are found by request id, whichever attempt and chunk they belong to."""
+
+    def collect(worker: Any, task: Any, chunk: Chunk) -> None:
+        files = [worker.results.get(uri or "", []) for uri in (chunk.output_uri, chunk.error_uri)]
+        by_request = {row.custom_id[:32]: row for rows in files for row in rows}
+        cut = chunking.members(task.view, chunk.chunk_id)
+        names = {life.request_id: chunking.custom_id_of(chunk, life) for life in cut}
+        rows = {name: replace(by_request[key], custom_id=name) for key, name in names.items() if key in by_request}
+        retry = stages._spec(task, chunk.job, chunk.version).spec.retry
+        now_ms = worker.world.now_ms
+        price = simulated.price
+        task.apply(collecting.collect_cut(task.view, chunk, cut, rows, retry=retry, price=price, now_ms=now_ms))
+
+    del right
+    return collect
+
+
+def _drops_late_answers(right: Any) -> Any:
+    """A cancelled batch is believed to have no answers, though part of it ran."""
+
+    def after_poll(view: Any, chunk: Chunk, remote: Any, schedule: Any, now_ms: int) -> list[Order]:
+        if chunk.cancel_requested and remote.status == "ended":
+            ended = {"state": ChunkState.ENDED, "reason": Reason.CANCELLED, "file_id": None, "due_at_ms": None}
+            return [Put(replace(chunk, **ended))]
+        return right(view, chunk, remote, schedule, now_ms)
+
+    return after_poll
+
+
+def _counts_cost_twice(right: Any) -> Any:
+    """The cost of a call is posted once for the attempt and once for the answer."""
+
+    def posted(life: Life, charge: Any) -> dict[str, Any]:
+        return right(lifecycle.evolve(life, **right(life, charge)), charge)
+
+    return posted
+
+
+def _cancels_the_committed(right: Any) -> Any:
+    """The sweep ends every life of the job, whatever became of it."""
+
+    def sweep(view: Any, job_name: str, now_ms: int) -> list[Order]:
+        orders = right(view, job_name, now_ms)
+        if not orders:
+            return orders
+        lives = [row for row in view.rows(Life.schema) if row.status is Status.COMMITTED]
+        done = [lifecycle.evolve(row, status=Status.FAILED_TERMINAL, reason=Reason.CANCELLED) for row in lives]
+        return [*orders, *(Put(life) for life in done)]
+
+    return sweep
+
+
+def _forgets_the_version(right: Any) -> Any:
+    """A request is named by source and content only."""
+
+    def request_id(job: str, source_id: str, sha256: str, version: str, epoch: int, dedupe: Any = "source") -> str:
+        return right(job, source_id, sha256, "", epoch, dedupe)
+
+    return request_id
+
+
+def _creates_blindly(right: Any) -> Any:
+    """A create of unknown outcome is simply sent again."""
+
+    def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Any:
+        if chunk.state is ChunkState.ATTEMPTING:
+            return submitting.Todo.BEGIN
+        return right(chunk, paused=paused, now_ms=now_ms)
+
+    return todo
+
+
+def _adopts_nothing_and_gives_up_early(right: Any) -> Any:
+    """One look that finds nothing is believed."""
+
+    def after_look(chunk: Chunk, found: Any, now_ms: int, schedule: Any = None) -> Any:
+        hasty = submitting.CreateSchedule(grace_ms=0, spacing_ms=0, looks_min=1)
+        return right(replace(chunk, file_id=None) if not found else chunk, found, now_ms, hasty)
+
+    return after_look
+
+
+def _commits_the_cancelled(right: Any) -> Any:
+    """The committer does not ask whether anyone still wants it."""
+    del right
+    return lambda view, life, **_: (life, [])
+
+
+def _joins_by_position(right: Any) -> Any:
+    """The nth row is taken for the nth member."""
+
+    def collect_cut(view: Any, chunk: Chunk, cut: Any, rows: Any, **more: Any) -> list[Order]:
+        values = list(rows.values())
+        turned = values[1:] + values[:1]
+        named = {name: replace(row, custom_id=name) for name, row in zip(rows, turned, strict=True)}
+        return right(view, chunk, cut, named, **more)
+
+    return collect_cut
+
+
+def _forgets_obituaries(right: Any) -> Any:
+    """Older events are passed over in silence."""
+
+    def arrive(view: Any, item: Any, offset: int, *, now_ms: int) -> list[Order]:
+        orders = right(view, item, offset, now_ms=now_ms)
+        return [] if len(orders) == 1 and isinstance(orders[0], Emit) else orders
+
+    return arrive
+
+
+def _never_recalls(right: Any) -> Any:
+    """A newer event of content that was committed before is a duplicate and nothing more."""
+
+    def known(view: Any, life: Life, item: Any, source: Any, now_ms: int) -> list[Order]:
+        orders = right(view, life, item, source, now_ms)
+        if life.status is not Status.COMMITTED:
+            return orders
+        return [order for order in orders if not (isinstance(order, Put) and isinstance(order.row, Life))]
+
+    return known
+
+
+def _ignores_the_pause(right: Any) -> Any:
+    return lambda chunk, *, paused, now_ms: right(chunk, paused=False, now_ms=now_ms)
+
+
+def _sends_before_durable(right: Any) -> Any:
+    """The create call does not wait for its attempt to be durable."""
+
+    def durable(worker: Any, task: Any) -> None:
+        worker.boom(task)
+
+    del right
+    return durable
+
+
+BUGS = (
+    Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
+    Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request),
+    Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers),
+    Bug("cost counted twice", "cost_conserved", lifecycle, "_posted", _counts_cost_twice),
+    Bug("cancel after commit", "committed_stays", stages.controlling, "sweep", _cancels_the_committed),
+    Bug("a new version reusing an old id", "id_never_reused", normalizing, "request_id", _forgets_the_version),
+    Bug("create retried blindly", "paid_once", stages.submitting, "todo", _creates_blindly),
+    Bug("believing the first look", "paid_once", stages.submitting, "after_look", _adopts_nothing_and_gives_up_early),
+    Bug("commit after cancel", "no_commit_after_cancel", committing, "end_if_unwanted", _commits_the_cancelled),
+    Bug("join by position", "never_swapped", stages.collecting, "collect_cut", _joins_by_position),
+    Bug("silent exclusion", "never_lost", stages.queueing, "arrive", _forgets_obituaries),
+    Bug("no recall", "newest_wins", queueing, "_known", _never_recalls),
+    Bug("spending while paused", "quiet_when_paused", stages.submitting, "todo", _ignores_the_pause),
+    Bug("create before the intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable),
+)
