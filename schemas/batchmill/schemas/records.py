@@ -72,6 +72,7 @@ class WorkItem:
     target_key: str
     tokens_estimate: int
     bytes_estimate: int
+    traceparent: str | None = None  #: W3C trace context of the raw event, when it had one
     origin: Origin
 
 

@@ -49,6 +49,7 @@ class Life:
     output_tokens: int
     confidence: float | None
     redrives: int
+    traceparent: str | None = None  #: W3C trace context of the raw event, when it had one
     origin: Origin
     updated_at_ms: int
 

@@ -41,6 +41,7 @@ __all__ = [
 
 STAGE = "normalizer"
 RUN_HEADER = "batchmill-run"
+TRACE_HEADER = "traceparent"
 #: what an arrival waits for
 JOB_KNOWN = "job_known"
 JOB_RESUMED = "job_resumed"
@@ -51,6 +52,7 @@ _SEQ_MAX = 2**62
 _AVRO_FRAME = b"\x00"
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)\Z")
 
@@ -341,6 +343,7 @@ def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int
         target_key=_target_key(job.target_path, item_input, source_id),
         tokens_estimate=tokens,
         bytes_estimate=body_bytes + LINE_FRAMING_BYTES,
+        traceparent=_traceparent(raw),
         origin=raw.origin,
     )
     return Emit(item, named.encode())
@@ -354,6 +357,12 @@ def _target_key(path: Path | None, item_input: JsonObject, source_id: str) -> st
     if not isinstance(found, str) or not found:
         raise Unusable(Reason.INVALID_INPUT, f"{path.text}: expected a text or whole number, it is the target's key")
     return found
+
+
+def _traceparent(raw: RawRecord) -> str | None:
+    """The upstream trace this request continues; anything that is no W3C trace context is passed over."""
+    named = _header(raw, TRACE_HEADER)
+    return named if named is not None and _TRACEPARENT.match(named) else None
 
 
 def _run_id(raw: RawRecord, job: CompiledJob) -> str:

@@ -145,6 +145,7 @@ def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -
         output_tokens=0,
         confidence=None,
         redrives=0,
+        traceparent=item.traceparent,
         origin=item.origin,
         updated_at_ms=now_ms,
     )

@@ -1,8 +1,7 @@
 """The Kafka headers of every record we write: CloudEvents, correlation, trace context, and the dead-letter names.
 
-A request has one trace: its trace id is the first 128 bits of its request id's hash, so that every process and every
-later attempt names the same trace without storing it, hours and crashes apart. What came with the upstream event is
-kept on the normalizer's span as a link.
+A request has one trace, hours and crashes apart. It continues the trace of its raw event when that had one (the life
+remembers it); else its trace id is the first 128 bits of its request id's hash, so that nothing need be stored.
 """
 
 import hashlib
@@ -18,8 +17,10 @@ __all__ = ["headers_for", "trace_id_of", "traceparent_of"]
 _SAMPLED = "01"
 
 
-def headers_for(record: Record, *, src: str, app_id: str, raw_topic: str) -> list[tuple[str, bytes]]:
-    """Binary-mode CloudEvents attributes and ours."""
+def headers_for(
+    record: Record, *, src: str, app_id: str, raw_topic: str, upstream: str | None
+) -> list[tuple[str, bytes]]:
+    """Binary-mode CloudEvents attributes and ours; `upstream` is the raw event's trace context, if it had one."""
     found = [
         ("ce_specversion", b"1.0"),
         ("ce_id", str(uuid7()).encode()),
@@ -31,7 +32,7 @@ def headers_for(record: Record, *, src: str, app_id: str, raw_topic: str) -> lis
     request_id = None if isinstance(record, RawEvent | Control) else record.request_id
     if request_id is not None:
         found.append(("correlationid", request_id.encode()))
-        found.append(("traceparent", traceparent_of(request_id, src).encode()))
+        found.append(("traceparent", traceparent_of(request_id, src, upstream).encode()))
     if isinstance(record, DeadLetter | Excluded):
         found += letter_headers(record, raw_topic=raw_topic, application=app_id)
     return found
@@ -42,7 +43,10 @@ def trace_id_of(request_id: str) -> str:
     return hashlib.sha256(request_id.encode()).hexdigest()[:32]
 
 
-def traceparent_of(request_id: str, src: str) -> str:
+def traceparent_of(request_id: str, src: str, upstream: str | None) -> str:
     """W3C trace context: the request's trace, and a parent id made of the cause, so that it repeats after a crash."""
     parent = hashlib.sha256(f"{request_id} {src}".encode()).hexdigest()[:16]
-    return f"00-{trace_id_of(request_id)}-{parent}-{_SAMPLED}"
+    if upstream is None:
+        return f"00-{trace_id_of(request_id)}-{parent}-{_SAMPLED}"
+    version, trace_id, _, flags = upstream.split("-")
+    return f"{version}-{trace_id}-{parent}-{flags}"

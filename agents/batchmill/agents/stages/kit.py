@@ -12,14 +12,25 @@ from batchmill.agents import clock
 from batchmill.agents.runtime import LogReader, LogRecord, Task
 from batchmill.agents.stages.headers import headers_for
 from batchmill.schemas import codec
-from batchmill.schemas.records import Committed, Control, Decision, Origin, Record, Result, Submitted, Verdict, WorkItem
+from batchmill.schemas.records import (
+    Committed,
+    Control,
+    Decision,
+    Origin,
+    RawEvent,
+    Record,
+    Result,
+    Submitted,
+    Verdict,
+    WorkItem,
+)
+from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.topology import TOPICS, topic_name
-from batchmill.streams.view import job as job_row
 
-__all__ = ["Kit"]
+__all__ = ["Kit", "upstream_trace"]
 
 R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
 
@@ -87,7 +98,7 @@ class Kit:
 
     def compiled(self, task: Task, job: str, version: str) -> CompiledJob | None:
         """One version of a job; None while this task has not heard of it."""
-        row = job_row(task.view, job)
+        row = read.job(task.view, job)
         return None if row is None else self.jobs.of(row, version)
 
     def _emit(self, task: Task, record: Record, key: bytes, partition: int | None, src: str) -> None:
@@ -97,6 +108,24 @@ class Kit:
             value=codec.encode(record),
             src=src,
             partition=partition,
-            headers=headers_for(record, src=src, app_id=self.app_id, raw_topic=self.topics["raw"]),
+            headers=headers_for(
+                record,
+                src=src,
+                app_id=self.app_id,
+                raw_topic=self.topics["raw"],
+                upstream=upstream_trace(task, record),
+            ),
         )
         self.carried(record)
+
+
+def upstream_trace(task: Task, record: Record) -> str | None:
+    """The trace context that the raw event of a request came with."""
+    match record:
+        case WorkItem():
+            return record.traceparent
+        case RawEvent() | Control():
+            return None
+        case _:
+            life = None if record.request_id is None else read.life(task.view, record.request_id)
+            return None if life is None else life.traceparent
