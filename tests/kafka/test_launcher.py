@@ -191,3 +191,24 @@ def test_a_folder_of_one_broker_is_not_reopened_as_three(tmp_path: Path) -> None
     (tmp_path / "broker-0").mkdir()
     with pytest.raises(KafkaStartError, match="holds a cluster of 1 brokers"):
         start_cluster(tmp_path, brokers=3)
+
+
+def test_a_guard_killed_with_9_takes_its_broker_along(tmp_path: Path) -> None:
+    with start_cluster(tmp_path) as cluster:
+        (pid,) = cluster.pids.values()
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(parent, signal.SIGKILL)
+        assert eventually(lambda: gone(pid))
+        assert eventually(lambda: cluster.pids == {})
+
+
+def test_in_the_foreground_it_says_its_address_and_ends_when_asked(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "batchmill.agents.kafka", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().strip().partition(":")
+        assert host == "127.0.0.1"
+        assert answers(int(port))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert not answers(int(port))
