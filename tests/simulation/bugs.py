@@ -191,7 +191,8 @@ def _sends_before_durable(right: Any) -> Any:
     """The create call does not wait for its attempt to be durable."""
 
     def durable(worker: Any, task: Any) -> None:
-        worker.boom(task)
+        del task
+        worker.boom()
 
     del right
     return durable

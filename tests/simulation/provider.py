@@ -212,6 +212,9 @@ class SimProvider:
         if batch.stops and self.chance.random() < 0.5:
             return _unbilled(custom_id, Outcome.CANCELLED, Reason.PROVIDER_CANCELLED)
         fault = self.chance.choice(_ROW_FAULTS) if self.chance.random() < self.faults.row else "fine"
+        return self._with_fault(batch, custom_id, text, fault)
+
+    def _with_fault(self, batch: _Batch, custom_id: str, text: str, fault: str) -> RowOutcome | None:
         match fault:
             case "missing":
                 return None

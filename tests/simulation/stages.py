@@ -52,6 +52,7 @@ class Worker:
     provider: SimProvider
     sink: SimSink
     crash_share: float
+    rough: bool = True  #: files vanish, the sink hangs up or answers twice
     payloads: dict[str, bytes] = field(default_factory=dict)
     results: dict[str, list[collecting.RowOutcome]] = field(default_factory=dict)
     #: spending calls made while the job's pause was durable: must stay empty
@@ -61,15 +62,17 @@ class Worker:
     #: writes first asked of the sink for lives whose cancellation was known
     late_writes: list[str] = field(default_factory=list)
 
-    def boom(self, task: SimTask) -> None:
+    def boom(self) -> None:
         if self.world.chance.random() < self.crash_share:
             raise Killed
-        del task
+
+    def mishap(self, share: float) -> bool:
+        return self.rough and self.world.chance.random() < share
 
     def durable(self, task: SimTask) -> None:
-        self.boom(task)
+        self.boom()
         task.commit()
-        self.boom(task)
+        self.boom()
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------
@@ -217,10 +220,10 @@ def write(worker: Worker, task: SimTask) -> bool:
         place = committing.place_of(task.view, task.jobs, life)
         writes.append(committing.write_of(life, verdict, place))
     results = worker.sink.apply(writes)
-    worker.boom(task)
-    if worker.world.chance.random() < 0.1:
+    worker.boom()
+    if worker.mishap(0.1):
         return True  # the sink hung up; the lives stay in doubt
-    again = worker.world.chance.random() < 0.1  # its answer is delivered twice
+    again = worker.mishap(0.1)  # its answer is delivered twice
     for each, result in [*zip(writes, results, strict=True)] * (2 if again else 1):
         task.apply(committing.settle(task.view, each, result, sink="sim", now_ms=now_ms))
     assert all(result.outcome is not SinkOutcome.REFUSED for result in results)
@@ -304,12 +307,12 @@ def _prepare(worker: Worker, task: SimTask, chunk: Chunk) -> None:
 def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     assert chunk.file_id is not None
     worker.provider.delete_file(chunk.file_id)
-    worker.boom(task)
+    worker.boom()
     task.apply(submitting.file_deleted(chunk, worker.world.now_ms))
 
 
 def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
-    if worker.world.chance.random() < 0.03:
+    if worker.mishap(0.03):
         worker.payloads.pop(chunk.payload_uri or "", None)
     payload = worker.payloads.get(chunk.payload_uri or "")
     if payload is None:
@@ -317,7 +320,7 @@ def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
         return
     _watch_pause(worker, task, chunk)
     file_id = worker.provider.upload(payload)
-    worker.boom(task)
+    worker.boom()
     task.apply(submitting.uploaded(chunk, file_id, worker.world.now_ms))
 
 
@@ -346,7 +349,7 @@ def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
         raise
     except ProviderError as error:
         outcome = error
-    worker.boom(task)
+    worker.boom()
     task.apply(submitting.after_create(task.view, chunk, outcome, now_ms))
 
 
@@ -415,7 +418,7 @@ def _index(worker: Worker, chunk: Chunk) -> collecting.RowIndex:
 
 
 def _collect(worker: Worker, task: SimTask, chunk: Chunk) -> None:
-    if worker.world.chance.random() < 0.05:
+    if worker.mishap(0.05):
         task.apply(collecting.results_missing(chunk, worker.world.now_ms))
         return
     index = _index(worker, chunk)
