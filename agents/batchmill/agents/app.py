@@ -30,6 +30,7 @@ from batchmill.agents.stages.reviewer import Reviewer
 from batchmill.agents.stages.rows import StateRows
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.agents.stages.tally import Tally
+from batchmill.agents.stages.traces import Traces
 from batchmill.agents.stages.validator import Validator
 from batchmill.agents.telemetry import RuntimeObserver, Telemetry
 from batchmill.agents.topics import verify
@@ -104,14 +105,14 @@ def build_worker(settings: Settings) -> Worker:
     )
     hooks.kit = kit
     sink = SqliteSink(path=settings.sink_path, busy_timeout_ms=settings.sink.busy_timeout_ms)
-    _add_stages(app, settings, kit, providers, sink)
+    _add_stages(app, settings, kit, providers, sink, Traces(telemetry))
     _follow_ownership(app, settings, providers)
     app.task(partial(_serve_health, app, settings, telemetry))
     app.timer(_BOOKING_SECONDS)(partial(_book, tally))
     return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sink=sink)
 
 
-def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, sink: SqliteSink) -> None:
+def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, sink: SqliteSink, traces: Traces) -> None:
     effects, limits = settings.effects, _raw_limits(settings)
     payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
     normalizer = Normalizer(
@@ -132,9 +133,10 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         prices=load_prices(settings.prices_file),
         effects=effects,
         line_bytes_max=settings.limits.result_line_bytes_max,
+        traces=traces,
         submitter=submitter,
     )
-    committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects)
+    committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
     consumers: dict[str, Callable[..., None]] = {
         "raw": normalizer.on_slice,
@@ -148,7 +150,7 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
     for name, on_slice in consumers.items():
         agent = topic(name).agent
         assert agent is not None, f"{name} has a consumer that the topology does not know"
-        app.add_stage(kit.topics[name], name=agent, on_slice=on_slice)
+        app.add_stage(kit.topics[name], name=agent, on_slice=traces.of_slices(name, on_slice))
     loops: dict[str, Callable[[Task], Any]] = {
         "arrivals": normalizer.run,
         "sealing": submitter.run_sealing,

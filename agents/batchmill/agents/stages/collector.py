@@ -17,6 +17,7 @@ from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.lines import placed_lines
 from batchmill.agents.stages.submitter import Submitter
+from batchmill.agents.stages.traces import Traces
 from batchmill.schemas.records import Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
@@ -54,6 +55,7 @@ class Collector:
     prices: Prices
     effects: EffectSettings
     line_bytes_max: int
+    traces: Traces
     submitter: Submitter  #: shares the step that removes an input file
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
@@ -133,16 +135,18 @@ class Collector:
             while current_row(task, chunk).state is ChunkState.DOWNLOADED:
                 rows = await self._rows(chunk, index, members(task.view, chunk.chunk_id))
                 # Membership is frozen but lives are not: newer events may have touched them while files were read.
+                cut = members(task.view, chunk.chunk_id)
                 orders = collect_cut(
                     task.view,
                     current_row(task, chunk),
-                    members(task.view, chunk.chunk_id),
+                    cut,
                     rows,
                     retry=job.spec.retry,
                     price=lambda row: priced(self.prices, chunk.mode, chunk.model, row),
                     now_ms=clock.wall_ms(),
                 )
                 self._carry(task, chunk, orders)
+                self.traces.answered(chunk, cut)
                 await task.capacity()
         except PayloadMissingError:
             self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
@@ -157,6 +161,7 @@ class Collector:
             self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
             return
         self._carry(task, chunk, finish(current_row(task, chunk), index, clock.wall_ms()))
+        self.traces.batch_done(chunk)
 
     async def _settle(self, task: Task, chunk: Chunk) -> None:
         """Let the members of a batch that never ran go, cut by cut."""

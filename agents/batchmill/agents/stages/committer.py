@@ -15,6 +15,7 @@ from batchmill.agents import clock
 from batchmill.agents.runtime import FAILPOINTS, PoisonEffectError, Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.traces import Traces
 from batchmill.schemas import codec
 from batchmill.schemas.records import Verdict
 from batchmill.schemas.state import Life
@@ -37,6 +38,7 @@ class Committer:
     kit: Kit
     sinks: Mapping[str, Sink]
     effects: EffectSettings
+    traces: Traces
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
@@ -95,7 +97,8 @@ class Committer:
         for name, asked in writes.items():
             await FAILPOINTS.reach("sink.before")
             try:
-                results = await self.sinks[name].apply(asked)
+                with self.traces.commit(name, len(asked)):
+                    results = await self.sinks[name].apply(asked)
             except Exception as error:  # noqa: BLE001 - the port says: whatever it raises, nobody knows; ask again
                 _log.warning("sink_unreachable", sink=name, writes=len(asked), error=type(error).__name__)
                 reached = False
