@@ -14,6 +14,8 @@ from typing import Any
 
 from batchmill.agents.clock import boottime_s
 from batchmill.agents.runtime import (
+    App,
+    BareSendError,
     LogRecord,
     Observer,
     PoisonEffectError,
@@ -75,6 +77,10 @@ class Saying(Observer):
 
     def backpressure(self, partition: int, *, on: bool) -> None:
         say("backpressure", partition=partition, on=on)
+
+    def outbox(self, partition: int, records: int, size_bytes: int) -> None:
+        if records > 100:
+            say("outbox", partition=partition, records=records)
 
     def forwarded(self, topic: str, partition: int) -> None:
         say("forwarded", topic=topic, partition=partition)
@@ -153,6 +159,7 @@ class Pipeline:
                     say("effect_dying", row=item.id)
                     os._exit(34)
                 if "effect_seconds" in self.options:
+                    say("effect", row=item.id)
                     await asyncio.sleep(self.options["effect_seconds"])
         except PoisonEffectError as poison:
             task.put(Item(item.id, "isolated"))
@@ -163,10 +170,25 @@ class Pipeline:
         task.emit(self.out, key=item.id.encode(), value=item.id.encode() + pad, src="effect:pump")
 
 
+async def try_bare_sends(app: App, topic: str) -> None:
+    refused = []
+    for name, send in (
+        ("topic", lambda: app.topic(topic).send(value=b"x")),
+        ("producer", lambda: app.producer.send(topic, b"k", b"v", None, None, None)),
+    ):
+        try:
+            await send()
+        except BareSendError:
+            refused.append(name)
+    say("bare_sends", refused=refused)
+
+
 def main() -> int:
     options = json.loads(sys.argv[1])
     pipeline = Pipeline(options)
     app = create_app(pipeline.config())
+    if options.get("bare"):
+        app.runtime.add_effect("bare", lambda _task: try_bare_sends(app, pipeline.out))
     app.add_stage(pipeline.raw, name="raw", on_slice=pipeline.on_raw)
     app.add_stage(pipeline.mid, name="mid", on_slice=pipeline.on_mid)
     app.runtime.add_effect("pump", pipeline.pump)

@@ -28,7 +28,7 @@ def assign_tasks(
     claims = _claims(tasks, previous, order)
     owned: dict[str, list[int]] = {member: [] for member in order}
     # The members that hold the most keep the larger shares: fewer tasks move.
-    held = sorted(order, key=lambda member: (-sum(1 for owner in claims.values() if owner == member)))
+    held = sorted(order, key=lambda member: -sum(1 for owner in claims.values() if owner == member))
     quota = {member: share + (1 if place < extra else 0) for place, member in enumerate(held)}
     homeless = []
     for task in range(tasks):

@@ -79,9 +79,7 @@ def _lanes(batch: Batch, to: Destination, producer: TaskProducer) -> dict[tuple[
     return lanes
 
 
-async def _send(
-    kafka: Any, lanes: Mapping[tuple[str, int], Iterable[Outgoing]]
-) -> dict[tuple[str, int], int]:
+async def _send(kafka: Any, lanes: Mapping[tuple[str, int], Iterable[Outgoing]]) -> dict[tuple[str, int], int]:
     """Send all lanes and await every delivery; the position after the last record of each."""
     sent = await asyncio.gather(*(_send_lane(kafka, *where, lane) for where, lane in lanes.items()))
     if FAILPOINTS.armed:

@@ -4,7 +4,8 @@ What lives here: the switchboard. What must not: reading the environment; the va
 attribute look-up while nothing is armed: `if FAILPOINTS.armed: FAILPOINTS.hit("commit.sent")`.
 
 Actions: `kill` (SIGKILL to ourselves), `exit` (os._exit(9)), `raise`, `stop` (SIGSTOP to ourselves until someone
-continues us), `hold` (never go on; in asynchronous places the rest of the process does).
+continues us), `pause` (go on after three seconds), `hold` (never go on). In asynchronous places the rest of the process
+runs on meanwhile.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ PLACES = (
     "commit.applied",
     "revoke.frozen",
 )
-_ACTIONS = frozenset({"kill", "exit", "raise", "stop", "hold"})
+_ACTIONS = frozenset({"kill", "exit", "raise", "stop", "pause", "hold"})
+PAUSE_SECONDS = 3.0
 
 
 class FailpointError(RuntimeError):
@@ -64,13 +66,17 @@ class Failpoints:
         self._armed_at, self.armed = _Armed(name, int(nth), action), True
 
     def hit(self, name: str) -> None:
-        """A place in synchronous code: `hold` holds the whole process."""
-        if self._due(name) == "hold":
-            threading.Event().wait()
+        """A place in synchronous code: `pause` and `hold` stop the whole process."""
+        action = self._due(name)
+        if action in {"pause", "hold"}:
+            threading.Event().wait(PAUSE_SECONDS if action == "pause" else None)
 
     async def reach(self, name: str) -> None:
-        """A place in asynchronous code: `hold` holds this coroutine only."""
-        if self._due(name) == "hold":
+        """A place in asynchronous code: `pause` and `hold` stop this coroutine only."""
+        action = self._due(name)
+        if action == "pause":
+            await asyncio.sleep(PAUSE_SECONDS)
+        elif action == "hold":
             await asyncio.Event().wait()
 
     def _due(self, name: str) -> str | None:

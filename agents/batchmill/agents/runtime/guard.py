@@ -30,6 +30,7 @@ class Guard:
         self._thresholds = thresholds
         self._alone_records = alone_records
         self._alone_left: dict[str, int] = {}
+        self._condemned: dict[str, int] = {}  #: topic -> offset
         self._restart = Restart(clean=False)
         self._trying = Trying()
 
@@ -37,9 +38,15 @@ class Guard:
         """Take over from what the last owner left; True when it left cleanly."""
         before = Restart.from_json(restart)
         self._restart, self._trying = reopened(before, Trying.from_json(trying), positions)
-        suspicious = self._thresholds.suspicion_deaths
+        self._condemned = {
+            topic: trial.offset
+            for topic, trial in self._trying.records.items()
+            if trial.deaths >= self._thresholds.poison_deaths
+        }
         self._alone_left = {
-            topic: self._alone_records for topic, place in self._restart.places.items() if place.deaths >= suspicious
+            topic: self._alone_records
+            for topic, place in self._restart.places.items()
+            if place.deaths >= self._thresholds.suspicion_deaths or topic in self._condemned
         }
         return before is None or before.clean
 
@@ -74,27 +81,21 @@ class Guard:
 
     def condemned(self, slice_: Slice) -> bool:
         """Its one record has killed the process often enough."""
-        trial = self._trying.records.get(slice_.topic)
-        return (
-            trial is not None
-            and trial.offset == slice_.records[0].offset
-            and trial.deaths >= self._thresholds.poison_deaths
-        )
+        return len(slice_.records) == 1 and self._condemned.get(slice_.topic) == slice_.records[0].offset
 
     def before(self, slice_: Slice) -> list[Write]:
         """Rows that must be durable before `slice_` is handed to its agent; usually none."""
         topic = slice_.topic
         place = self._restart.places.get(topic)
-        if place is None or not place.deaths:
+        if place is None or not place.deaths or self.condemned(slice_):
             return []
         rows = []
         if place.position == slice_.start and not place.touched:
-            self._restart = replace(
-                self._restart, places={**self._restart.places, topic: replace(place, touched=True)}
-            )
+            self._restart = replace(self._restart, places={**self._restart.places, topic: replace(place, touched=True)})
             rows.append(self._restart_row())
         if topic in self._alone_left:
-            trial = RecordTrial(slice_.records[0].offset, place.deaths)
+            # Whatever happened here before, it takes a death of its own to be condemned.
+            trial = RecordTrial(slice_.records[0].offset, min(place.deaths, self._thresholds.suspicion_deaths))
             self._trying = self._trying.with_record(topic, trial)
             rows.append(self._trying_row())
         return rows

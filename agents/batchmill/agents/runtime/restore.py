@@ -71,7 +71,12 @@ class _Reading:
 
 
 async def read_back(
-    config: RuntimeConfig, stores: Mapping[int, Store], markers: Mapping[int, int], *, cluster: str, still_ours: StillOurs
+    config: RuntimeConfig,
+    stores: Mapping[int, Store],
+    markers: Mapping[int, int],
+    *,
+    cluster: str,
+    still_ours: StillOurs,
 ) -> None:
     """Bring every store up to its marker; raises when the group moved on meanwhile."""
     started = monotonic_s()
@@ -96,9 +101,7 @@ async def read_back(
     finally:
         await consumer.stop()
     for where, reading in readings.items():
-        config.observer.restored(
-            where.partition, reading.rows, monotonic_s() - started, from_local=reading.from_local
-        )
+        config.observer.restored(where.partition, reading.rows, monotonic_s() - started, from_local=reading.from_local)
 
 
 async def _seek(

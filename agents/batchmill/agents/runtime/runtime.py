@@ -61,9 +61,7 @@ class Runtime:
     def log(self) -> LogReader:
         if self._log is None:
             options = self.config.client_options()
-            self._log = LogReader(
-                bootstrap_servers=self.config.bootstrap_servers, bodies=self.bodies, options=options
-            )
+            self._log = LogReader(bootstrap_servers=self.config.bootstrap_servers, bodies=self.bodies, options=options)
         return self._log
 
     def tasks(self) -> list[Task]:
@@ -147,9 +145,7 @@ class Runtime:
         if len(here) == len(slice_.records):
             on_slice(task, slice_)
         elif here:
-            on_slice(
-                task, Slice(slice_.topic, slice_.partition, here, slice_.start, slice_.end, slice_.round)
-            )
+            on_slice(task, Slice(slice_.topic, slice_.partition, here, slice_.start, slice_.end, slice_.round))
         else:
             task.finish(slice_)
 
@@ -287,9 +283,7 @@ class Runtime:
         markers = {task.partition: offset for task, offset in zip(new, offsets, strict=True)}
         stores = {task.partition: self._store(task.partition) for task in new}
         try:
-            await read_back(
-                config, stores, markers, cluster=self._cluster, still_ours=lambda: self.round == round_
-            )
+            await read_back(config, stores, markers, cluster=self._cluster, still_ours=lambda: self.round == round_)
             # After the fence: whatever the last owner committed is known, and nothing can follow.
             stand = await positions(stores)
             self._assert_round(round_)
@@ -297,15 +291,11 @@ class Runtime:
             for store in stores.values():
                 store.close()
             raise
-        await asyncio.gather(
-            *(task.open(stores[task.partition], stand.get(task.partition, {})) for task in new)
-        )
+        await asyncio.gather(*(task.open(stores[task.partition], stand.get(task.partition, {})) for task in new))
 
     def _store(self, partition: int) -> Store:
         assert self._cluster is not None
-        return Store.open(
-            self.config.state_dir, StoreIdentity(self._cluster, self.config.state_topic, partition)
-        )
+        return Store.open(self.config.state_dir, StoreIdentity(self._cluster, self.config.state_topic, partition))
 
     def _assert_round(self, round_: int) -> None:
         if self.round != round_:
@@ -321,9 +311,7 @@ class Runtime:
         await self._drain(owned, self.config.tuning.drain_timeout_seconds)
         self.round += 1
         self._freeze(owned)
-        await self._bounded(
-            [task.hand_over(self.round) for task in owned], self.config.tuning.drain_timeout_seconds
-        )
+        await self._bounded([task.hand_over(self.round) for task in owned], self.config.tuning.drain_timeout_seconds)
         async with self._rounds:
             self._leaving += self._tasks.values()
             self._tasks = {}

@@ -330,9 +330,7 @@ class Task:
             fail_stop(Exit.FENCED, "another owner has started", error=error, partition=self.partition)
         if isinstance(error, StoreBrokenError):
             fail_stop(Exit.STORE_BROKEN, "the local state does not follow on", error=error, partition=self.partition)
-        fail_stop(
-            Exit.COMMIT_UNKNOWN, "a transaction is not known committed", error=error, partition=self.partition
-        )
+        fail_stop(Exit.COMMIT_UNKNOWN, "a transaction is not known committed", error=error, partition=self.partition)
 
     async def _commit_loop(self) -> None:
         pause = self._config.tuning.commit_pause_ms / 1000

@@ -78,9 +78,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         asked = [TopicPartition(*tp) for tp in tps]
         known = await consumer._coordinator.fetch_committed_offsets(asked)
         starts = await consumer.beginning_offsets(asked)
-        return {
-            TP(*tp): max(known[tp].offset if tp in known else -1, starts[tp]) for tp in asked
-        }
+        return {TP(*tp): max(known[tp].offset if tp in known else -1, starts[tp]) for tp in asked}
 
     @property
     def lost(self) -> bool:
