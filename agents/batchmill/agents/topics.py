@@ -223,6 +223,11 @@ class TopicAdmin:
             for name, every, own in _described_configs(responses)
         }
 
+    async def brokers(self) -> int:
+        """How many brokers the cluster has just now."""
+        described = await self._client.describe_cluster()
+        return len(described["brokers"])
+
     async def plan(self) -> list[Change]:
         """What `apply` would do, and what it could not."""
         wanted = desired(self._settings)

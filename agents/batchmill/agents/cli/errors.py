@@ -1,0 +1,73 @@
+"""Errors people can meet -> exit code and one message on standard error. Anything else is a bug: with traceback."""
+
+from collections.abc import Callable, Iterator
+
+from batchmill.agents.cli.exit_codes import ExitCode
+
+__all__ = ["CommandError", "known"]
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked: says why and what next."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def known(error: Exception) -> ExitCode | None:
+    """The exit code of an error that has one."""
+    if isinstance(error, CommandError):
+        return error.code
+    for kinds, code in _table():
+        if isinstance(error, kinds()):
+            return code
+    return None
+
+
+Kinds = Callable[[], tuple[type[Exception], ...]]
+
+
+def _table() -> Iterator[tuple[Kinds, ExitCode]]:
+    """Looked at only after something went wrong, so importing them is not in the way of a command that works."""
+    yield _usage, ExitCode.USAGE
+    yield _gate, ExitCode.GATE
+    yield _missing, ExitCode.NOT_FOUND
+    yield _conflict, ExitCode.CONFLICT
+    yield _temporary, ExitCode.TEMPORARY
+
+
+def _usage() -> tuple[type[Exception], ...]:
+    from batchmill.agents.ingest import IngestError
+    from batchmill.agents.settings import SettingsError
+    from batchmill.streams.paths import PathError
+
+    return (SettingsError, IngestError, PathError)
+
+
+def _gate() -> tuple[type[Exception], ...]:
+    from batchmill.agents.jobs import JobFileError
+
+    return (JobFileError,)
+
+
+def _missing() -> tuple[type[Exception], ...]:
+    from batchmill.agents.projector.reading import ViewMissingError
+
+    return (ViewMissingError,)
+
+
+def _conflict() -> tuple[type[Exception], ...]:
+    from batchmill.agents.projector import ViewBusyError
+    from batchmill.agents.projector.projector import PositionLostError
+    from batchmill.agents.topics import TopicsMismatchError
+
+    return (TopicsMismatchError, ViewBusyError, PositionLostError)
+
+
+def _temporary() -> tuple[type[Exception], ...]:
+    from aiokafka.errors import KafkaError
+
+    from batchmill.agents.topics import KafkaUnreachableError
+
+    return (KafkaUnreachableError, KafkaError, TimeoutError)

@@ -1,0 +1,203 @@
+"""What `batchmill doctor` looks at: each check says ok, warn or fail, what was found, and how to mend it."""
+
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from batchmill.agents import clock
+
+if TYPE_CHECKING:
+    from batchmill.agents.settings import AccountSettings, Settings
+
+__all__ = ["Finding", "Level", "examine"]
+
+_DISK_BYTES_WARN = 5 * 2**30
+_DISK_BYTES_FAIL = 2**29
+_HTTP_SECONDS = 5.0
+_STALE_MS = 60_000
+_UNAUTHORISED = (401, 403)
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    level: Level
+    found: str
+    mend: str | None = None
+
+
+async def examine(settings: "Settings") -> list[Finding]:
+    """Every check, in the order in which things depend on each other."""
+    found = [each async for each in _kafka(settings)]
+    for name, account in settings.accounts.items():
+        found += [each async for each in _account(name, account, settings)]
+    found += [_disk(settings), _view(settings), *_jobs(settings)]
+    return found
+
+
+async def _kafka(settings: "Settings") -> AsyncIterator[Finding]:
+    from batchmill.agents.topics import KafkaUnreachableError, TopicAdmin
+
+    servers = settings.kafka.bootstrap_servers
+    try:
+        async with TopicAdmin(settings) as admin:
+            brokers = await admin.brokers()
+            yield Finding(what="kafka", level=Level.OK, found=f"{brokers} brokers behind {servers}")
+            yield _replication(settings, brokers)
+            changes = await admin.plan()
+    except KafkaUnreachableError as error:
+        mend = "`make kafka` starts one; or set KAFKA_BOOTSTRAP_SERVERS"
+        yield Finding(what="kafka", level=Level.FAIL, found=str(error), mend=mend)
+        return
+    yield await _transactions(settings)
+    if not changes:
+        yield Finding(what="topics", level=Level.OK, found=f"as declared, {settings.partitions} partitions each")
+        return
+    mendable = all(change.mendable for change in changes)
+    yield Finding(
+        what="topics",
+        level=Level.FAIL,
+        found=f"{len(changes)} differences, the first: {changes[0]}",
+        mend="batchmill topics apply" if mendable else "set BATCHMILL_PARTITIONS to what the cluster has",
+    )
+
+
+def _replication(settings: "Settings", brokers: int) -> Finding:
+    factor = settings.replication_factor
+    if factor > brokers:
+        mend = f"set BATCHMILL_REPLICATION_FACTOR to at most {brokers}"
+        return Finding(what="replication", level=Level.FAIL, found=f"factor {factor}, {brokers} brokers", mend=mend)
+    if factor == 1 < brokers:
+        mend = "set BATCHMILL_REPLICATION_FACTOR=3 before `batchmill topics apply`"
+        return Finding(what="replication", level=Level.WARN, found="one copy of everything", mend=mend)
+    return Finding(what="replication", level=Level.OK, found=f"factor {factor}")
+
+
+async def _transactions(settings: "Settings") -> Finding:
+    """A transactional producer is started and stopped; nothing is written."""
+    from aiokafka import AIOKafkaProducer
+    from aiokafka.errors import KafkaError
+
+    from batchmill.agents.topics import kafka_client_options
+
+    producer = AIOKafkaProducer(
+        **kafka_client_options(settings.kafka),
+        transactional_id=f"{settings.app_id}-doctor",
+        transaction_timeout_ms=5_000,
+    )
+    try:
+        await producer.start()
+    except KafkaError as error:
+        mend = "the cluster needs transactions (and this user: Write and Describe on the transactional id)"
+        return Finding(what="transactions", level=Level.FAIL, found=f"refused: {type(error).__name__}", mend=mend)
+    finally:
+        await producer.stop()
+    return Finding(what="transactions", level=Level.OK, found="a transactional producer was given an epoch")
+
+
+async def _account(name: str, account: "AccountSettings", settings: "Settings") -> AsyncIterator[Finding]:
+    import httpx
+
+    from batchmill.agents.settings import env_name, is_loopback
+
+    what, key = f"account {name}", account.key()
+    if key is None and not is_loopback(account.base_url):
+        mend = f"set OPENAI_API_KEY, or {env_name(f'accounts.{name}.api_key_file')}"
+        yield Finding(what=what, level=Level.FAIL, found=f"no key for {account.base_url}", mend=mend)
+        return
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    if settings.loopback_only and not is_loopback(account.base_url):
+        yield Finding(what=what, level=Level.WARN, found="not asked: loopback_only is set")
+        return
+    try:
+        async with httpx.AsyncClient(timeout=_HTTP_SECONDS) as client:
+            asked_ms = clock.wall_ms()
+            answer = await client.get(f"{account.base_url.rstrip('/')}/models", headers=headers)
+    except httpx.HTTPError as error:
+        mend = "check OPENAI_BASE_URL and the network; `batchmill simulate` gives one to try with"
+        found = f"{account.base_url} does not answer: {type(error).__name__}"
+        yield Finding(what=what, level=Level.FAIL, found=found, mend=mend)
+        return
+    if answer.status_code in _UNAUTHORISED:
+        found = f"{account.base_url} refuses the key (HTTP {answer.status_code})"
+        yield Finding(what=what, level=Level.FAIL, found=found, mend="use a key that may use the Batch API")
+        return
+    yield Finding(what=what, level=Level.OK, found=f"{account.base_url} answers")
+    yield _skew(name, account, answer, asked_ms)
+
+
+def _skew(name: str, account: "AccountSettings", answer: Any, asked_ms: int) -> Finding:
+    """Looking for a batch of unknown outcome allows for so much difference of clocks."""
+    from email.utils import parsedate_to_datetime
+
+    what = f"clock against {name}"
+    said: str | None = answer.headers.get("date")
+    if said is None:
+        return Finding(what=what, level=Level.WARN, found="the provider does not say its time")
+    seconds = abs(parsedate_to_datetime(said).timestamp() - asked_ms / 1000)
+    level = Level.OK if seconds < account.clock_skew_seconds / 10 else Level.WARN
+    mend = None if level is Level.OK else "synchronise this machine's clock (NTP)"
+    if seconds >= account.clock_skew_seconds:
+        level = Level.FAIL
+    return Finding(what=what, level=level, found=f"{seconds:.0f} s apart", mend=mend)
+
+
+def _disk(settings: "Settings") -> Finding:
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".doctor"
+        probe.write_bytes(b"")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        mend = "set BATCHMILL_DATA_DIR to a folder this user may write"
+        return Finding(what="disk", level=Level.FAIL, found=f"{folder}: {error.strerror}", mend=mend)
+    level = Level.OK if free >= _DISK_BYTES_WARN else Level.WARN if free >= _DISK_BYTES_FAIL else Level.FAIL
+    advice = None if level is Level.OK else "free some, or set BATCHMILL_DATA_DIR elsewhere"
+    return Finding(what="disk", level=level, found=f"{free / 2**30:.1f} GiB free at {folder}", mend=advice)
+
+
+def _view(settings: "Settings") -> Finding:
+    from batchmill.agents.projector import queries
+    from batchmill.agents.projector.reading import View, ViewMissingError
+
+    try:
+        with View(settings.view_path) as view:
+            fresh = queries.freshness(view)
+    except ViewMissingError as error:
+        return Finding(what="read model", level=Level.WARN, found=str(error), mend="batchmill up")
+    age_ms = clock.wall_ms() - fresh.newest_at_ms
+    told = f"{fresh.records:,} records, the newest {age_ms // 1000:,} s old"
+    if fresh.unreadable:
+        mend = "another release or a foreign program writes to these topics; upgrade this side first"
+        return Finding(what="read model", level=Level.FAIL, found=f"{told}, {fresh.unreadable} unreadable", mend=mend)
+    level = Level.WARN if fresh.records and age_ms > _STALE_MS else Level.OK
+    return Finding(what="read model", level=level, found=told)
+
+
+def _jobs(settings: "Settings") -> list[Finding]:
+    from batchmill.agents.jobs import JobFileError, load_job
+
+    found = []
+    for file in sorted(settings.jobs_dir.glob("*/job.yaml")):
+        try:
+            loaded = load_job(file)
+        except JobFileError as error:
+            mend = f"batchmill job validate {file.parent}"
+            found.append(
+                Finding(what=f"job {file.parent.name}", level=Level.FAIL, found=str(error.problems[0]), mend=mend)
+            )
+            continue
+        found.append(Finding(what=f"job {loaded.spec.job}", level=Level.OK, found=f"version {loaded.version}"))
+    return found

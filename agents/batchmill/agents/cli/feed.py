@@ -1,0 +1,121 @@
+"""`batchmill ingest`: files into the raw topic."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from batchmill.agents.cli.door import JSON, Door, door
+from batchmill.agents.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from batchmill.agents.ingest import IngestReport, RecordFile
+
+__all__ = ["add"]
+
+_SAY_SECONDS = 2.0
+
+
+def add(app: typer.Typer) -> None:
+    app.command("ingest")(ingest)
+
+
+def ingest(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="JSONL, CSV or Parquet; - reads standard input.")],
+    job: Annotated[str | None, typer.Option(help="Job of these records; else each record's own member `job`.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Member that holds the source id, a name or a path ($.a.b); becomes the key.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Name of this run; default: a new one.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", metavar="jsonl|csv|parquet", help="If the name does not say.")
+    ] = None,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Send a file's records to the raw topic; malformed lines travel too and are accounted for.
+
+    Sending the same file twice is harmless: what was answered is not asked again.
+
+    \b
+    Examples:
+      batchmill ingest tickets.jsonl --job triage --key ticket_id
+      zcat tickets.jsonl.gz | batchmill ingest - --job triage --key $.meta.id
+    """
+    from batchmill.agents.commands import new_id
+    from batchmill.agents.ingest import Format, format_of, open_records
+    from batchmill.agents.ingest import ingest as send
+
+    here = door(context)
+    if format_ is not None and format_ not in set(Format):
+        raise typer.BadParameter(f"{format_!r} is none of jsonl, csv, parquet", param_hint="--format")
+    kind = format_of(file, Format(format_) if format_ else None)
+    name = run or f"ingest-{new_id()}"
+    with open_records(file, kind, key=key) as opened, _Progress(here, opened) as progress:
+        report = asyncio.run(send(here.settings, opened.records, run=name, job=job, on_progress=progress.moved))
+    _tell(here, report, json=json)
+    if report.refused:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _tell(here: Door, report: "IngestReport", *, json: bool) -> None:
+    for line, trouble in report.refused_lines:
+        here.say(f"line {line}: not sent: {trouble}")
+    if json:
+        here.emit("ingest", {name: getattr(report, name) for name in report.__slots__})
+    else:
+        here.fields(
+            [
+                ("run", report.run),
+                ("topic", report.topic),
+                ("read", report.read),
+                ("sent", report.sent),
+                ("bytes", report.bytes),
+                ("refused", report.refused or None),
+                ("without key", report.without_key or None),
+                ("repeated", report.repeated or None),
+                ("sha256", report.content_sha256),
+            ]
+        )
+    if report.repeated:
+        here.say(f"{report.repeated} records repeat an earlier one of this file; they will be excluded as duplicates")
+    if report.without_key == report.sent > 0:
+        here.say("no record has a key: say --key, or let the job's `id` find the source id")
+
+
+class _Progress:
+    """A bar on a terminal, a line now and then elsewhere; on standard error either way."""
+
+    def __init__(self, here: Door, opened: "RecordFile") -> None:
+        self._here = here
+        self._opened = opened
+        self._update: Callable[[int, int], None] = lambda _sent, _position: None
+
+    def __enter__(self) -> Self:
+        if self._here.quiet or not sys.stderr.isatty():
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        task = self._bar.add_task("sending", total=self._opened.size_bytes)
+        self._update = lambda sent, position: self._bar.update(
+            task, completed=position, description=f"{sent:,} records sent"
+        )
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.stop()
+
+    def moved(self, report: "IngestReport") -> None:
+        self._update(report.sent, self._opened.position())

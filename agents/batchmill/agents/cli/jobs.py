@@ -1,0 +1,341 @@
+"""`batchmill job`: check, plan and apply a job folder; what is applied already."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchmill.agents.cli.door import JSON, Door, door, utc
+from batchmill.agents.cli.errors import CommandError
+from batchmill.agents.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from batchmill.agents.commands import AppliedVersion
+    from batchmill.agents.jobs import LoadedJob
+    from batchmill.agents.jobs.planning import Plan
+
+__all__ = ["add", "wait_option"]
+
+FOLDER = typer.Argument(metavar="FOLDER", help="A folder with job.yaml, or the file itself.")
+_SAMPLE_FILE = "samples.jsonl"
+_NANOS = 10**9
+_QUOTE_CHARS = 60
+
+wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for every task to take it; 0 = do not wait.")
+
+
+def add(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Validate, plan and apply jobs.")
+    for command in (validate, plan, apply, show):
+        group.command()(command)
+    group.command("list")(list_)
+    app.add_typer(group, name="job")
+
+
+def validate(context: typer.Context, folder: Annotated[Path, FOLDER], json: Annotated[bool, JSON] = False) -> None:
+    """Explain every mistake in a job folder, with file and line. Needs no broker.
+
+    \b
+    Example:
+      batchmill job validate jobs/triage
+    """
+    from batchmill.agents.jobs import JobFileError
+
+    here = door(context)
+    try:
+        loaded = _load(here, folder, quietly=json)
+    except JobFileError as error:
+        if not json:
+            raise
+        here.emit("job.validate", {"ok": False, "problems": [_problem(each) for each in error.problems]})
+        raise typer.Exit(ExitCode.GATE) from None
+    if json:
+        problems = [_problem(each) for each in loaded.warnings]
+        here.emit("job.validate", {"ok": True, "job": loaded.spec.job, "version": loaded.version, "problems": problems})
+    else:
+        here.say(f"{loaded.file}: job {loaded.spec.job} is well-formed, version {loaded.version}")
+
+
+def plan(
+    context: typer.Context,
+    folder: Annotated[Path, FOLDER],
+    sample: Annotated[Path | None, typer.Option(help=f"JSONL events to try; default FOLDER/{_SAMPLE_FILE}.")] = None,
+    limit: Annotated[int, typer.Option(help="Sample events to try.")] = 3,
+    key: Annotated[str | None, typer.Option(help="Member that would be the record's key.")] = None,
+    count: Annotated[int | None, typer.Option(help="Expected number of events, to multiply the estimate with.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Kafka for the active version.")] = False,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show what applying would mean: differences, rendered prompts, tokens and cost. Sends nothing.
+
+    \b
+    Example:
+      batchmill job plan jobs/triage --sample tickets.jsonl --limit 5 --count 20000
+    """
+    here = door(context)
+    loaded = _load(here, folder, quietly=json)
+    active = None if offline else _active(here, loaded.spec.job)
+    made = _planned(here, loaded, active, sample, limit, key)
+    if json:
+        here.emit("job.plan", {"plan": made, "tokens_mean": made.tokens_mean, "cost_mean_nanos": made.cost_mean_nanos})
+        return
+    _tell_plan(here, made, count)
+
+
+def apply(
+    context: typer.Context,
+    folder: Annotated[Path, FOLDER],
+    wait: Annotated[float, wait_option] = 10.0,
+    actor: Annotated[str | None, typer.Option(help="Who does this, for the record; default: user@host.")] = None,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Freeze the job and make it the version that new events are processed under.
+
+    \b
+    Example:
+      batchmill job apply jobs/triage
+    """
+    here = door(context)
+    loaded = _load(here, folder, quietly=json)
+    active = _active(here, loaded.spec.job)
+    if active is not None and active.spec == loaded.spec:
+        if json:
+            here.emit("job.apply", {"job": active.job, "version": active.version, "changed": False, "laggards": []})
+        here.say(f"job {active.job} is applied already, version {active.version}; nothing was changed")
+        return
+    issued = asyncio.run(_apply(here, loaded, actor, wait))
+    if json:
+        here.emit(
+            "job.apply",
+            {
+                "job": loaded.spec.job,
+                "version": loaded.version,
+                "changed": True,
+                "command_id": issued.command_id,
+                "laggards": issued.laggards,
+            },
+        )
+    here.say(f"job {loaded.spec.job} is applied, version {loaded.version}")
+    if not issued.effective:
+        here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
+        raise typer.Exit(ExitCode.TEMPORARY)
+
+
+def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
+    """List the applied jobs: what was asked for, and in how many tasks it is in effect.
+
+    \b
+    Example:
+      batchmill job list
+    """
+    here = door(context)
+    told = _jobs(here)
+    if json:
+        here.emit("job.list", told)
+        return
+    columns = ("job", "version", "versions", "requested", "effective", "open", "parked", "applied")
+    rows = [[each[name] for name in (*columns[:-1], "applied_at")] for each in told]
+    here.table(columns, rows, empty="no job is applied; `batchmill init jobs/first` makes one to start from")
+
+
+def show(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="The job's name.")],
+    version: Annotated[str | None, typer.Option(help="A frozen version; default: the active one.")] = None,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show a job's frozen spec and its versions.
+
+    \b
+    Example:
+      batchmill job show triage --json
+    """
+    import orjson
+
+    here = door(context)
+    versions = _versions(here, job)
+    if not versions:
+        raise CommandError(f"no job {job} is applied; `batchmill job list` names those that are", ExitCode.NOT_FOUND)
+    chosen = versions.get(version or _newest(versions).version)
+    if chosen is None:
+        raise CommandError(f"job {job} has no version {version}; it has {', '.join(versions)}", ExitCode.NOT_FOUND)
+    spec = orjson.loads(chosen.spec.to_json())
+    if json:
+        known = [
+            {"version": each.version, "applied_at_ms": each.applied_at_ms, "actor": each.actor}
+            for each in versions.values()
+        ]
+        here.emit("job.show", {"job": job, "version": chosen.version, "spec": spec, "versions": known})
+        return
+    for each in versions.values():
+        mark = "active" if each is _newest(versions) else ""
+        here.say(f"{each.version}  {utc(each.applied_at_ms)}  {each.actor}  {mark}")
+    typer.echo(orjson.dumps(spec, option=orjson.OPT_INDENT_2).decode())
+
+
+def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
+    from batchmill.agents.jobs import load_job
+
+    loaded = load_job(folder)
+    for warning in () if quietly else loaded.warnings:
+        here.say(str(warning))
+    return loaded
+
+
+def _problem(problem: Any) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("line", "what", "hint", "level")} | {"file": str(problem.file)}
+
+
+def _versions(here: Door, job: str) -> "dict[str, AppliedVersion]":
+    from batchmill.agents.commands import applied_versions, read_commands
+
+    return applied_versions(asyncio.run(read_commands(here.settings, job)))
+
+
+def _newest(versions: "dict[str, AppliedVersion]") -> "AppliedVersion":
+    return max(versions.values(), key=lambda version: version.applied_at_ms)
+
+
+def _active(here: Door, job: str) -> "AppliedVersion | None":
+    versions = _versions(here, job)
+    return _newest(versions) if versions else None
+
+
+async def _apply(here: Door, loaded: "LoadedJob", actor: str | None, wait: float) -> Any:
+    from batchmill.agents.commands import actor_here, issue
+
+    return await issue(
+        here.settings,
+        "apply",
+        loaded.spec.job,
+        actor=actor or actor_here(),
+        version=loaded.version,
+        body_json=loaded.spec.to_json(),
+        wait_seconds=wait,
+    )
+
+
+def _planned(
+    here: Door,
+    loaded: "LoadedJob",
+    active: "AppliedVersion | None",
+    sample: Path | None,
+    limit: int,
+    key: str | None,
+) -> "Plan":
+    from itertools import islice
+
+    from batchmill.agents import clock
+    from batchmill.agents.ingest import format_of, open_records
+    from batchmill.agents.jobs.planning import plan_job
+    from batchmill.agents.prices import load_prices
+    from batchmill.streams.normalizing import RawLimits
+
+    settings = here.settings
+    limits = RawLimits(
+        value_bytes_max=settings.limits.raw_bytes_max,
+        depth_max=settings.limits.nesting_max,
+        source_id_chars_max=settings.limits.source_id_chars_max,
+    )
+    beside = loaded.file.parent / _SAMPLE_FILE
+    file = sample or (beside if beside.is_file() else None)
+    pairs: list[tuple[bytes | None, bytes]] = []
+    if file is not None:
+        with open_records(str(file), format_of(str(file), None), key=key) as opened:
+            pairs = [(record.key, record.value) for record in islice(opened.records, limit)]
+    return plan_job(
+        loaded.spec,
+        active=None if active is None else active.spec,
+        samples=pairs,
+        prices=load_prices(settings.prices_file),
+        limits=limits,
+        now_ms=clock.wall_ms(),
+    )
+
+
+def _tell_plan(here: Door, made: "Plan", count: int | None) -> None:
+    here.fields(
+        [
+            ("job", made.job),
+            ("version", made.version),
+            ("active", made.active_version or "none: this is the first"),
+            ("ask", made.ask[:16]),
+            ("judge", made.judge[:16]),
+            ("place", made.place[:16]),
+        ]
+    )
+    for each in made.differences:
+        typer.echo(f"~ {each.member}: {_quote(each.active)} -> {_quote(each.planned)}")
+    if made.asks_again:
+        here.say("the question changes: every event is asked and paid again")
+    elif made.judges_again:
+        here.say("only the judgement changes: stored answers are judged again at no cost")
+    for sample in made.samples:
+        typer.echo(f"\nsample {sample.number}: {sample.outcome}" + (f" ({sample.reason})" if sample.reason else ""))
+        if sample.note:
+            typer.echo(f"  {sample.note}")
+        for message in sample.messages:
+            typer.echo(f"  [{message['role']}] {message['content']}")
+    _tell_estimate(here, made, count)
+
+
+def _tell_estimate(here: Door, made: "Plan", count: int | None) -> None:
+    if not made.samples:
+        here.say("no samples: say --sample FILE to see what would be asked")
+        return
+    if made.tokens_mean is None:
+        return
+    cost = made.cost_mean_nanos
+    told = "of unknown cost (no price, or no max_output_tokens)" if cost is None else f"at most ${cost / _NANOS:.6f}"
+    typer.echo(f"\nper event: {made.tokens_mean:.0f} input tokens (estimate), {told}")
+    if count is not None and cost is not None:
+        typer.echo(f"for {count:,} events: at most ${cost * count / _NANOS:,.2f}")
+
+
+def _jobs(here: Door) -> list[dict[str, Any]]:
+    from batchmill.agents.commands import applied_versions, read_commands
+
+    commands = asyncio.run(read_commands(here.settings))
+    seen = _effects(here)
+    told = []
+    for job in sorted({command.job for command in commands if command.command == "apply"}):
+        own = [command for command in commands if command.job == job]
+        versions = applied_versions(own)
+        active = _newest(versions)
+        flags = [command.command for command in own if command.command in {"pause", "resume"}]
+        effect = seen.get(job)
+        told.append(
+            {
+                "job": job,
+                "version": active.version,
+                "versions": len(versions),
+                "requested": "paused" if flags[-1:] == ["pause"] else "running",
+                "effective": None if effect is None else f"{effect.effective_tasks}/{effect.tasks} tasks",
+                "open": None if effect is None else effect.open_lives,
+                "parked": None if effect is None else effect.parked,
+                "applied_at": utc(active.applied_at_ms),
+            }
+        )
+    return told
+
+
+def _effects(here: Door) -> dict[str, Any]:
+    """What the read model says is in effect; nothing when there is none, for the log alone tells what was asked for."""
+    from batchmill.agents.projector import queries
+    from batchmill.agents.projector.reading import ViewMissingError
+
+    try:
+        with here.view() as view:
+            return {row.job: row for row in queries.jobs(view)}
+    except ViewMissingError:
+        return {}
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _quote(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= _QUOTE_CHARS else f"{text[:_QUOTE_CHARS]}... ({len(text)} characters)"

@@ -1,0 +1,237 @@
+"""`batchmill up|worker|projector|simulate|demo`: the long-running processes."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchmill.agents.cli.door import Door, door
+from batchmill.agents.cli.errors import CommandError
+from batchmill.agents.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from batchmill.agents.supervise import ProcessSpec
+
+__all__ = ["add"]
+
+
+def add(app: typer.Typer) -> None:
+    for command in (up, worker, projector, simulate, demo):
+        app.command()(command)
+
+
+def up(
+    context: typer.Context,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; one uses one core.")] = 1,
+    no_projector: Annotated[bool, typer.Option("--no-projector", help="Workers only.")] = False,
+    logs: Annotated[
+        Path | None, typer.Option(help="Folder for one log file per process; default: this terminal.")
+    ] = None,
+) -> None:
+    """Run workers and the projector as one group until Ctrl-C or SIGTERM.
+
+    What fails is started again. The first signal lets them finish their slices, commit and leave (open batches stay
+    open at the provider); the second one kills.
+
+    \b
+    Example:
+      batchmill up --workers 2
+    """
+    from batchmill.agents.topics import verify
+
+    here = door(context)
+    asyncio.run(verify(here.settings))
+    specs = [_worker_spec(here, number, workers, logs) for number in range(1, workers + 1)]
+    if not no_projector:
+        specs.append(_spec(here, "projector", "projector", logs, {}))
+    raise typer.Exit(asyncio.run(_run(here, specs)))
+
+
+def worker(
+    context: typer.Context,
+    instance: Annotated[str | None, typer.Option(help="Its name for ever: static membership, local state.")] = None,
+) -> None:
+    """Run one worker in this process.
+
+    \b
+    Example:
+      batchmill worker --instance worker-3
+    """
+    from batchmill.agents.app import run_worker
+    from batchmill.agents.settings import load_settings
+
+    here = door(context)
+    settings = here.settings if instance is None else load_settings({**here.flags, "instance": instance})
+    raise typer.Exit(run_worker(settings))
+
+
+def projector(
+    context: typer.Context,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Forget the file and read the whole log again.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when level with the log.")] = False,
+) -> None:
+    """Keep the read model up to date, which `status`, `records` and `explain` ask.
+
+    \b
+    Example:
+      batchmill projector --rebuild --once
+    """
+    here = door(context)
+    asyncio.run(_project(here, rebuild=rebuild, once=once))
+
+
+def simulate(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    data_dir: Annotated[Path | None, typer.Option(help="Its memory and ledger; default <data_dir>/simulator.")] = None,
+    gold: Annotated[Path | None, typer.Option(help="JSONL with the right labels, known to the simulator only.")] = None,
+    gold_text: Annotated[str, typer.Option(help="Member of a gold line that holds the text.")] = "text",
+    gold_label: Annotated[str, typer.Option(help="Member of a gold line that holds the label.")] = "label",
+    accuracy: Annotated[float, typer.Option(min=0, max=1, help="Share of answers that are right.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
+    latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a batch takes.")] = "0.3,1.5",
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=RATE", help="A misbehaviour and its rate; may be repeated.")
+    ] = None,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Name the faults and end.")] = False,
+) -> None:
+    """Run a provider that speaks the OpenAI Batch API on this machine, and misbehaves as told. Costs nothing.
+
+    \b
+    Example:
+      batchmill simulate --port 8020 --accuracy 0.9 --fault accept_then_500=0.1
+      OPENAI_BASE_URL=http://127.0.0.1:8020/v1 OPENAI_API_KEY=any batchmill up
+    """
+    from batchmill.agents.simulator import FAULTS, SimulatorConfig, plan_from_json, running_simulator
+
+    here = door(context)
+    if list_faults:
+        here.table(
+            ("fault", "what it does"), [[str(name), getattr(spec, "does", spec)] for name, spec in FAULTS.items()]
+        )
+        return
+    config = SimulatorConfig(
+        data_dir=data_dir or here.settings.data_dir / "simulator",
+        seed=seed,
+        accuracy=accuracy,
+        gold_path=gold,
+        gold_text_field=gold_text,
+        gold_label_field=gold_label,
+        latency_seconds=_pair(latency),
+        faults=plan_from_json(dict(_rate(text) for text in fault or ())),
+    )
+
+    async def serve() -> None:
+        async with running_simulator(config, port=port) as url:
+            here.say(f"the simulator answers at {url}/v1 (ledger: {config.ledger_file}); Ctrl-C ends it")
+            here.say(f"use it with: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any batchmill up")
+            await _until_signalled()
+
+    asyncio.run(serve())
+
+
+def demo(context: typer.Context) -> None:
+    """Show the whole pipeline on real records, with a worker killed in the middle, and end with the account.
+
+    \b
+    Example:
+      batchmill demo
+    """
+    from importlib import import_module
+
+    run: Any = import_module("batchmill.agents.demo").run
+    door(context)
+    raise typer.Exit(run())
+
+
+def _worker_spec(here: Door, number: int, workers: int, logs: Path | None) -> "ProcessSpec":
+    own = here.settings.instance
+    name = own if workers == 1 else f"worker-{number}"
+    port = here.settings.health.port
+    # A fixed port can serve one process; its neighbours take the next ones.
+    return _spec(here, name, "worker", logs, {"instance": name, "health.port": port and port + number - 1})
+
+
+def _spec(here: Door, name: str, command: str, logs: Path | None, settings: dict[str, Any]) -> "ProcessSpec":
+    from batchmill.agents.settings import child_environment
+    from batchmill.agents.supervise import ProcessSpec, batchmill_argv
+
+    if command == "projector" and here.settings.health.port:
+        settings = {"health.port": 0}
+    return ProcessSpec(
+        name=name,
+        argv=batchmill_argv(command),
+        env=child_environment({**here.flags, **settings}),
+        log_path=None if logs is None else logs / f"{name}.log",
+    )
+
+
+async def _run(here: Door, specs: "list[ProcessSpec]") -> int:
+    from batchmill.agents.supervise import ProcessGroup, Restarts
+
+    grace = here.settings.runtime.drain_timeout_seconds + _GRACE_EXTRA_SECONDS
+    restarts = Restarts(grace_seconds=grace)
+    async with ProcessGroup(specs, say=lambda name, what: here.say(f"{name}: {what}"), restarts=restarts) as group:
+        return await group.run_until_signalled()
+
+
+#: what a process may need on top of draining: its last commit, closing files
+_GRACE_EXTRA_SECONDS = 10.0
+
+
+async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
+    from batchmill.agents.health import serving_health
+    from batchmill.agents.logs import get_logger, set_up_logging
+    from batchmill.agents.projector import Projector
+    from batchmill.agents.telemetry import Telemetry
+    from batchmill.agents.topics import verify
+
+    settings = here.settings
+    set_up_logging(settings.log, process="projector", instance=settings.instance)
+    await verify(settings)
+    async with Projector(settings, rebuild=rebuild) as folding:
+        if once:
+            folded = await folding.catch_up(timeout_seconds=_CATCH_UP_SECONDS)
+            here.say(f"{folded} records folded into {settings.view_path}; level with the log")
+            return
+        telemetry = Telemetry(settings, process="projector")
+        reasons = lambda: [] if folding.ready else ["the view is not level with the log yet"]  # noqa: E731
+        async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus):
+            get_logger(__name__).info("projector_started", view=str(settings.view_path))
+            stop = asyncio.Event()
+            _on_signals(stop)
+            await folding.run(stop)
+        telemetry.shutdown()
+
+
+_CATCH_UP_SECONDS = 3_600.0
+
+
+async def _until_signalled() -> None:
+    stop = asyncio.Event()
+    _on_signals(stop)
+    await stop.wait()
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    import signal
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise CommandError(f"--latency {text}: write LOW,HIGH in seconds, such as 0.3,1.5", ExitCode.USAGE) from None
+    return low, high
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, _, rate = text.partition("=")
+    try:
+        return name, float(rate)
+    except ValueError:
+        raise CommandError(f"--fault {text}: write NAME=RATE, such as row_500=0.02", ExitCode.USAGE) from None

@@ -1,0 +1,294 @@
+"""`batchmill status`: where everything stands, once or live."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchmill.agents.cli.door import JSON, Door, door, utc
+
+if TYPE_CHECKING:
+    from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
+    from batchmill.agents.projector.queries import Freshness, JobRow
+
+__all__ = ["Report", "Speed", "add", "lines", "read_report"]
+
+_FAILURES_SHOWN = 8
+_STALE_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything `status` tells, read in one go."""
+
+    at_ms: int
+    job: str | None
+    freshness: "Freshness"
+    accounting: "Accounting"
+    funnel: "Funnel"
+    metrics: "RunMetrics"
+    failures: "tuple[Failure, ...]"
+    batches: Mapping[str, int]  #: state -> how many are not done
+    jobs: "tuple[JobRow, ...]"
+
+
+class Speed:
+    """How fast records get finished, smoothed over the looks of one `--watch`."""
+
+    #: weight of the newest look
+    _NEWEST = 0.3
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self.per_second: float | None = None
+
+    def look(self, report: Report) -> None:
+        """Take another look; rates exist from the second one on."""
+        finished = report.accounting.account.raw - _unfinished(report)
+        if self._last is not None and report.at_ms > self._last[0]:
+            now = max(0.0, (finished - self._last[1]) * 1000 / (report.at_ms - self._last[0]))
+            self.per_second = now if self.per_second is None else self._blend(self.per_second, now)
+        self._last = (report.at_ms, finished)
+
+    def eta_seconds(self, report: Report) -> float | None:
+        """Until nothing is in flight, if it goes on like this."""
+        return _unfinished(report) / self.per_second if self.per_second else None
+
+    def _blend(self, before: float, now: float) -> float:
+        return before + self._NEWEST * (now - before)
+
+
+def add(app: typer.Typer) -> None:
+    app.command()(status)
+
+
+def status(
+    context: typer.Context,
+    job: Annotated[str | None, typer.Argument(help="Only this job.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until Ctrl-C.")] = False,
+    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
+    every: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 1.0,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show the funnel, the accounting, rates, cost, and failures by reason.
+
+    With --json --watch one JSON document per line.
+
+    \b
+    Examples:
+      batchmill status
+      batchmill status triage --watch
+    """
+    here = door(context)
+    if not watch:
+        report = read_report(here, job=job, run=run)
+        if json:
+            here.emit("status", plain(report, None))
+        else:
+            typer.echo("\n".join(lines(report, None)))
+        return
+    _watch(here, job=job, run=run, every=every, json=json)
+
+
+def read_report(here: Door, *, job: str | None, run: str | None = None) -> Report:
+    """Ask the read model everything at once."""
+    from batchmill.agents import clock
+    from batchmill.agents.projector import queries
+    from batchmill.agents.projector.metrics import Scope, accounting, failures, funnel, metrics
+
+    scope = Scope(job=job, run=run)
+    with here.view() as view:
+        batches = view.rows(
+            "SELECT state, COUNT(*) AS n FROM chunks WHERE state NOT IN ('done', 'failed')"
+            " AND (? IS NULL OR job = ?) GROUP BY 1",
+            (job, job),
+        )
+        return Report(
+            at_ms=clock.wall_ms(),
+            job=job,
+            freshness=queries.freshness(view),
+            accounting=accounting(view, scope),
+            funnel=funnel(view, scope),
+            metrics=metrics(view, scope),
+            failures=tuple(failures(view, scope)),
+            batches={row["state"]: row["n"] for row in batches},
+            jobs=tuple(queries.jobs(view, job)),
+        )
+
+
+def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
+    """The report as `--json` prints it."""
+    account = report.accounting.account
+    return {
+        "at_ms": report.at_ms,
+        "job": report.job,
+        "accounting": {
+            "raw": account.raw,
+            "places": account.places,
+            "difference": account.difference,
+            "unread": report.accounting.unread,
+            "lost": report.accounting.lost,
+            "doubled": report.accounting.doubled,
+            "unborn": report.accounting.unborn,
+            "holds": report.accounting.holds,
+        },
+        "funnel": report.funnel,
+        "metrics": report.metrics,
+        "failures": report.failures,
+        "open_batches": report.batches,
+        "jobs": report.jobs,
+        "view": report.freshness,
+        "records_per_second": None if speed is None else speed.per_second,
+        "eta_seconds": None if speed is None else speed.eta_seconds(report),
+    }
+
+
+def lines(report: Report, speed: Speed | None) -> list[str]:
+    """The report as people read it."""
+    return [
+        *_job_lines(report),
+        *_funnel_lines(report),
+        "",
+        *_account_lines(report),
+        "",
+        *_metric_lines(report, speed),
+        *_failure_lines(report),
+        *_view_lines(report),
+    ]
+
+
+def _job_lines(report: Report) -> list[str]:
+    told = []
+    for job in report.jobs:
+        asked = "paused" if job.requested_paused else "running"
+        lagging = job.tasks - job.effective_tasks
+        told.append(
+            f"{job.job}  {asked}, version {job.version}"
+            + (f", not yet in effect in {lagging} tasks" if lagging else "")
+        )
+    return [*told, ""] if told else []
+
+
+_BAR_CHARS = 40
+
+
+def _funnel_lines(report: Report) -> list[str]:
+    funnel = report.funnel
+    steps = [(name, getattr(funnel, name)) for name in funnel.__slots__]
+    top = max(1, *(count for _, count in steps))
+    width = len(f"{top:,}")
+    return [f"{name:<10} {count:>{width},}  {'█' * round(_BAR_CHARS * count / top)}" for name, count in steps]
+
+
+def _account_lines(report: Report) -> list[str]:
+    books = report.accounting
+    terms = " + ".join(
+        f"{count:,} {place.value.replace('_', ' ')}" for place, count in books.account.places.items() if count
+    )
+    told = [f"{books.account.raw:,} raw = {terms or '0'}"]
+    if books.unread:
+        told.append(f"  of those in flight {books.unread:,} were not read yet")
+    if not books.holds:
+        told.append(f"  THE ACCOUNT DOES NOT HOLD: {books.lost:,} lost, {books.doubled:,} counted twice")
+    return told
+
+
+def _metric_lines(report: Report, speed: Speed | None) -> list[str]:
+    told = report.metrics
+    pairs = [
+        ("success", _percent(told.success_rate)),
+        ("validation pass", _percent(told.validation_pass_rate)),
+        ("retry", _percent(told.retry_rate)),
+        ("terminal failure", _percent(told.terminal_failure_rate)),
+        ("manual review", _percent(told.manual_review_rate)),
+        ("commit", _percent(told.commit_rate)),
+        ("quality (reviewed)", _percent(told.quality_score)),
+        ("tokens per record", None if told.mean_tokens is None else f"{told.mean_tokens:,.0f}"),
+        ("cost", _cost(told)),
+        ("cost per record", _usd(told.cost_per_record_usd)),
+        ("cost per success", _usd(told.cost_per_success_usd)),
+        ("records per dollar", None if told.records_per_dollar is None else f"{told.records_per_dollar:,.0f}"),
+        ("open batches", ", ".join(f"{count} {state}" for state, count in report.batches.items()) or None),
+        ("finished", _pace(report, speed)),
+    ]
+    return [f"{name:<19} {value}" for name, value in pairs if value is not None]
+
+
+def _failure_lines(report: Report) -> list[str]:
+    if not report.failures:
+        return []
+    shown = [f"{each.count:>8,}  {each.reason:<22} {each.place}" for each in report.failures[:_FAILURES_SHOWN]]
+    return ["", "not the straight way:", *shown]
+
+
+def _view_lines(report: Report) -> list[str]:
+    fresh = report.freshness
+    told = []
+    if report.at_ms - fresh.newest_at_ms > _STALE_MS:
+        told.append(f"newest record in the view: {utc(fresh.newest_at_ms) or 'none'} UTC; is a projector running?")
+    if fresh.gaps or fresh.unreadable:
+        told.append(f"the view has {fresh.gaps} gaps and {fresh.unreadable} unreadable records")
+    return ["", *told] if told else []
+
+
+def _watch(here: Door, *, job: str | None, run: str | None, every: float, json: bool) -> None:
+    """Live on a terminal; elsewhere one report after the other."""
+    speed = Speed()
+    if json or not sys.stdout.isatty():
+        while True:
+            report = read_report(here, job=job, run=run)
+            speed.look(report)
+            if json:
+                here.emit("status", plain(report, speed))
+            else:
+                typer.echo("\n".join([*lines(report, speed), ""]))
+            _rest(every)
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False, screen=False) as live:
+        while True:
+            report = read_report(here, job=job, run=run)
+            speed.look(report)
+            live.update(Text("\n".join(lines(report, speed))), refresh=True)
+            _rest(every)
+
+
+def _rest(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def _unfinished(report: Report) -> int:
+    from batchmill.schemas.status import Place
+
+    return report.accounting.account.places.get(Place.IN_FLIGHT, 0)
+
+
+def _pace(report: Report, speed: Speed | None) -> str | None:
+    if speed is None or speed.per_second is None:
+        return None
+    eta = speed.eta_seconds(report)
+    return f"{speed.per_second:,.0f} records/s" + (f", done in about {eta:,.0f} s" if eta else "")
+
+
+def _cost(told: "RunMetrics") -> str:
+    parts = [f"${told.cost_usd:,.4f}"]
+    if told.wasted_usd:
+        parts.append(f"${told.wasted_usd:,.4f} of it wasted")
+    if told.unpriced_calls:
+        parts.append(f"{told.unpriced_calls} calls unpriced")
+    if told.answered_from_store:
+        parts.append(f"{told.answered_from_store} answers from store")
+    return ", ".join(parts)
+
+
+def _percent(rate: float | None) -> str | None:
+    return None if rate is None else f"{rate:.1%}"
+
+
+def _usd(amount: float | None) -> str | None:
+    return None if amount is None else f"${amount:,.6f}"

@@ -1,0 +1,180 @@
+"""What applying a job would mean: what differs from the active version, and what sample events would ask and cost.
+
+The samples go through the real normalizer over an empty state, so what is shown is what would be sent.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
+from batchmill.schemas.state import Job
+from batchmill.schemas.strict_json import plain
+from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
+from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.costing import Prices, worst_case_nanos
+from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
+from batchmill.streams.normalizing import RawLimits, normalize
+from batchmill.streams.orders import Emit
+from batchmill.streams.view import MemoryView
+
+__all__ = ["Difference", "Plan", "Sample", "plan_job"]
+
+_OUTPUT_LIMITS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One member of the spec that is not as in the active version."""
+
+    member: str
+    active: Any
+    planned: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What would become of one sample event."""
+
+    number: int
+    outcome: Literal["asked", "excluded", "dead_lettered"]
+    reason: str | None = None
+    note: str | None = None
+    messages: tuple[Mapping[str, str], ...] = ()
+    tokens: int = 0
+    cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole answer of `job plan`."""
+
+    job: str
+    version: str
+    active_version: str | None
+    ask: str
+    judge: str
+    place: str
+    asks_again: bool  #: every source would be asked (and paid) again
+    judges_again: bool
+    differences: tuple[Difference, ...]
+    samples: tuple[Sample, ...]
+
+    @property
+    def tokens_mean(self) -> float | None:
+        asked = [sample.tokens for sample in self.samples if sample.outcome == "asked"]
+        return sum(asked) / len(asked) if asked else None
+
+    @property
+    def cost_mean_nanos(self) -> float | None:
+        costs = [sample.cost_nanos for sample in self.samples if sample.outcome == "asked"]
+        priced = [cost for cost in costs if cost is not None]
+        return sum(priced) / len(priced) if priced and len(priced) == len(costs) else None
+
+
+def plan_job(
+    spec: JobSpec,
+    *,
+    active: JobSpec | None,
+    samples: Iterable[tuple[bytes | None, bytes]],
+    prices: Prices,
+    limits: RawLimits,
+    now_ms: int,
+) -> Plan:
+    """Compare and try out; `samples` are (key, value) pairs as they would lie in raw."""
+    return Plan(
+        job=spec.job,
+        version=version_of(spec),
+        active_version=None if active is None else version_of(active),
+        ask=ask_fingerprint(spec),
+        judge=judge_fingerprint(spec),
+        place=place_fingerprint(spec),
+        asks_again=active is not None and ask_fingerprint(active) != ask_fingerprint(spec),
+        judges_again=active is not None and judge_fingerprint(active) != judge_fingerprint(spec),
+        differences=tuple(_differences(active, spec)) if active is not None else (),
+        samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
+    )
+
+
+def _differences(active: JobSpec, planned: JobSpec) -> Iterable[Difference]:
+    before, after = _flat(plain(active)), _flat(plain(planned))
+    for member in sorted(before.keys() | after.keys()):
+        if before.get(member) != after.get(member):
+            yield Difference(member=member, active=before.get(member), planned=after.get(member))
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    found: dict[str, Any] = {}
+    for name, member in value.items():
+        found |= _flat(member, f"{path}.{name}" if path else name)
+    return found
+
+
+class _Trial:
+    """The normalizer over a state that knows the job and nothing else."""
+
+    def __init__(self, spec: JobSpec, prices: Prices, limits: RawLimits, now_ms: int) -> None:
+        self._spec = spec
+        self._prices = prices
+        self._limits = limits
+        self._now_ms = now_ms
+        self._jobs = CompiledJobs()
+        version = version_of(spec)
+        self._row = Job(
+            job=spec.job,
+            version=version,
+            versions_json=json.dumps({version: json.loads(spec.to_json())}),
+            paused=False,
+            cancelled_before_ms=None,
+            last_command_id="",
+            updated_at_ms=now_ms,
+        )
+        self._view = MemoryView()
+        self._view.put(self._row)
+
+    def run(self, samples: Iterable[tuple[bytes | None, bytes]]) -> Iterable[Sample]:
+        for number, (key, value) in enumerate(samples, start=1):
+            raw = RawRecord(
+                origin=Origin(generation=1, partition=0, offset=number, at_ms=self._now_ms),
+                key=key if key is not None else b"sample-%d" % number,
+                value=value,
+                headers=[(JOB_HEADER, self._spec.job.encode())],
+            )
+            (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
+            assert isinstance(order, Emit), "a known job that is not paused parks nothing"
+            yield self._told(number, order.record)
+
+    def _told(self, number: int, record: object) -> Sample:
+        match record:
+            case WorkItem():
+                return self._asked(number, record)
+            case DeadLetter():
+                return Sample(number=number, outcome="dead_lettered", reason=record.reason, note=record.error)
+            case Excluded():
+                return Sample(number=number, outcome="excluded", reason=record.reason, note=record.detail)
+            case _:
+                raise AssertionError(f"the normalizer emitted a {type(record).__name__}")
+
+    def _asked(self, number: int, item: WorkItem) -> Sample:
+        compiled = self._jobs.of(self._row, item.version)
+        assert compiled is not None, "the job was put into the state above"
+        body = json.loads(compiled.form.body(item.input_json))
+        params = json.loads(self._spec.ask.model.params_json)
+        output_max = next((params[name] for name in _OUTPUT_LIMITS if isinstance(params.get(name), int)), None)
+        cost = None
+        if output_max is not None:
+            model, mode = self._spec.ask.model.name, self._spec.mode.prefer
+            cost = worst_case_nanos(
+                self._prices, model, mode, input_tokens=item.tokens_estimate, output_tokens_max=output_max
+            )
+        return Sample(
+            number=number,
+            outcome="asked",
+            messages=tuple(body["messages"]),
+            tokens=item.tokens_estimate,
+            cost_nanos=cost,
+        )
