@@ -43,7 +43,7 @@ FAULTS = (
     "download_disconnect@4",
     "expire@6,share=0.4",
 )
-_LATENCY_SECONDS = (1.0, 3.0)
+_LATENCY_SECONDS = (0.8, 2.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def run(
     records: int = 5_200,
     workers: int = 2,
     accuracy: float = 0.9,
-    seed: int = 0,
+    seed: int = 5,
     keep: bool = False,
     work_dir: Path | None = None,
     json_output: bool = False,

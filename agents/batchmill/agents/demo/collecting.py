@@ -4,6 +4,7 @@ Runs once the workers have left and the broker still answers. What must not: ari
 (`report`).
 """
 
+import hashlib
 import json
 import sqlite3
 from collections import Counter
@@ -30,6 +31,7 @@ from batchmill.streams.topology import topic_name
 
 __all__ = [
     "answers_in_review",
+    "compared_answers",
     "faults_met",
     "gold_of",
     "hostiles_found",
@@ -38,10 +40,10 @@ __all__ = [
     "log_against_sink",
     "money_of",
     "read_committed",
-    "swapped_answers",
 ]
 
 _BODY_CACHE_BYTES = 2**20
+_NO_TEXT = hashlib.sha256(b"").hexdigest()
 _READ_SECONDS_MAX = 30.0
 _POLL_MS = 200
 
@@ -83,13 +85,17 @@ def faults_met(ledger: Ledger) -> dict[str, int]:
     return dict(Counter(request.fault for request in ledger.requests if request.fault is not None).most_common())
 
 
-def swapped_answers(view: View, ledger: Ledger) -> int:
-    """Answers of ours whose bytes are not those the provider says it gave to that custom id."""
+def compared_answers(view: View, ledger: Ledger) -> tuple[int, int]:
+    """Our answers beside what the provider says it gave to that very custom id: how many, and how many are unlike.
+
+    A refusal has no text to compare: the provider's ledger has the hash of its words, we that of no text at all.
+    """
     said = {bill.custom_id: bill.result_sha256 for bill in ledger.bills}
     ours = view.rows(
-        "SELECT custom_id, output_sha256 FROM results WHERE output_sha256 IS NOT NULL AND answered_by <> 'store'"
+        "SELECT custom_id, output_sha256 FROM results WHERE output_sha256 <> ? AND answered_by <> 'store'", (_NO_TEXT,)
     )
-    return sum(1 for row in ours if said.get(row["custom_id"]) != row["output_sha256"])
+    alike = Counter(said.get(row["custom_id"]) == row["output_sha256"] for row in ours)
+    return alike.total(), alike[False]
 
 
 def hostiles_found(view: View, hostile: Iterable[Hostile]) -> tuple[Hostiles, ...]:
@@ -139,7 +145,7 @@ async def read_committed(settings: Settings) -> list[Committed]:
         await consumer.stop()
 
 
-def log_against_sink(committed: Iterable[Committed], sink: Path, table: str, swapped: int) -> Log:
+def log_against_sink(committed: Iterable[Committed], sink: Path, table: str, compared: tuple[int, int]) -> Log:
     """The sink must hold the newest committed record of every target, and nothing else."""
     every = list(committed)
     newest: dict[str, Committed] = {}
@@ -156,7 +162,8 @@ def log_against_sink(committed: Iterable[Committed], sink: Path, table: str, swa
         different=len({record.request_id for record in every}),
         sink_rows=len(rows),
         sink_unlike=len(rows) - alike,
-        swapped=swapped,
+        compared=compared[0],
+        swapped=compared[1],
     )
 
 

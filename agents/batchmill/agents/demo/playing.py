@@ -160,7 +160,7 @@ class Play:
             fresh = freshness(view)
             labels = collecting.labels_committed(committed, _LABEL)
             unsure = await collecting.answers_in_review(view, settings, _LABEL)
-            swapped = collecting.swapped_answers(view, ledger)
+            compared = collecting.compared_answers(view, ledger)
             return Report(
                 accuracy_setting=self.accuracy,
                 seed=self.seed,
@@ -171,7 +171,7 @@ class Play:
                 ledgers=collecting.ledgers_of(accounting(view), unreadable=fresh.unreadable + fresh.gaps),
                 metrics=metrics(view),
                 money=collecting.money_of(view, ledger),
-                log=collecting.log_against_sink(committed, settings.sink_path, job, swapped),
+                log=collecting.log_against_sink(committed, settings.sink_path, job, compared),
                 accuracy=score(labels | unsure, collecting.gold_of(self.script)),
                 put_down=tuple(each for each in failures(view) if each.place in {"dead_lettered", "excluded"}),
                 hostiles=collecting.hostiles_found(view, self.script.hostile),

@@ -54,7 +54,8 @@ class Log:
     different: int  #: of these, with different requests
     sink_rows: int
     sink_unlike: int  #: rows of the sink that are not the newest committed record of their target
-    swapped: int  #: answers that are not what the provider's ledger says it answered to that very line
+    compared: int  #: answers held against the provider's ledger, by custom id
+    swapped: int  #: of these, not what the provider says it answered to that very line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +160,11 @@ def _judged(report: Report) -> Iterator[tuple[str, bool, str]]:
             f" {log.sink_rows} rows in the sink, {log.sink_unlike} unlike their record"
         ),
     )
-    yield "no answer is another request's", not log.swapped, f"{log.swapped} swapped"
+    yield (
+        "no answer is another request's",
+        not log.swapped,
+        f"{log.compared} answers held against the provider's ledger by custom id, {log.swapped} unlike",
+    )
     yield (
         "no batch is paid twice",
         not money.batches_paid_twice,

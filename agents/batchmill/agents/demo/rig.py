@@ -162,6 +162,7 @@ async def running_rig(plan: RigPlan, cluster: RunningCluster, *, say: Say) -> As
         async with group:
             rig = Rig(plan, settings, group, cluster, health)
             await asyncio.gather(*(rig.ready(name) for name in health))
+            say(f"all {len(health)} are ready; their logs are in {plan.work_dir / 'logs'}")
             yield rig
     finally:
         await _forget_topics(settings, cluster)
