@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchmill.agents.cli.door import Door, door
+from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 
@@ -131,18 +131,38 @@ def simulate(
     asyncio.run(serve())
 
 
-def demo(context: typer.Context) -> None:
+def demo(
+    context: typer.Context,
+    records: Annotated[int, typer.Option(min=50, help="Labelled sentences to publish.")] = 5_200,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    accuracy: Annotated[float, typer.Option(min=0, max=1, help="Share of answers the simulator gets right.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 5,
+    kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill a worker with -9 in the middle.")] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the broker's files too, not only view and sink.")] = False,
+    work_dir: Annotated[Path | None, typer.Option(help="Where everything lies; default <data_dir>/demo.")] = None,
+    json: Annotated[bool, JSON] = False,
+) -> None:
     """Show the whole pipeline on real records, with a worker killed in the middle, and end with the account.
 
     \b
     Example:
-      batchmill demo
+      batchmill demo --accuracy 0.7
     """
     from importlib import import_module
 
     run: Any = import_module("batchmill.agents.demo").run
     door(context)
-    raise typer.Exit(run())
+    code = run(
+        records=records,
+        workers=workers,
+        accuracy=accuracy,
+        seed=seed,
+        kill=kill,
+        keep=keep,
+        work_dir=work_dir,
+        json_output=json,
+    )
+    raise typer.Exit(code)
 
 
 def _worker_spec(here: Door, number: int, workers: int, logs: Path | None) -> "ProcessSpec":

@@ -210,10 +210,10 @@ def _commands(view: View, work_dir: Path, sink: Path, job: str) -> tuple[tuple[s
     prefix = f"{CONFIG_VARIABLE}={shlex.quote(_near(work_dir / CONFIG_FILE))} {program}"
     found = [("everything at a glance", f"{prefix} status")]
     for what, where in _SHOWN.items():
-        row = view.row(f"SELECT request_id FROM lives WHERE {where} ORDER BY request_id LIMIT 1")  # noqa: S608  ours
+        row = view.row(f"SELECT request_id FROM lives WHERE {where} ORDER BY attempt DESC, request_id LIMIT 1")  # noqa: S608  ours
         if row is not None:
             found.append((what, f"{prefix} explain {row['request_id']}"))
-    query = f"select output_json, count(*) from {job} group by 1 order by 2 desc limit 5"  # noqa: S608  shown, not run
+    query = f"select json_extract(output_json, '$.{_LABEL}'), count(*) from {job} group by 1"  # noqa: S608  shown, not run
     reader = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]), sep=chr(10))"
     return (
         *found,

@@ -15,6 +15,8 @@ from batchmill.agents.projector.metrics import Failure, Funnel, RunMetrics
 
 __all__ = ["Check", "Hostiles", "Kill", "Ledgers", "Log", "Money", "Published", "Report", "checks", "to_json"]
 
+SCHEMA = "batchmill.demo/1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
@@ -133,7 +135,11 @@ def checks(report: Report) -> list[Check]:
 def to_json(report: Report) -> bytes:
     """One document: the facts, the checks, and whether all passed."""
     judged = checks(report)
-    document: dict[str, Any] = {"passed": all(each.passed for each in judged), "checks": judged} | asdict(report)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "passed": all(each.passed for each in judged),
+        "checks": judged,
+    } | asdict(report)
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_DATACLASS)
 
 
