@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from batchmill.agents.cli import batches, control, dlq, feed, jobs, records, review, running, start, status, topics
@@ -14,6 +13,10 @@ from batchmill.agents.cli.errors import CommandError, known
 from batchmill.agents.cli.exit_codes import ExitCode, table
 
 __all__ = ["program", "run"]
+
+
+#: Typer carries its own copy of click, or uses the installed one, by version; either way this is its mother of errors.
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def program() -> typer.Typer:
@@ -36,13 +39,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     try:
         code = program()(args=list(arguments), prog_name="batchmill", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _UsageError as error:
         error.show()
-        return ExitCode.USAGE
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:

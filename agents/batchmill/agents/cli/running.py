@@ -108,7 +108,7 @@ def simulate(
     here = door(context)
     if list_faults:
         here.table(
-            ("fault", "what it does"), [[str(name), getattr(spec, "does", spec)] for name, spec in FAULTS.items()]
+            ("fault", "strikes", "what happens"), [[each, spec.place, spec.law] for each, spec in FAULTS.items()]
         )
         return
     config = SimulatorConfig(

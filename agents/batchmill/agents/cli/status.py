@@ -236,10 +236,15 @@ def _view_lines(report: Report) -> list[str]:
 def _watch(here: Door, *, job: str | None, run: str | None, every: float, json: bool) -> None:
     """Live on a terminal; elsewhere one report after the other."""
     speed = Speed()
+
+    def look() -> Report:
+        report = _patient_report(here, job=job, run=run, every=every)
+        speed.look(report)
+        return report
+
     if json or not sys.stdout.isatty():
         while True:
-            report = read_report(here, job=job, run=run)
-            speed.look(report)
+            report = look()
             if json:
                 here.emit("status", plain(report, speed))
             else:
@@ -250,9 +255,22 @@ def _watch(here: Door, *, job: str | None, run: str | None, every: float, json: 
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            report = read_report(here, job=job, run=run)
-            speed.look(report)
-            live.update(Text("\n".join(lines(report, speed))), refresh=True)
+            live.update(Text("\n".join(lines(look(), speed))), refresh=True)
+            _rest(every)
+
+
+def _patient_report(here: Door, *, job: str | None, run: str | None, every: float) -> Report:
+    """Whoever watches may have come before the projector."""
+    from batchmill.agents.projector.reading import ViewMissingError
+
+    waited = False
+    while True:
+        try:
+            return read_report(here, job=job, run=run)
+        except ViewMissingError as error:
+            if not waited:
+                here.say(f"waiting: {error}")
+            waited = True
             _rest(every)
 
 

@@ -276,7 +276,7 @@ def batch(view: View, name: str) -> BatchRow | None:
 
 
 _JOBS = f"""WITH newest AS (
-  SELECT job, partition, MAX(offset) AS offset FROM commands GROUP BY 1, 2
+  SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command <> 'redrive' GROUP BY 1, 2
 ), asked AS (
   SELECT c.job, c.partition, c.offset, c.command_id FROM commands c JOIN newest USING (job, partition, offset)
 ), flags AS (
