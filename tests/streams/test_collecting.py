@@ -1,0 +1,382 @@
+"""One outcome per member: rows joined by name alone, strays counted, money posted, and the ledger closed."""
+
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchmill.schemas.jobs import RetrySpec
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.state import Chunk, Life, Meta
+from batchmill.schemas.status import ChunkState, Outcome, Status
+from batchmill.streams import view as read
+from batchmill.streams.chunking import CUT_MEMBERS, custom_id_of, members
+from batchmill.streams.collecting import (
+    FILES_POLLS_MAX,
+    GONE_POLLS_MAX,
+    PollSchedule,
+    RowIndex,
+    RowPlace,
+    after_poll,
+    collect_cut,
+    downloaded,
+    finish,
+    gone,
+    next_poll_ms,
+    results_missing,
+    settle_cut,
+)
+from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
+from batchmill.streams.settling import ImpossibleError
+from batchmill.streams.view import MemoryView
+from tests.streams.making import carry_out
+from tests.streams.rows import NOW_MS, PLACE, make_chunk, make_job, make_life, make_source, put_rows
+
+POLLS = PollSchedule(wait_ms_min=1_000, wait_ms_max=60_000, age_share=10)
+RETRY = RetrySpec(max_attempts=2, backoff_seconds_base=10, backoff_seconds_max=60)
+NOWHERE = RowPlace(0, 0, 0)
+
+
+def stage(state: ChunkState, count: int = 3, **changes: Any) -> tuple[MemoryView, Chunk]:
+    lives = [make_life(number, status=Status.PROCESSING, sends=1, attempt=1) for number in range(count)]
+    chunk, inside = make_chunk(lives, state, batch_id="b1", attempt_at_ms=NOW_MS, **changes)
+    counted = Meta(name="chunks", value_json="1")
+    return put_rows(make_job(), counted, chunk, *inside, *[make_source(life) for life in inside]), chunk
+
+
+def row(view: MemoryView, chunk: Chunk) -> Chunk:
+    found = read.chunk(view, chunk.chunk_id)
+    assert found is not None
+    return found
+
+
+def remote(status: RemoteStatus, **changes: Any) -> RemoteBatch:
+    return RemoteBatch(batch_id="b1", status=status, status_text="x", created_at_ms=NOW_MS, **changes)
+
+
+def answer_of(chunk: Chunk, life: Life, **changes: Any) -> RowOutcome:
+    told = RowOutcome(
+        custom_id=custom_id_of(chunk, life),
+        outcome=Outcome.SUCCEEDED,
+        reason=None,
+        output="{}",
+        input_tokens=5,
+        output_tokens=2,
+    )
+    return replace(told, **changes)
+
+
+def price(outcome: RowOutcome) -> tuple[int | None, str | None]:
+    return outcome.input_tokens * 10, "p1"
+
+
+def collected(view: MemoryView, chunk: Chunk, rows: dict[str, RowOutcome]) -> list[Any]:
+    """Collect to the end; returns everything said."""
+    said: list[Any] = []
+    while row(view, chunk).state is ChunkState.DOWNLOADED:
+        cut = members(view, chunk.chunk_id)
+        orders = collect_cut(view, row(view, chunk), cut, rows, retry=RETRY, price=price, now_ms=NOW_MS)
+        said += carry_out(view, orders)
+    return said
+
+
+# -- polling -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**9))
+def test_a_batch_is_polled_after_a_share_of_its_age_within_bounds(age_ms: int) -> None:
+    chunk, _ = make_chunk([make_life()], ChunkState.OPEN, attempt_at_ms=NOW_MS)
+    wait = next_poll_ms(chunk, POLLS, NOW_MS + age_ms) - NOW_MS - age_ms
+    assert wait == min(60_000, max(1_000, age_ms // 10))
+
+
+@pytest.mark.parametrize("status", [RemoteStatus.RUNNING, RemoteStatus.CANCELLING])
+def test_a_batch_that_runs_is_polled_again(status: RemoteStatus) -> None:
+    view, chunk = stage(ChunkState.OPEN, failures=4)
+    carry_out(view, after_poll(view, chunk, remote(status), POLLS, NOW_MS))
+    now = row(view, chunk)
+    assert (now.state, now.remote_status, now.due_at_ms, now.failures) == (
+        ChunkState.OPEN,
+        str(status),
+        NOW_MS + 1_000,
+        0,
+    )
+
+
+def test_an_ended_batch_is_downloaded() -> None:
+    view, chunk = stage(ChunkState.OPEN, due_at_ms=NOW_MS)
+    carry_out(view, after_poll(view, chunk, remote(RemoteStatus.ENDED, output_file_id="o", completed=3), POLLS, NOW_MS))
+    assert (row(view, chunk).state, row(view, chunk).due_at_ms) == (ChunkState.ENDED, None)
+
+
+@pytest.mark.parametrize("counts", [{"completed": 3}, {"failed": 3}])
+def test_an_ended_batch_whose_files_are_not_named_yet_is_waited_for_but_not_for_ever(counts: dict[str, int]) -> None:
+    view, chunk = stage(ChunkState.OPEN)
+    polls = 0
+    while row(view, chunk).state is ChunkState.OPEN:
+        polls += 1
+        carry_out(view, after_poll(view, row(view, chunk), remote(RemoteStatus.ENDED, **counts), POLLS, NOW_MS))
+    assert polls == FILES_POLLS_MAX + 1
+
+
+def test_a_batch_refused_after_it_was_accepted_goes_by_its_failure() -> None:
+    view, chunk = stage(ChunkState.OPEN, attempt=1)
+    full = BatchFailure(action=Action.DEFER_CHUNK, code="token_limit_exceeded")
+    carry_out(view, after_poll(view, chunk, remote(RemoteStatus.FAILED, failure=full), POLLS, NOW_MS))
+    assert (row(view, chunk).state, row(view, chunk).batch_id) == (ChunkState.PREPARED, None)
+    view, chunk = stage(ChunkState.OPEN)
+    carry_out(view, after_poll(view, chunk, remote(RemoteStatus.FAILED), POLLS, NOW_MS))
+    assert row(view, chunk).reason is Reason.PROVIDER_CANCELLED
+
+
+def test_a_batch_the_provider_forgot_is_believed_in_for_a_while() -> None:
+    view, chunk = stage(ChunkState.OPEN)
+    polls = 0
+    while row(view, chunk).state is ChunkState.OPEN:
+        polls += 1
+        carry_out(view, gone(row(view, chunk), POLLS, NOW_MS))
+    assert (polls, row(view, chunk).state) == (GONE_POLLS_MAX, ChunkState.DOWNLOADED)
+
+
+def test_result_files_are_noted_and_fetched_again_when_they_vanish() -> None:
+    view, chunk = stage(ChunkState.ENDED)
+    output = StoredPayload(uri="file:o", sha256="s", size_bytes=1)
+    carry_out(view, downloaded(chunk, output, None, NOW_MS))
+    now = row(view, chunk)
+    assert (now.state, now.output_uri, now.error_uri) == (ChunkState.DOWNLOADED, "file:o", None)
+    carry_out(view, results_missing(now, NOW_MS))
+    assert row(view, chunk).state is ChunkState.ENDED
+
+
+# -- joining -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_known_by_its_name_and_anything_else_is_a_stray() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED)
+    name = custom_id_of(chunk, members(view, chunk.chunk_id)[0])
+    other, _ = make_chunk([make_life()], ChunkState.OPEN, chunk_id="another")
+    index = RowIndex.of(chunk)
+    for each in (name, None, "request-1", custom_id_of(other, make_life()), name):
+        index.add(each, RowPlace(0, 4, 2))
+    assert (index.places, index.foreign, index.repeated) == ({name: RowPlace(0, 4, 2)}, 3, 1)
+
+
+def test_the_row_of_another_line_is_refused() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 2)
+    first, second = members(view, chunk.chunk_id)
+    swapped = {custom_id_of(chunk, first): answer_of(chunk, second)}
+    with pytest.raises(AssertionError, match="another line"):
+        collect_cut(view, chunk, [first, second], swapped, retry=RETRY, price=price, now_ms=NOW_MS)
+
+
+# -- collecting --------------------------------------------------------------------------------------------------------
+
+
+def test_every_member_ends_in_exactly_one_outcome() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 6)
+    lives = members(view, chunk.chunk_id)
+    unbilled = {"output": None, "billed": False, "input_tokens": 0, "output_tokens": 0}
+    told = [
+        answer_of(chunk, lives[0]),
+        answer_of(chunk, lives[1], outcome=Outcome.ERROR, reason=Reason.PROVIDER_ERROR, **unbilled),
+        answer_of(chunk, lives[2], outcome=Outcome.ERROR, reason=Reason.REQUEST_INVALID, **unbilled),
+        answer_of(chunk, lives[3], outcome=Outcome.EXPIRED, reason=Reason.EXPIRED, **unbilled),
+        answer_of(chunk, lives[4], outcome=Outcome.CANCELLED, reason=Reason.PROVIDER_CANCELLED, **unbilled),
+    ]
+    said = collected(view, chunk, {each.custom_id: each for each in told})
+    now = row(view, chunk)
+    assert (now.succeeded, now.errored, now.expired, now.cancelled, now.missing) == (1, 2, 1, 1, 1)
+    assert (now.state, now.cost_nanos) == (ChunkState.COLLECTED, 50)
+    after = [read.life(view, life.request_id) for life in lives]
+    assert [(life.status, life.attempt) for life in after if life is not None] == [
+        (Status.SUCCEEDED_UNVALIDATED, 1),
+        (Status.FAILED_RETRYABLE, 1),
+        (Status.FAILED_TERMINAL, 1),
+        (Status.FAILED_RETRYABLE, 0),
+        (Status.FAILED_RETRYABLE, 0),
+        (Status.FAILED_RETRYABLE, 1),
+    ]
+    assert [each.schema for each in said].count("results") == 6
+    assert [each.reason for each in said if each.schema == "dead-letter"] == [Reason.REQUEST_INVALID]
+    assert members(view, chunk.chunk_id) == []
+
+
+def test_an_answer_is_hashed_priced_and_published_as_it_came() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    (life,) = members(view, chunk.chunk_id)
+    told = answer_of(chunk, life, output="hé", finish_reason="stop", model="m")
+    (result,) = collected(view, chunk, {told.custom_id: told})
+    assert (result.output, result.output_sha256) == ("hé", sha256("hé".encode()).hexdigest())
+    assert (result.cost_nanos, result.price_id, result.custom_id) == (50, "p1", told.custom_id)
+    after = read.life(view, life.request_id)
+    assert after is not None
+    assert (after.cost_nanos, after.input_tokens, after.output_sha256) == (50, 5, result.output_sha256)
+
+
+def test_an_unpriced_answer_is_counted_as_one() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    (life,) = members(view, chunk.chunk_id)
+    told = answer_of(chunk, life)
+    rows = {told.custom_id: told}
+    carry_out(view, collect_cut(view, chunk, [life], rows, retry=RETRY, price=lambda _: (None, None), now_ms=NOW_MS))
+    after = read.life(view, life.request_id)
+    assert after is not None
+    assert (after.cost_nanos, after.unpriced_calls) == (0, 1)
+
+
+def test_the_last_attempt_that_fails_is_dead_lettered() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    (life,) = members(view, chunk.chunk_id)
+    view.put(replace(life, attempt=2))
+    said = collected(view, chunk, {})
+    assert [(each.schema, each.reason) for each in said] == [
+        ("results", Reason.MISSING),
+        ("dead-letter", Reason.MISSING),
+    ]
+
+
+def test_a_member_nobody_waits_for_ends_when_it_failed_and_is_judged_when_it_was_answered() -> None:
+    """An answer that was paid for is noted by the validator before it is dropped."""
+    view, chunk = stage(ChunkState.DOWNLOADED, 2)
+    answered, failed = members(view, chunk.chunk_id)
+    view.put(make_job(cancelled_before_ms=NOW_MS))
+    told = answer_of(chunk, answered)
+    said = collected(view, chunk, {told.custom_id: told})
+    assert [each.request_id for each in said if each.schema == "excluded"] == [failed.request_id]
+    kept = read.life(view, answered.request_id)
+    assert kept is not None
+    assert kept.status is Status.SUCCEEDED_UNVALIDATED
+
+
+def test_a_large_chunk_is_collected_in_cuts() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, CUT_MEMBERS + 7)
+    rows = {(told := answer_of(chunk, life)).custom_id: told for life in members(view, chunk.chunk_id, limit=10**5)}
+    first = collect_cut(view, chunk, members(view, chunk.chunk_id), rows, retry=RETRY, price=price, now_ms=NOW_MS)
+    carry_out(view, first)
+    assert (row(view, chunk).succeeded, row(view, chunk).state) == (CUT_MEMBERS, ChunkState.DOWNLOADED)
+    collected(view, chunk, rows)
+    assert row(view, chunk).succeeded == CUT_MEMBERS + 7
+
+
+def test_a_member_that_was_never_sent_is_impossible() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    (life,) = members(view, chunk.chunk_id)
+    unsent = replace(life, status=Status.QUEUED, sends=0)
+    with pytest.raises(ImpossibleError):
+        collect_cut(view, chunk, [unsent], {}, retry=RETRY, price=price, now_ms=NOW_MS)
+
+
+@given(st.lists(st.sampled_from([*Outcome, None]), max_size=12), st.integers(0, 3), st.integers(0, 3))
+def test_whatever_comes_back_the_counts_add_up(outcomes: list[Outcome | None], strays: int, repeats: int) -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, len(outcomes))
+    index = RowIndex.of(chunk)
+    rows = {}
+    for life, outcome in zip(members(view, chunk.chunk_id), outcomes, strict=True):
+        if outcome is None or outcome is Outcome.MISSING:
+            continue
+        reason = None if outcome is Outcome.SUCCEEDED else Reason.PROVIDER_ERROR
+        told = answer_of(chunk, life, outcome=outcome, reason=reason)
+        rows[told.custom_id] = told
+        index.add(told.custom_id, NOWHERE)
+    for _ in range(strays):
+        index.add("stray", NOWHERE)
+    again = repeats if rows else 0
+    for _ in range(again):
+        index.add(next(iter(rows)), NOWHERE)
+    collected(view, chunk, rows)
+    carry_out(view, finish(row(view, chunk), index, NOW_MS))
+    done = row(view, chunk)
+    counted = done.succeeded + done.errored + done.expired + done.cancelled + done.missing
+    assert (counted, done.unknown_rows, done.repeated_rows) == (len(outcomes), strays, again)
+    assert done.state is ChunkState.DONE
+
+
+def test_a_row_of_ours_that_no_member_asked_for_is_counted() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    index = RowIndex.of(chunk)
+    index.add(custom_id_of(chunk, make_life(77, status=Status.PROCESSING, sends=1)), NOWHERE)
+    collected(view, chunk, {})
+    carry_out(view, finish(row(view, chunk), index, NOW_MS))
+    assert (row(view, chunk).unknown_rows, row(view, chunk).missing) == (1, 1)
+
+
+def test_a_ledger_that_does_not_add_up_is_not_closed() -> None:
+    _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=2)
+    with pytest.raises(ImpossibleError, match="3 members and 2 outcomes"):
+        finish(chunk, RowIndex.of(chunk), NOW_MS)
+
+
+# -- a batch that never ran --------------------------------------------------------------------------------------------
+
+
+def settled(view: MemoryView, chunk: Chunk) -> list[Any]:
+    said: list[Any] = []
+    while row(view, chunk).state is ChunkState.ENDED:
+        said += carry_out(view, settle_cut(view, row(view, chunk), PLACE, NOW_MS))
+    return said
+
+
+def chunks_of(view: MemoryView, state: ChunkState) -> list[Chunk]:
+    return [each for each in view.rows(Chunk.schema) if isinstance(each, Chunk) and each.state is state]
+
+
+def test_members_of_a_refused_batch_go_on_in_chunks_of_half_the_size() -> None:
+    view, chunk = stage(ChunkState.ENDED, 5, reason=Reason.PROVIDER_CANCELLED)
+    assert settled(view, chunk) == []
+    smaller = chunks_of(view, ChunkState.SEALED)
+    assert [each.members for each in smaller] == [3, 2]
+    for each in smaller:
+        assert [(life.status, life.attempt, life.sends) for life in members(view, each.chunk_id)] == [
+            (Status.QUEUED, 0, 1)
+        ] * each.members
+    assert row(view, chunk).state is ChunkState.FAILED
+
+
+def test_no_regrouped_chunk_is_larger_than_a_cut() -> None:
+    view, chunk = stage(ChunkState.ENDED, 3 * CUT_MEMBERS, reason=Reason.PROVIDER_CANCELLED)
+    settled(view, chunk)
+    assert [each.members for each in chunks_of(view, ChunkState.SEALED)] == [CUT_MEMBERS] * 3
+
+
+def test_a_single_member_that_no_provider_takes_is_to_blame() -> None:
+    view, chunk = stage(ChunkState.ENDED, 1, reason=Reason.PROVIDER_CANCELLED, note="invalid_json_line")
+    (said,) = settled(view, chunk)
+    assert (said.reason, said.error) == (Reason.REQUEST_INVALID, "invalid_json_line")
+
+
+def test_members_of_a_batch_refused_for_good_are_dead_lettered() -> None:
+    view, chunk = stage(ChunkState.ENDED, 2, reason=Reason.REFUSED_BY_PROVIDER, note="model_not_found")
+    assert [each.reason for each in settled(view, chunk)] == [Reason.REFUSED_BY_PROVIDER] * 2
+
+
+def test_members_of_a_cancelled_chunk_end_unless_they_were_asked_for_again() -> None:
+    view, chunk = stage(ChunkState.ENDED, 2, reason=Reason.CANCELLED)
+    again, over = members(view, chunk.chunk_id)
+    view.put(make_job(cancelled_before_ms=NOW_MS))
+    view.put(replace(again, queued_at_ms=NOW_MS + 1))
+    (said,) = settled(view, chunk)
+    assert (said.request_id, said.reason) == (over.request_id, Reason.CANCELLED)
+    kept = read.life(view, again.request_id)
+    assert kept is not None
+    assert (kept.status, kept.chunk_id, kept.attempt) == (Status.QUEUED, None, 0)
+
+
+def test_members_that_were_never_attempted_are_released() -> None:
+    view, chunk = stage(ChunkState.ENDED, 1, reason=Reason.CANCELLED)
+    (life,) = members(view, chunk.chunk_id)
+    view.put(replace(life, status=Status.QUEUED, sends=0, attempt=0))
+    assert settled(view, chunk) == []
+    assert [each.request_id for _, each in view.scan("queue", "", limit=9) if isinstance(each, Life)] == [
+        life.request_id
+    ]
+
+
+def test_superseded_members_of_a_refused_batch_are_not_sent_again() -> None:
+    view, chunk = stage(ChunkState.ENDED, 2, reason=Reason.PROVIDER_CANCELLED)
+    for life in members(view, chunk.chunk_id):
+        view.put(make_source(life, request_id="newer"))
+    assert [each.reason for each in settled(view, chunk)] == [Reason.SUPERSEDED] * 2
+    assert chunks_of(view, ChunkState.SEALED) == []

@@ -1,0 +1,171 @@
+"""What operators say, once per task and command."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import Control
+from batchmill.schemas.state import Chunk, Job
+from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams import view as read
+from batchmill.streams.chunking import CUT_MEMBERS
+from batchmill.streams.controlling import control, jobs, knows_version, promotion_of, sweep
+from batchmill.streams.view import MemoryView
+from tests.streams.making import carry_out
+from tests.streams.rows import NOW_MS, make_chunk, make_job, make_life, make_source, put_rows
+
+
+def told(view: MemoryView, command: str, *, name: str = "c1", at_ms: int = NOW_MS, **changes: Any) -> list[Any]:
+    order = Control(
+        **{
+            "command_id": name,
+            "command": command,
+            "job": "triage",
+            "version": None,
+            "body_json": "{}",
+            "actor": "someone",
+            "issued_at_ms": NOW_MS,
+            **changes,
+        }
+    )
+    return carry_out(view, control(view, order, at_ms, NOW_MS))
+
+
+def job(view: MemoryView) -> Job:
+    row = read.job(view, "triage")
+    assert row is not None
+    return row
+
+
+def swept(view: MemoryView) -> list[Any]:
+    said: list[Any] = []
+    while orders := sweep(view, "triage", NOW_MS):
+        said += carry_out(view, orders)
+    return said
+
+
+def test_the_first_version_becomes_the_job() -> None:
+    view = put_rows()
+    told(view, "apply", version="v1", body_json='{"job":"triage"}')
+    assert (job(view).version, job(view).paused) == ("v1", False)
+    assert json.loads(job(view).versions_json) == {"v1": {"job": "triage"}}
+    assert jobs(view) == [job(view)]
+
+
+def test_a_later_version_is_active_and_ranks_above_the_earlier_one() -> None:
+    view = put_rows(make_job(paused=True))
+    told(view, "apply", version="v2", body_json="{}")
+    assert (job(view).version, job(view).paused) == ("v2", True)
+    assert (promotion_of(job(view), "v1"), promotion_of(job(view), "v2")) == (0, 1)
+    told(view, "apply", name="c2", version="v1", body_json="{}")
+    assert (job(view).version, promotion_of(job(view), "v2")) == ("v1", 1)
+
+
+def test_a_version_brings_along_what_it_does_not_name() -> None:
+    view = put_rows(make_job())
+    told(view, "apply", version="v1", body_json='{"place":"elsewhere"}')
+    assert json.loads(job(view).versions_json) == {"v1": {"place": "elsewhere"}}
+
+
+def test_a_version_not_heard_of_is_not_known() -> None:
+    view = put_rows(make_job())
+    assert knows_version(view, "triage", "v1")
+    assert not knows_version(view, "triage", "v9")
+    assert not knows_version(view, "nobody", "v1")
+    with pytest.raises(KeyError):
+        promotion_of(job(view), "v9")
+
+
+def test_a_command_is_taken_once() -> None:
+    view = put_rows(make_job())
+    told(view, "pause")
+    view.put(replace(job(view), paused=False))
+    told(view, "pause")
+    assert not job(view).paused
+
+
+def test_pause_and_resume() -> None:
+    view = put_rows(make_job())
+    told(view, "pause", name="c1")
+    assert job(view).paused
+    told(view, "resume", name="c2")
+    assert not job(view).paused
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "cancel", "approve", "dance"])
+def test_a_command_for_a_job_nobody_knows_changes_nothing(command: str) -> None:
+    view = put_rows()
+    assert told(view, command) == []
+    assert view.rows(Job.schema) == []
+
+
+def test_an_unknown_command_changes_nothing() -> None:
+    view = put_rows(make_job())
+    assert told(view, "dance") == []
+    assert job(view) == make_job()
+
+
+def test_approval_lets_the_held_chunks_go_that_it_names() -> None:
+    held = [make_chunk([], ChunkState.HELD, chunk_id=name)[0] for name in ("one", "two", "three")]
+    view = put_rows(make_job(), *held)
+    told(view, "approve", body_json='{"chunks":["two"]}')
+    assert [str(row.state) for row in view.rows(Chunk.schema) if isinstance(row, Chunk)].count("sealed") == 1
+    told(view, "approve", name="c2")
+    assert {str(row.state) for row in view.rows(Chunk.schema) if isinstance(row, Chunk)} == {"sealed"}
+
+
+STATES_AFTER_CANCEL = {
+    **dict.fromkeys(
+        (ChunkState.FILLING, ChunkState.SEALED, ChunkState.HELD, ChunkState.PREPARED, ChunkState.UPLOADED),
+        ChunkState.ENDED,
+    ),
+    **{state: state for state in (ChunkState.ATTEMPTING, ChunkState.OPEN, ChunkState.ENDED)},
+    **{state: state for state in (ChunkState.DOWNLOADED, ChunkState.COLLECTED, ChunkState.DONE, ChunkState.FAILED)},
+}
+
+
+@pytest.mark.parametrize("state", ChunkState)
+def test_a_cancellation_ends_unsent_chunks_and_asks_the_provider_to_stop_the_others(state: ChunkState) -> None:
+    chunk, _ = make_chunk([make_life()], state)
+    view = put_rows(make_job(), chunk)
+    told(view, "cancel")
+    after = read.chunk(view, chunk.chunk_id)
+    assert after is not None
+    assert after.state is STATES_AFTER_CANCEL[state]
+    ended = state is not after.state
+    assert after.reason == (Reason.CANCELLED if ended else None)
+    assert after.cancel_requested is (ended or state in {ChunkState.ATTEMPTING, ChunkState.OPEN})
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_sweep_ends_what_has_nothing_in_flight(status: Status) -> None:
+    life = make_life(status=status, reason=Reason.NOT_JSON if status is Status.FAILED_TERMINAL else None)
+    view = put_rows(make_job(), life, make_source(life))
+    told(view, "cancel")
+    said = swept(view)
+    free = status in {Status.QUEUED, Status.FAILED_RETRYABLE, Status.NEEDS_REVIEW}
+    assert [each.reason for each in said] == ([Reason.CANCELLED] if free else [])
+
+
+def test_a_sweep_leaves_members_of_chunks_later_events_and_other_jobs_alone() -> None:
+    rows = [make_life(1, chunk_id="c"), make_life(2, queued_at_ms=NOW_MS + 1), make_life(3, job="other")]
+    view = put_rows(make_job(), *rows)
+    told(view, "cancel")
+    assert swept(view) == []
+
+
+def test_a_sweep_goes_in_cuts_and_forgets_its_cursor() -> None:
+    view = put_rows(make_job(), *[make_life(number) for number in range(CUT_MEMBERS + 3)])
+    told(view, "cancel")
+    assert len(carry_out(view, sweep(view, "triage", NOW_MS))) == CUT_MEMBERS
+    assert len(carry_out(view, sweep(view, "triage", NOW_MS))) == 3
+    assert sweep(view, "triage", NOW_MS) == []
+
+
+def test_a_cancellation_never_moves_back() -> None:
+    view = put_rows(make_job(cancelled_before_ms=NOW_MS + 9))
+    told(view, "cancel", at_ms=NOW_MS)
+    assert job(view).cancelled_before_ms == NOW_MS + 9
