@@ -22,15 +22,16 @@ NOWHERE = "127.0.0.1:1"
 #: commands that read: every one of them can answer in JSON
 READS = [
     "doctor", "config show", "topics plan", "topics verify", "job validate", "job plan", "job list", "job show",
-    "status", "records list", "records show", "explain", "batches list", "batches show", "review list", "review show", "dlq list",
-    "dlq show", "dlq redrive",
+    "status", "records list", "records show", "explain", "batches list", "batches show", "review list",
+    "review show", "dlq list", "dlq show", "dlq redrive",
 ]  # fmt: skip
 #: what the first release promises to have
 PROMISED = {
     "init", "doctor", "ingest", "up", "worker", "projector", "status", "explain", "pause", "resume", "cancel",
-    "approve", "simulate", "demo", "healthcheck", "config show", "topics plan", "topics apply", "topics verify", "job validate",
-    "job plan", "job apply", "job list", "job show", "records list", "records show", "batches list", "batches show",
-    "review list", "review accept", "review correct", "review decline", "dlq list", "dlq show", "dlq redrive",
+    "approve", "simulate", "demo", "healthcheck", "config show", "topics plan", "topics apply", "topics verify",
+    "job validate", "job plan", "job apply", "job list", "job show", "records list", "records show", "batches list",
+    "batches show", "review list", "review accept", "review correct", "review decline", "dlq list", "dlq show",
+    "dlq redrive",
 }  # fmt: skip
 
 
@@ -208,7 +209,7 @@ def test_a_process_that_does_not_answer_is_not_healthy(at: list[str]) -> None:
 def test_the_faults_of_the_simulator_are_named(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*at, "simulate", "--list-faults"]) == 0
     assert "accept_then_500\tcreate\t" in capsys.readouterr().out
-    assert run([*at, "simulate", "--fault", "row_500"]) == ExitCode.USAGE
+    assert run([*at, "simulate", "--fault", "row_501=0.1"]) == ExitCode.USAGE
 
 
 @pytest.mark.usefixtures("empty_view")

@@ -11,6 +11,7 @@ from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from batchmill.agents.simulator import Fault, FaultRule
     from batchmill.agents.supervise import ProcessSpec
 
 __all__ = ["add"]
@@ -92,7 +93,10 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
     latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a batch takes.")] = "0.3,1.5",
     fault: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=RATE", help="A misbehaviour and its rate; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="FAULT", help="NAME=RATE or NAME@N,N...: a misbehaviour, at a rate or in its turns; repeatable."
+        ),
     ] = None,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Name the faults and end.")] = False,
 ) -> None:
@@ -103,7 +107,7 @@ def simulate(
       batchmill simulate --port 8020 --accuracy 0.9 --fault accept_then_500=0.1
       OPENAI_BASE_URL=http://127.0.0.1:8020/v1 OPENAI_API_KEY=any batchmill up
     """
-    from batchmill.agents.simulator import FAULTS, SimulatorConfig, plan_from_json, running_simulator
+    from batchmill.agents.simulator import FAULTS, SimulatorConfig, running_simulator
 
     here = door(context)
     if list_faults:
@@ -119,7 +123,7 @@ def simulate(
         gold_text_field=gold_text,
         gold_label_field=gold_label,
         latency_seconds=_pair(latency),
-        faults=plan_from_json(dict(_rate(text) for text in fault or ())),
+        faults=dict(_fault(text) for text in fault or ()),
     )
 
     async def serve() -> None:
@@ -148,9 +152,8 @@ def demo(
     Example:
       batchmill demo --accuracy 0.7
     """
-    from importlib import import_module
+    from batchmill.agents.demo import run
 
-    run: Any = import_module("batchmill.agents.demo").run
     door(context)
     code = run(
         records=records,
@@ -249,9 +252,11 @@ def _pair(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _rate(text: str) -> tuple[str, float]:
-    name, _, rate = text.partition("=")
+def _fault(text: str) -> "tuple[Fault, FaultRule]":
+    from batchmill.agents.simulator import parse_fault
+
     try:
-        return name, float(rate)
-    except ValueError:
-        raise CommandError(f"--fault {text}: write NAME=RATE, such as row_500=0.02", ExitCode.USAGE) from None
+        return parse_fault(text)
+    except ValueError as error:
+        hint = "`batchmill simulate --list-faults` names them"
+        raise CommandError(f"--fault {text}: {error}; {hint}", ExitCode.USAGE) from None
