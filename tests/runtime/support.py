@@ -1,4 +1,4 @@
-"""Starting, watching, killing workers of `tests.runtime.worker`, and reading their topics with an independent client."""
+"""Workers of `tests.runtime.worker`: starting, watching, killing; their topics read by an independent client."""
 
 import asyncio
 import json
@@ -39,8 +39,9 @@ class Worker:
     def said(self, what: str) -> list[dict[str, Any]]:
         found = []
         for line in self.log.read_text(errors="replace").splitlines():
-            if line.startswith('{"what"'):
-                fact = json.loads(line)
+            at = line.find('{"what"')
+            if at >= 0 and line.endswith("}"):
+                fact = json.loads(line[at:])
                 if fact["what"] == what:
                     found.append(fact)
         return found

@@ -20,7 +20,7 @@ STREAM_BUFFER_SLICES = 4096  #: never reached: the shelf hands out two slices of
 BROKER_REQUEST_SECONDS = 90.0
 
 
-class App(faust.App):  # type: ignore[misc]
+class App(faust.App):  # type: ignore[misc]  # Faust publishes no types
     """A faust.App that has tasks."""
 
     runtime: Runtime
@@ -35,7 +35,7 @@ class App(faust.App):  # type: ignore[misc]
         async def agent(stream: Any) -> None:
             await self.runtime.run_slices(stream, on_slice)
 
-        return self.agent(self.flow_topic(topic), name=name)(agent)  # type: ignore[no-any-return]
+        return self.agent(self.flow_topic(topic), name=name)(agent)
 
 
 def create_app(config: RuntimeConfig) -> App:

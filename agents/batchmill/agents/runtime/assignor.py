@@ -52,7 +52,7 @@ def _claims(tasks: int, previous: Mapping[str, Collection[int]], members: Collec
     return {task: owners[0] for task, owners in claimed.items() if len(owners) == 1}
 
 
-class TaskAssignor(PartitionAssignor):  # type: ignore[misc]
+class TaskAssignor(PartitionAssignor):
     """Faust's assignor with our decision in it; subscription and metadata travel as Faust has them."""
 
     def _perform_assignment(self, cluster: Any, member_metadata: Any) -> Any:

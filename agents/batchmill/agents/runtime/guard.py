@@ -1,7 +1,7 @@
 """The poison rule of one task at work: what must be written down before something suspected is touched.
 
-What lives here: the current `Restart` and `Trying` of a task, and which rows each step asks for. What must not: awaiting;
-the task writes the rows and waits until they are durable. The rule itself is in `suspicion`.
+What lives here: the current `Restart` and `Trying` of a task, and which rows each step asks for. What must not:
+awaiting; the task writes the rows and waits until they are durable. The rule itself is in `suspicion`.
 """
 
 from collections.abc import Mapping
@@ -83,12 +83,16 @@ class Guard:
         """Its one record has killed the process often enough."""
         return len(slice_.records) == 1 and self._condemned.get(slice_.topic) == slice_.records[0].offset
 
-    def before(self, slice_: Slice) -> list[Write]:
-        """Rows that must be durable before `slice_` is handed to its agent; usually none."""
-        topic = slice_.topic
-        place = self._restart.places.get(topic)
+    def suspects(self, slice_: Slice) -> bool:
+        """It may be what killed the process: it is announced, and nothing else suspected is tried meanwhile."""
+        place = self._restart.places.get(slice_.topic)
         if place is None or not place.deaths or self.condemned(slice_):
-            return []
+            return False
+        return slice_.topic in self._alone_left or (place.position == slice_.start and not place.touched)
+
+    def before(self, slice_: Slice) -> list[Write]:
+        """Rows that must be durable before a suspected slice is handed to its agent."""
+        topic, place = slice_.topic, self._restart.places[slice_.topic]
         rows = []
         if place.position == slice_.start and not place.touched:
             self._restart = replace(self._restart, places={**self._restart.places, topic: replace(place, touched=True)})

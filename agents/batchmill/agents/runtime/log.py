@@ -1,8 +1,8 @@
 """Reading the log again: bodies by offset, from memory if they have just been here.
 
-What lives here: `BodyCache` (bounded by bytes) and `LogReader` (sorted, coalesced range reads under read_committed). What
-must not: trusting what is found; whoever reads by offset asserts the id it expects. A missing offset is absent from the
-answer: it was deleted by retention, or never existed.
+What lives here: `BodyCache` (bounded by bytes) and `LogReader` (sorted, coalesced range reads under read_committed).
+What must not: trusting what is found; whoever reads by offset asserts the id it expects. A missing offset is absent
+from the answer: it was deleted by retention, or never existed.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ class Observer:
         """A transaction ended well after a doubtful request; its producer was replaced (rule 7)."""
 
     def fenced(self, partition: int, seconds: float) -> None:
-        """This worker became the owner; whoever was before can commit no more."""
+        """Whoever owned the task before can commit no more."""
 
     def restored(self, partition: int, rows: int, seconds: float, *, from_local: bool) -> None: ...
 

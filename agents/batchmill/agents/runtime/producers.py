@@ -1,9 +1,9 @@
 """The transactional producer of one task: started to fence, watched for doubt, replaced after it.
 
 aiokafka speaks version 0 of the transaction requests. A request of transaction n that got stuck in the network and was
-repeated can arrive during transaction n + 1 and end it half-way; nothing in it says which transaction it meant. So every
-such request is watched where it is sent: when one was not plainly answered, the producer is in doubt, and before its next
-transaction the same transactional id is initialised again. The new epoch turns the late request away.
+repeated can arrive during transaction n + 1 and end it half-way; nothing in it says which transaction it meant. So
+every such request is watched where it is sent: when one was not plainly answered, the producer is in doubt, and before
+its next transaction the same transactional id is initialised again. The new epoch turns the late request away.
 
 What lives here: `TaskProducer`. What must not: what is sent in a transaction (`commit`), and when one is made (`task`).
 """
@@ -118,7 +118,7 @@ class TaskProducer:
 
     @staticmethod
     async def _close(kafka: Any) -> None:
-        """aiokafka waits for what it cannot deliver any more; a closed epoch is not worth waiting for."""
+        """The client waits for what it cannot deliver any more; a closed epoch is not worth waiting for."""
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await kafka.stop()

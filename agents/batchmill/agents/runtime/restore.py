@@ -1,7 +1,7 @@
 """Reading a task's state back: from the local file as far as it reaches, from there to the marker in the changelog.
 
 What lives here: the marker record that a new owner writes after fencing (positions and end offsets lie around control
-records, a record does not), and the reader. What must not: writing anything before the fence, or deciding who owns what.
+records, a record does not), and the reader. What must not: writing before the fence, or deciding who owns what.
 """
 
 import asyncio

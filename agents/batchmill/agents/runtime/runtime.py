@@ -53,6 +53,7 @@ class Runtime:
         self._on_lost: list[Listener] = [self._effects.stop]
         self._cluster: str | None = None
         self._rounds = asyncio.Lock()  # one restore at a time; a newer one waits until the older has noticed
+        self._trials = asyncio.Lock()  # what is suspected of killing the process is tried alone in it
         FAILPOINTS.arm(config.failpoint)
 
     # --- what the application asks ---
@@ -100,15 +101,23 @@ class Runtime:
         task = self.current(slice_)
         if task is None:
             return
-        notice = task.guard.before(slice_)
-        if notice:
+        if not task.guard.suspects(slice_):
+            self._decide(task, slice_, on_slice)
+            return
+        # A death is the whole process's: with one trial at a time in it, only the culprit's trial is found.
+        async with self._trials:
             try:
-                await task.announce(notice)
+                await self._try_alone(slice_, on_slice)
             except NotOwnedError:
                 return
-            if self.current(slice_) is not task:
-                return
-        self._decide(task, slice_, on_slice)
+
+    async def _try_alone(self, slice_: Slice, on_slice: OnSlice) -> None:
+        task = self.current(slice_)
+        if task is not None:
+            await task.announce(task.guard.before(slice_))
+            if self.current(slice_) is task:
+                self._decide(task, slice_, on_slice)
+                await task.announce([])
 
     def current(self, slice_: Slice) -> Task | None:
         """The task of this slice, if it is still the one the slice was fetched for."""
@@ -232,7 +241,7 @@ class Runtime:
             if not (partition in wanted and follows and task.frozen_round == self.round):
                 self._leaving.append(self._tasks.pop(partition))
         for partition in sorted(wanted - self._tasks.keys()):
-            self._tasks[partition] = Task(partition, self.config)
+            self._tasks[partition] = Task(partition, self.config, self._trials)
         self.config.observer.rebalanced(self.round, wanted)
 
     async def restore(self, positions: Positions) -> None:

@@ -140,11 +140,7 @@ class Store:
             moved = sql.execute(
                 "UPDATE about SET position = ?, applied_at_ms = ? WHERE position = ?", (position, now_ms, expect)
             )
-            if moved.rowcount != 1:
-                raise StoreBrokenError(
-                    f"{self.path.name} is at changelog position {self.position}, the commit builds on {expect}; "
-                    "the file will be rebuilt if you delete it"
-                )
+            self._assert_followed(moved.rowcount, expect)
             for write in writes:
                 self._write(write)
             sql.execute("COMMIT")
@@ -152,6 +148,13 @@ class Store:
             sql.execute("ROLLBACK")
             raise
         self.position, self.applied_at_ms = position, now_ms
+
+    def _assert_followed(self, moved_rows: int, expect: int) -> None:
+        if moved_rows != 1:
+            raise StoreBrokenError(
+                f"{self.path.name} is at changelog position {self.position}, the commit builds on {expect}; "
+                "the file will be rebuilt if you delete it"
+            )
 
     def _write(self, write: Write) -> None:
         sql, table, key = self._sql, write.table, write.key

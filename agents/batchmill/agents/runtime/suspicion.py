@@ -1,8 +1,8 @@
 """The poison rule: who is suspected of killing the process, and who is condemned.
 
-A known failure is data. What kills the process outright (a crash of the interpreter, an exit, no memory) leaves only its
-traces in state, and they are what lives here, as plain values: `Restart` (where each input stood, how often the task
-died there, whether the last owner left cleanly) and `Trying` (what was being tried alone when it died). What must not:
+A known failure is data. What kills the process outright (a crash of the interpreter, an exit, no memory) leaves only
+its traces in state, and they are what lives here, as plain values: `Restart` (where each input stood, how often the
+task died there, whether the last owner left cleanly) and `Trying` (what was being tried when it died). What must not:
 anything that awaits or writes; the task writes the rows these functions return.
 
 - An unclean stop counts one death at every input position, a further one only if records at that position had been

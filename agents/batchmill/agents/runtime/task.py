@@ -48,7 +48,7 @@ OWN_HEADERS_BYTES = 512
 class Task:
     """Made by the runtime, one per assigned partition number."""
 
-    def __init__(self, partition: int, config: RuntimeConfig) -> None:
+    def __init__(self, partition: int, config: RuntimeConfig, trials: asyncio.Lock) -> None:
         self.partition = partition
         self.round = 0  #: ownership round it was resumed in; slices of another round are refused
         self.owned = False
@@ -77,7 +77,7 @@ class Task:
         self._left_in_the_air = 0
         self._effects_idle = asyncio.Event()
         self._effects_idle.set()
-        self._one_effect = asyncio.Lock()
+        self._trials = trials
         self._bells: dict[str, asyncio.Event] = {}
 
     # --- what stages and effects ask ---
@@ -173,17 +173,21 @@ class Task:
             with _counted(self):
                 yield
             return
-        alone = self._one_effect if self.guard.one_at_a_time else _Unlocked()
-        async with alone:
+        # A death is the whole process's: with one trial at a time in it, only the culprit's trial is found.
+        alone = self.guard.one_at_a_time
+        async with self._trials if alone else _Unlocked():
             self._assert_takes_effects()
             with _counted(self):
-                await self._written(self.guard.start(name, row_id))
+                await self.announce(self.guard.start(name, row_id))
                 try:
                     yield
                 finally:
+                    survived = self.guard.end(name, row_id)
                     if self.owned:
-                        for write in self.guard.end(name, row_id):
+                        for write in survived:
                             self._write(write)
+                if alone:
+                    await self.announce([])
 
     def wake(self, effect: str) -> None:
         """Let the effect look at its rows now."""
@@ -281,9 +285,13 @@ class Task:
     # --- commit ---
 
     async def announce(self, writes: list[Write]) -> None:
-        """Write the runtime's own rows and wait until they are durable."""
+        """Write the runtime's own rows and wait until they, and everything before them, are durable."""
         self._assert_owned()
-        await self._written(writes)
+        for write in writes:
+            self._write(write)
+        self._hurry.set()
+        await self.durable()
+        self._assert_owned()
 
     async def commit(self) -> None:
         """One transaction with everything taken so far, if there is anything."""
@@ -372,13 +380,6 @@ class Task:
     def _write(self, write: Write) -> None:
         self._outbox.write(write)
         self._after_change()
-
-    async def _written(self, writes: list[Write]) -> None:
-        for write in writes:
-            self._write(write)
-        self._hurry.set()
-        await self.durable()
-        self._assert_owned()
 
     def _after_change(self) -> None:
         filling, tuning = self._outbox.filling, self._config.tuning

@@ -1,4 +1,4 @@
-"""The Faust driver `batchmill://`: one event is one slice of one partition, and nothing is acknowledged but by its task.
+"""The Faust driver `batchmill://`: one event is one slice of one partition; only its task acknowledges it.
 
 What lives here: subclasses of Faust's aiokafka driver. What must not: any rule about ownership or transactions
 (`runtime`), and any decoding; agents get bytes.
@@ -37,7 +37,7 @@ PARTITION_FETCH_BYTES = 2**20
 NOWHERE = frozenset({TP("", 0)})
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to the group. Only methods run by `call_thread` may touch the aiokafka consumer."""
 
     #: Counts seeks. What was fetched before the newest one is of an older round.
@@ -45,8 +45,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        consumer._fetch_max_bytes = self.consumer.runtime.config.tuning.fetch_bytes_max
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001  # Faust has no setting for it
+        consumer._fetch_max_bytes = self.consumer.runtime.config.tuning.fetch_bytes_max  # noqa: SLF001
         return consumer
 
     async def fetch(self, partitions: Iterable[TP], timeout: float) -> tuple[int, Mapping[Any, list[Any]]]:  # noqa: ASYNC109
@@ -55,7 +55,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def _fetch(self, partitions: Iterable[TP], timeout: float) -> tuple[int, Mapping[Any, list[Any]]]:  # noqa: ASYNC109
         consumer = self._ensure_consumer()
-        consumer._coordinator.check_errors()
+        consumer._coordinator.check_errors()  # noqa: SLF001  # Faust never looks: a member thrown out would go on silently
         fetched = await self._fetch_records(consumer, partitions, timeout=timeout, max_records=None)
         return self.seeks, fetched
 
@@ -76,17 +76,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Where the group stands; the log's start where it has never been or where the log has moved on."""
         consumer = self._ensure_consumer()
         asked = [TopicPartition(*tp) for tp in tps]
-        known = await consumer._coordinator.fetch_committed_offsets(asked)
+        known = await consumer._coordinator.fetch_committed_offsets(asked)  # noqa: SLF001  # asks, never a cache
         starts = await consumer.beginning_offsets(asked)
         return {TP(*tp): max(known[tp].offset if tp in known else -1, starts[tp]) for tp in asked}
 
     @property
     def lost(self) -> bool:
         """The group has thrown us out: somebody else may own our tasks by now."""
-        return bool(self._ensure_consumer()._coordinator.generation < 0)
+        return bool(self._ensure_consumer()._coordinator.generation < 0)  # noqa: SLF001
 
 
-class Consumer(driver.Consumer):  # type: ignore[misc]
+class Consumer(driver.Consumer):
     """Fetches slices for tasks; seeks where they say."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -198,7 +198,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Faust would complain of partitions that back-pressure holds back."""
 
 
-class Producer(driver.Producer):  # type: ignore[misc]
+class Producer(driver.Producer):
     """Exists because Faust wants one; everything is written by tasks."""
 
     async def on_start(self) -> None:
@@ -214,7 +214,7 @@ class Producer(driver.Producer):  # type: ignore[misc]
         """Nothing is buffered here."""
 
 
-class Transport(driver.Transport):  # type: ignore[misc]
+class Transport(driver.Transport):
     """Scheme `batchmill://`."""
 
     Consumer = Consumer

@@ -27,7 +27,7 @@ def check_versions(installed: Mapping[str, str], *, allow_untested: bool) -> tup
     )
     if differences and not allow_untested:
         raise VersionError(
-            f"{'; '.join(differences)}. Install the pinned versions, or set runtime.allow_untested_versions and run the "
-            "exactness suite yourself"
+            f"{'; '.join(differences)}. Install the pinned versions, or set runtime.allow_untested_versions "
+            "and run the exactness suite yourself"
         )
     return differences
