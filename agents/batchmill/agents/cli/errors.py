@@ -1,5 +1,6 @@
 """Errors people can meet -> exit code and one message on standard error. Anything else is a bug: with traceback."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 from batchmill.agents.cli.exit_codes import ExitCode
@@ -34,6 +35,7 @@ def _table() -> Iterator[tuple[Kinds, ExitCode]]:
     yield _gate, ExitCode.GATE
     yield _missing, ExitCode.NOT_FOUND
     yield _conflict, ExitCode.CONFLICT
+    yield _refused_by_runtime, ExitCode.CONFLICT
     yield _temporary, ExitCode.TEMPORARY
 
 
@@ -63,6 +65,12 @@ def _conflict() -> tuple[type[Exception], ...]:
     from batchmill.agents.topics import TopicsMismatchError
 
     return (TopicsMismatchError, ViewBusyError, PositionLostError)
+
+
+def _refused_by_runtime() -> tuple[type[Exception], ...]:
+    """What a worker will never start on, so that trying again is no use. Only a worker has the runtime loaded."""
+    errors = sys.modules.get("batchmill.agents.runtime.errors")
+    return () if errors is None else (errors.VersionError,)
 
 
 def _temporary() -> tuple[type[Exception], ...]:

@@ -11,8 +11,11 @@ from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from batchmill.agents.projector import Projector
+    from batchmill.agents.settings import Settings
     from batchmill.agents.simulator import Fault, FaultRule
     from batchmill.agents.supervise import ProcessSpec
+    from batchmill.agents.telemetry import Telemetry
 
 __all__ = ["add"]
 
@@ -94,9 +97,7 @@ def simulate(
     latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a batch takes.")] = "0.3,1.5",
     fault: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FAULT", help="NAME=RATE or NAME@N,N...: a misbehaviour, at a rate or in its turns; repeatable."
-        ),
+        typer.Option(metavar="FAULT", help="A misbehaviour: NAME=RATE or NAME@N,N,...; repeatable."),
     ] = None,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Name the faults and end.")] = False,
 ) -> None:
@@ -219,6 +220,7 @@ async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
             here.say(f"{folded} records folded into {settings.view_path}; level with the log")
             return
         telemetry = Telemetry(settings, process="projector")
+        _watch_view(telemetry, folding, settings)
         reasons = lambda: [] if folding.ready else ["the view is not level with the log yet"]  # noqa: E731
         async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus):
             get_logger(__name__).info("projector_started", view=str(settings.view_path))
@@ -229,6 +231,24 @@ async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
 
 
 _CATCH_UP_SECONDS = 3_600.0
+
+
+def _watch_view(telemetry: "Telemetry", folding: "Projector", settings: "Settings") -> None:
+    """What only the read model knows: how far behind it is, and who waits for a person."""
+    from batchmill.agents import clock
+    from batchmill.agents.projector import queries
+    from batchmill.agents.projector.reading import View
+
+    def waiting() -> list[tuple[str, int, int]]:
+        with View(settings.view_path) as view:
+            return queries.review_queue(view)
+
+    telemetry.watch("batchmill.view.lag", lambda: [(n, {"topic": topic}) for topic, n in folding.lag().items()])
+    telemetry.watch("batchmill.review.queue.depth", lambda: [(n, {"job": job}) for job, n, _ in waiting()])
+    telemetry.watch(
+        "batchmill.review.age",
+        lambda: [((clock.wall_ms() - oldest) / 1000, {"job": job}) for job, _, oldest in waiting()],
+    )
 
 
 async def _until_signalled() -> None:

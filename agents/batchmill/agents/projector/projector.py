@@ -77,6 +77,15 @@ class Projector:
             folded += await self.fold()
         return folded
 
+    def lag(self) -> dict[str, int]:
+        """Topic (short name) -> offsets not folded yet, as of the newest fetch of each partition."""
+        behind = dict.fromkeys(self._short.values(), 0)
+        for tp in self._tps:
+            end = self._consumer.last_stable_offset(tp)
+            if end is not None and end > self._positions[tp]:
+                behind[self._short[tp.topic]] += end - self._positions[tp]
+        return behind
+
     async def fold(self) -> int:
         """One fetch, one SQL transaction; the number of records in it."""
         view = self._settings.view

@@ -29,6 +29,7 @@ __all__ = [
     "jobs",
     "life",
     "lives",
+    "review_queue",
     "reviews",
     "runs",
     "source_lives",
@@ -331,6 +332,15 @@ def reviews(view: View, *, job: str | None = None, limit: int = 100) -> list[Rev
     sql = f"""SELECT *, updated_at_ms AS waiting_since_ms FROM lives
       WHERE status = '{Status.NEEDS_REVIEW}' AND {where} ORDER BY updated_at_ms, request_id LIMIT ?"""
     return view.typed(ReviewRow, sql, (*values, limit))
+
+
+def review_queue(view: View) -> list[tuple[str, int, int]]:
+    """Per job: how many answers wait, and since when the oldest does."""
+    found = view.rows(
+        f"""SELECT job, COUNT(*) AS n, MIN(updated_at_ms) AS oldest FROM lives
+        WHERE status = '{Status.NEEDS_REVIEW}' GROUP BY 1"""
+    )
+    return [(row["job"], row["n"], row["oldest"]) for row in found]
 
 
 def dead_letters(

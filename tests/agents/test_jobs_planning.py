@@ -1,0 +1,80 @@
+"""What a plan says: what differs, whether it is asked or judged again, what samples would ask and cost."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from batchmill.agents.jobs.planning import plan_job
+from batchmill.schemas.jobs import AskSpec, InputSpec, JobSpec, JudgeSpec, ModelSpec, PlaceSpec
+from batchmill.streams.costing import parse_prices
+from batchmill.streams.normalizing import RawLimits
+
+PRICES = parse_prices('{"models": {"m": {"input": "1", "cached": "1", "output": "4"}}}')
+SPEC = JobSpec(
+    job="triage",
+    input=InputSpec(required=("body",), filter="size(input.body) > 2"),
+    ask=AskSpec(
+        user="{{ input.body }}",
+        model=ModelSpec(provider="openai", name="m", params_json=json.dumps({"max_output_tokens": 1000})),
+    ),
+    place=PlaceSpec(sink="sqlite", table="t"),
+)
+
+
+def plan(spec: JobSpec, *values: bytes, active: JobSpec | None = None):
+    samples = [(None, value) for value in values]
+    return plan_job(spec, active=active, samples=samples, prices=PRICES, limits=RawLimits(), now_ms=1)
+
+
+def test_samples_go_through_the_real_normalizer() -> None:
+    made = plan(SPEC, b'{"body": "hello"}', b'{"body": "x"}', b'{"other": 1}', b"{broken")
+    assert [(sample.outcome, sample.reason) for sample in made.samples] == [
+        ("asked", None),
+        ("excluded", "filtered"),
+        ("dead_lettered", "invalid_input"),
+        ("dead_lettered", "undecodable"),
+    ]
+    assert made.samples[0].messages == ({"role": "user", "content": "hello"},)
+
+
+def test_the_estimate_is_the_worst_case_over_the_asked_samples() -> None:
+    made = plan(SPEC, b'{"body": "hello"}', b'{"body": "x"}')
+    asked = made.samples[0]
+    assert made.tokens_mean == asked.tokens > 0
+    # batch is half: tokens at $1 and 1,000 output tokens at $4 per million
+    assert made.cost_mean_nanos == pytest.approx((asked.tokens * 1_000 + 1_000 * 4_000) / 2, abs=1)
+
+
+@pytest.mark.parametrize(
+    "model", [ModelSpec(provider="openai", name="unheard-of"), ModelSpec(provider="openai", name="m")]
+)
+def test_without_a_price_or_an_output_limit_the_cost_is_unknown_not_zero(model: ModelSpec) -> None:
+    made = plan(replace(SPEC, ask=replace(SPEC.ask, model=model)), b'{"body": "hello"}')
+    assert made.samples[0].cost_nanos is None
+    assert made.cost_mean_nanos is None
+
+
+def test_a_new_prompt_is_asked_again_and_shown_as_one_difference() -> None:
+    made = plan(replace(SPEC, ask=replace(SPEC.ask, user="Say: {{ input.body }}")), active=SPEC)
+    assert (made.asks_again, made.judges_again) == (True, False)
+    assert [(each.member, each.active, each.planned) for each in made.differences] == [
+        ("ask.user", "{{ input.body }}", "Say: {{ input.body }}")
+    ]
+    assert made.version != made.active_version
+
+
+def test_a_new_rule_is_judged_again_without_asking() -> None:
+    made = plan(replace(SPEC, judge=JudgeSpec(review_sample=0.5)), active=SPEC)
+    assert (made.asks_again, made.judges_again) == (False, True)
+
+
+def test_a_new_place_changes_no_version() -> None:
+    made = plan(replace(SPEC, place=PlaceSpec(sink="sqlite", table="other")), active=SPEC)
+    assert (made.asks_again, made.judges_again) == (False, False)
+    assert made.version == made.active_version
+    assert [each.member for each in made.differences] == ["place.table"]
+
+
+def test_the_same_job_has_no_differences() -> None:
+    assert plan(SPEC, active=SPEC).differences == ()
