@@ -3,7 +3,6 @@
 What lives here: `create_app` and `run_worker`. What must not: stages, and anything about records.
 """
 
-import sys
 from typing import Any
 
 import faust
@@ -79,9 +78,6 @@ def run_worker(app: App, *, loglevel: str = "WARNING") -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
-        code = ended.code
-        if isinstance(code, int) or code is None:
-            return code or 0
-        sys.stderr.write(f"{code}\n")
-        return 1
-    return 0
+        if ended.code:
+            return ended.code if isinstance(ended.code, int) else 1
+    return 1 if app.crashed or worker.crashed else 0
