@@ -32,7 +32,17 @@ from batchmill.agents.simulator import SimulatorConfig, config_to_json
 from batchmill.agents.supervise import ProcessGroup, ProcessSpec, Restarts, batchmill_argv
 from batchmill.agents.topics import TopicAdmin, desired
 
-__all__ = ["CONFIG_FILE", "KAFKA_FOLDER", "Rig", "RigError", "RigPlan", "fresh_folder", "kafka_for", "running_rig"]
+__all__ = [
+    "CONFIG_FILE",
+    "KAFKA_FOLDER",
+    "Rig",
+    "RigError",
+    "RigPlan",
+    "decided_settings",
+    "fresh_folder",
+    "kafka_for",
+    "running_rig",
+]
 
 Say = Callable[[str], None]
 
@@ -148,7 +158,7 @@ def kafka_for(work_dir: Path, *, say: Say) -> Iterator[RunningCluster]:
 async def running_rig(plan: RigPlan, cluster: RunningCluster, *, say: Say) -> AsyncIterator[Rig]:
     """Create the topics, start everything, wait until it is ready; stop everything on leaving."""
     simulator_port, *health_ports = free_ports(plan.workers + 2)
-    decided = _decided(plan, cluster.bootstrap_servers, simulator_port)
+    decided = decided_settings(plan, cluster.bootstrap_servers, simulator_port)
     settings = load_settings(decided)
     async with TopicAdmin(settings) as admin:
         say(f"{len(await admin.apply())} topics of {settings.partitions} partitions, prefix {settings.topic_prefix}")
@@ -168,7 +178,7 @@ async def running_rig(plan: RigPlan, cluster: RunningCluster, *, say: Say) -> As
         await _forget_topics(settings, cluster)
 
 
-def _decided(plan: RigPlan, servers: str, simulator_port: int) -> dict[str, Any]:
+def decided_settings(plan: RigPlan, servers: str, simulator_port: int) -> dict[str, Any]:
     """Everything that an environment or a file of the user's could set otherwise is set here."""
     data_dir, name = plan.work_dir / "data", f"demo-{secrets.token_hex(3)}"
     decided = {
