@@ -51,6 +51,7 @@ __all__ = [
     "downloaded",
     "finish",
     "gone",
+    "is_gone",
     "next_poll_ms",
     "results_missing",
     "settle_cut",
@@ -134,7 +135,7 @@ def next_poll_ms(chunk: Chunk, schedule: PollSchedule, now_ms: int) -> int:
 def after_poll(view: StateView, chunk: Chunk, remote: RemoteBatch, schedule: PollSchedule, now_ms: int) -> list[Order]:
     """What the provider's word on an open batch means."""
     assert chunk.state is ChunkState.OPEN, f"chunk {chunk.chunk_id} is {chunk.state}"
-    seen = replace(chunk, remote_status=str(remote.status), failures=0, updated_at_ms=now_ms)
+    seen = replace(chunk, remote_status=str(remote.status), failures=0, looks=0, updated_at_ms=now_ms)
     match remote.status:
         case RemoteStatus.RUNNING | RemoteStatus.CANCELLING:
             return [Put(replace(seen, due_at_ms=next_poll_ms(chunk, schedule, now_ms)))]
@@ -156,11 +157,18 @@ def _files_to_come(remote: RemoteBatch) -> bool:
 
 
 def gone(chunk: Chunk, schedule: PollSchedule, now_ms: int) -> list[Order]:
-    """The provider does not know the batch: believed after it said so again and again; then every row is missing."""
-    if chunk.failures + 1 < GONE_POLLS_MAX:
-        due = max(next_poll_ms(chunk, schedule, now_ms), now_ms + schedule.wait_ms_min)
-        return [Put(replace(chunk, failures=chunk.failures + 1, due_at_ms=due, updated_at_ms=now_ms))]
-    return downloaded(replace(chunk, note="the provider does not know the batch any more"), None, None, now_ms)
+    """The provider does not know the batch or its files: believed after it said so again and again, in a row; then
+    every row is missing.
+    """
+    if is_gone(chunk):
+        return downloaded(replace(chunk, note="the provider does not know the batch any more"), None, None, now_ms)
+    due = max(next_poll_ms(chunk, schedule, now_ms), now_ms + schedule.wait_ms_min)
+    return [Put(replace(chunk, looks=chunk.looks + 1, due_at_ms=due, updated_at_ms=now_ms))]
+
+
+def is_gone(chunk: Chunk) -> bool:
+    """Whether the next denial of the batch or of a file of it is the one to believe. Errors are no denials."""
+    return chunk.looks + 1 >= GONE_POLLS_MAX
 
 
 def downloaded(chunk: Chunk, output: StoredPayload | None, errors: StoredPayload | None, now_ms: int) -> list[Order]:

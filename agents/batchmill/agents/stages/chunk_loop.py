@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from batchmill.agents import clock
 from batchmill.agents.runtime import NotOwnedError, PoisonEffectError, Task
 from batchmill.agents.stages.kit import Kit
@@ -15,10 +17,12 @@ from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.isolating import isolate_chunk
-from batchmill.streams.ports import ProviderError
+from batchmill.streams.ports import ProviderError, TransientError
 from batchmill.streams.submitting import Todo, todo, try_later
 
 __all__ = ["ChunkLoop", "Step", "current_row"]
+
+_log = structlog.get_logger(__name__)
 
 Step = Callable[[Task, Chunk], Awaitable[None]]
 
@@ -52,8 +56,7 @@ class ChunkLoop:
         for state in self.states:
             for _, row in task.view.scan("chunk", f"{state}/", limit=_ROWS_PER_STATE):
                 assert isinstance(row, Chunk)
-                job = read.job(task.view, row.job)
-                step = todo(row, paused=job is None or job.paused, now_ms=now_ms)
+                step = _next(task, row, now_ms)
                 if step in self.steps and step is not None and row.chunk_id not in running:
                     found.append((row, step))
         return found
@@ -63,19 +66,33 @@ class ChunkLoop:
         try:
             await task.capacity()
             async with task.effect(step, chunk.chunk_id):
-                await self.steps[step](task, chunk)
+                now = current_row(task, chunk)
+                if _next(task, now, clock.wall_ms()) is step:  # a command may have come while we waited for our turn
+                    await self.steps[step](task, now)
         except ProviderError as error:
-            current = read.chunk(task.view, chunk.chunk_id)
-            if current is not None and current.state is chunk.state:
-                self.kit.carry(task, try_later(task.view, current, error, clock.wall_ms()), src=src)
+            self._later(task, chunk, error, src)
+        except OSError as error:
+            # Of the payload directory. It is the disk that is ill, not the chunk: the name is enough to look there.
+            _log.warning("payloads_unreachable", chunk_id=chunk.chunk_id, step=step, error=error.strerror)
+            self._later(task, chunk, TransientError("payloads_unreachable"), src)
         except PoisonEffectError:
             self.kit.carry(task, isolate_chunk(task.view, chunk.chunk_id, step, clock.wall_ms()), src=src)
         except NotOwnedError:
             return  # the new owner finds the row as it is
         finally:
             running.discard(chunk.chunk_id)
-            if task.owned:
+            if task.owned and not task.draining:
                 task.wake(self.name)
+
+    def _later(self, task: Task, chunk: Chunk, error: ProviderError, src: str) -> None:
+        current = current_row(task, chunk)
+        if current.state is chunk.state:
+            self.kit.carry(task, try_later(task.view, current, error, clock.wall_ms()), src=src)
+
+
+def _next(task: Task, row: Chunk, now_ms: int) -> Todo | None:
+    job = read.job(task.view, row.job)
+    return todo(row, paused=job is None or job.paused, now_ms=now_ms)
 
 
 def current_row(task: Task, chunk: Chunk) -> Chunk:

@@ -32,12 +32,22 @@ from batchmill.streams.collecting import (
     downloaded,
     finish,
     gone,
+    is_gone,
     results_missing,
     settle_cut,
 )
 from batchmill.streams.costing import Prices, priced
 from batchmill.streams.orders import Order
-from batchmill.streams.ports import BatchProvider, NotFoundError, RowOutcome, StoredPayload
+from batchmill.streams.ports import (
+    BatchProvider,
+    NotFoundError,
+    RefusedError,
+    RemoteBatch,
+    RemoteStatus,
+    RowOutcome,
+    StoredPayload,
+    TransientError,
+)
 from batchmill.streams.submitting import Todo, twins_of
 
 __all__ = ["Collector"]
@@ -87,33 +97,55 @@ class Collector:
     # -- open -> ended -------------------------------------------------------------------------------------------------
 
     async def _poll(self, task: Task, chunk: Chunk) -> None:
-        schedule = self._schedule(chunk)
         try:
             remote = await self._provider(chunk).get(_batch_id(chunk))
         except NotFoundError:
-            self._carry(task, chunk, gone(current_row(task, chunk), schedule, clock.wall_ms()))
+            self._gone(task, chunk)
             return
-        row = current_row(task, chunk)
-        self._carry(task, chunk, after_poll(task.view, row, remote, schedule, clock.wall_ms()))
+        self._seen(task, chunk, remote)
 
     async def _cancel(self, task: Task, chunk: Chunk) -> None:
-        remote = await self._provider(chunk).cancel(_batch_id(chunk))
-        row = current_row(task, chunk)
-        self._carry(task, chunk, after_poll(task.view, row, remote, self._schedule(chunk), clock.wall_ms()))
+        try:
+            remote = await self._provider(chunk).cancel(_batch_id(chunk))
+        except (NotFoundError, RefusedError, TransientError):
+            # One that has just ended cannot be cancelled any more, and its answers are paid for: look what it is.
+            await self._poll(task, chunk)
+            return
+        self._seen(task, chunk, remote)
+
+    def _seen(self, task: Task, chunk: Chunk, remote: RemoteBatch) -> None:
+        orders = after_poll(task.view, current_row(task, chunk), remote, self._schedule(chunk), clock.wall_ms())
+        self._carry(task, chunk, orders)
+
+    def _gone(self, task: Task, chunk: Chunk) -> None:
+        self._carry(task, chunk, gone(current_row(task, chunk), self._schedule(chunk), clock.wall_ms()))
 
     # -- ended -> downloaded -------------------------------------------------------------------------------------------
 
     async def _download(self, task: Task, chunk: Chunk) -> None:
         """Bring both files home; on the way out look for twins, batches of this chunk that nobody follows."""
         provider = self._provider(chunk)
-        remote = await provider.get(_batch_id(chunk))
-        output = await self._stored(provider, remote.output_file_id)
-        errors = await self._stored(provider, remote.error_file_id)
+        try:
+            remote = await provider.get(_batch_id(chunk))
+            if remote.status is not RemoteStatus.ENDED:
+                # It had ended when it was polled: this answer is older, and names no files yet.
+                raise TransientError("not_ended", hint="the provider takes back that the batch has ended")
+            output = await self._stored(provider, chunk, remote.output_file_id)
+            errors = await self._stored(provider, chunk, remote.error_file_id)
+        except NotFoundError:
+            self._gone(task, chunk)
+            return
         await self._look_for_twins(task, chunk)
         self._carry(task, chunk, downloaded(current_row(task, chunk), output, errors, clock.wall_ms()))
 
-    async def _stored(self, provider: BatchProvider, file_id: str | None) -> StoredPayload | None:
-        return None if not file_id else await self.payloads.put(provider.download(file_id))
+    async def _stored(self, provider: BatchProvider, chunk: Chunk, file_id: str | None) -> StoredPayload | None:
+        """The file, or None for one that the provider has denied often enough: the other one is still worth having."""
+        try:
+            return None if not file_id else await self.payloads.put(provider.download(file_id))
+        except NotFoundError:
+            if not is_gone(chunk):
+                raise
+            return None
 
     async def _look_for_twins(self, task: Task, chunk: Chunk) -> None:
         provider = self._provider(chunk)
