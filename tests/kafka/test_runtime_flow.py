@@ -5,6 +5,7 @@ import random
 import signal
 from pathlib import Path
 
+from batchmill.agents.kafka import LocalCluster
 from tests.runtime.support import Flow, flow, until
 
 DYNAMIC = {"static_membership": False}
@@ -137,3 +138,40 @@ async def test_a_full_outbox_stops_fetching_until_it_is_committed(
         assert False in turns
         # At the cap nothing more is begun; what was handed out or being pumped by then still ends.
         assert max(fact["records"] for fact in worker.said("outbox")) <= 200 + 4 * 50 + 2 * 10
+
+
+async def test_tasks_that_stay_over_a_rebalance_are_neither_fenced_nor_restored_again(
+    bootstrap_servers: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    async with flow(bootstrap_servers, topic_prefix, tmp_path) as pipe:
+        sent = [f"k{number}" for number in range(400)]
+        await pipe.send("raw", sent)
+        elder = pipe.start("elder", tuning=DYNAMIC)
+        await pipe.until_out(len(sent))
+        newcomer = pipe.start("newcomer", tuning=DYNAMIC)
+        await until(lambda: len(newcomer.said("owned")) == 2, 40, pipe.tails)
+        await until(lambda: len(elder.said("owned")) == 4 + 2, 40, pipe.tails)
+        assert len(elder.said("fenced")) == len(elder.said("restored")) == 4
+        assert all(fact["clean"] for fact in newcomer.said("owned"))
+        await pipe.send("raw", sent)
+        await _assert_exactly_once(pipe, sent + sent)
+
+
+async def test_a_broker_that_dies_and_comes_back_neither_loses_nor_doubles(
+    own_broker: LocalCluster, topic_prefix: str, tmp_path: Path
+) -> None:
+    async with flow(own_broker.bootstrap_servers, topic_prefix, tmp_path) as pipe:
+        sent = [f"k{number}" for number in range(3000)]
+        await pipe.send("raw", sent)
+        worker = pipe.start("one")
+        await until(lambda: worker.said("owned"), 30, pipe.tails)
+        await asyncio.to_thread(own_broker.kill, 0)
+        await asyncio.to_thread(own_broker.restart, 0)
+        for _ in range(60):
+            if worker.process.poll() is not None:
+                # It may not know how a transaction ended; then it has to say so and be started again.
+                assert 70 <= worker.process.returncode <= 79, worker.tail()
+                worker = pipe.start("one")
+            if len(await pipe.counts("out")) == len(sent):
+                break
+        await _assert_exactly_once(pipe, sent)
