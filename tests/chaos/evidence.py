@@ -238,13 +238,16 @@ async def open_transactions(
         consumer.assign(list(behind))
         for tp in behind:
             consumer.seek(tp, stable[tp])
-        # Everything that is open was written already; one second of silence is the end of it.
-        while fetched := await consumer.getmany(timeout_ms=1_000):
+        left = set(behind)
+        # What is open was written already; what comes now is not asked for, and half a second of silence is the end.
+        while left and (fetched := await consumer.getmany(*left, timeout_ms=500)):
             for tp, records in fetched.items():
                 for record in records:
                     txn = txn_of(record.headers)
                     if txn is not None and record.offset < behind[tp]:
                         found.setdefault(txn, Counter())[topics[tp.topic]] += 1
+                if records[-1].offset >= behind[tp] - 1:
+                    left.discard(tp)
     return found
 
 

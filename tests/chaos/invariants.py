@@ -8,6 +8,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from batchmill.schemas.ids import parse_custom_id
@@ -275,7 +276,10 @@ def _is_the_answer(result: Any, bills: dict[str, tuple[Any, ...]]) -> Iterator[s
     if sent is None or sent.request_id != result.request_id:
         yield f"result of {result.request_id} came in under custom id {result.custom_id}"
     billed = bills.get(result.custom_id, ())
-    if not any(bill.result_sha256 == result.output_sha256 for bill in billed):
+    told = sha256((result.output or result.refusal or "").encode()).hexdigest()
+    if result.output is not None and told != result.output_sha256:
+        yield f"result {result.custom_id} names another hash than its own text's"
+    if not any(bill.result_sha256 == told for bill in billed):
         yield f"result {result.custom_id} is not what the provider answered to it"
 
 
