@@ -153,7 +153,7 @@ class Playbook:
     def _do_answer(self) -> None:
         """The provider finishes; everything up to the verdict follows."""
         self.world.now_ms += 100_000
-        self._until(lambda: not self._chunk_rows("open", "ended", "downloaded", "collected"), "dispatch")
+        self._until(lambda: not self._chunk_rows("open", "ended", "downloaded", "collected"), "poll")
         self._consume("results", "validated")
 
     def _do_dispatch(self) -> None:

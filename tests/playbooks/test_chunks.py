@@ -118,54 +118,54 @@ def test_one_unreadable_line_is_found_by_halving() -> None:
     life s3/C: processing -> queued (provider_cancelled)
     chunk 3: sealed
     life s1/A: processing -> queued (provider_cancelled)
-    chunk 2: sealed -> prepared
     chunk 1: ended -> failed
     > work
+    chunk 2: sealed -> prepared
     chunk 2: prepared -> uploaded
     chunk 2: uploaded -> attempting
     life s2/unreadable: queued -> processing
     life s3/C: queued -> processing
     chunk 2: attempting -> open
-    chunk 2: open -> ended
     chunk 3: sealed -> prepared
+    chunk 2: open -> ended
     chunk 3: prepared -> uploaded
-    chunk 4: sealed
-    life s2/unreadable: processing -> queued (provider_cancelled)
-    chunk 4: sealed -> prepared
-    chunk 4: prepared -> uploaded
-    chunk 4: uploaded -> attempting
-    life s2/unreadable: queued -> processing
-    chunk 4: attempting -> open
     chunk 3: uploaded -> attempting
     life s1/A: queued -> processing
     chunk 3: attempting -> open
+    chunk 4: sealed
+    life s2/unreadable: processing -> queued (provider_cancelled)
+    chunk 4: sealed -> prepared
     chunk 5: sealed
     life s3/C: processing -> queued (provider_cancelled)
+    chunk 4: prepared -> uploaded
     chunk 2: ended -> failed
+    chunk 4: uploaded -> attempting
+    life s2/unreadable: queued -> processing
+    chunk 4: attempting -> open
     chunk 5: sealed -> prepared
     chunk 5: prepared -> uploaded
     chunk 5: uploaded -> attempting
     life s3/C: queued -> processing
     chunk 5: attempting -> open
     chunk 3: open -> ended
-    chunk 4: open -> ended
-    chunk 5: open -> ended
     chunk 3: ended -> downloaded
     life s1/A: processing -> succeeded_unvalidated
     life s1/A: succeeded_unvalidated -> validated
-    chunk 5: ended -> downloaded
+    chunk 3: downloaded -> collected
     life s1/A: validated -> committed
     committed s1/A
-    chunk 3: downloaded -> collected
-    life s3/C: processing -> succeeded_unvalidated
-    life s3/C: succeeded_unvalidated -> validated
+    chunk 3: collected -> done
+    chunk 4: open -> ended
     life s2/unreadable: processing -> failed_terminal (request_invalid)
     dead-letter s2/unreadable request_invalid
+    chunk 4: ended -> failed
+    chunk 5: open -> ended
+    chunk 5: ended -> downloaded
+    life s3/C: processing -> succeeded_unvalidated
+    life s3/C: succeeded_unvalidated -> validated
+    chunk 5: downloaded -> collected
     life s3/C: validated -> committed
     committed s3/C
-    chunk 5: downloaded -> collected
-    chunk 4: ended -> failed
-    chunk 3: collected -> done
     chunk 5: collected -> done
     """,
         hide=("normalized", "submitted", "result", "verdict"),

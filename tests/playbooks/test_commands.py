@@ -76,10 +76,10 @@ def test_a_cancelled_job_ends_every_record_and_counts_what_was_billed() -> None:
     result s1/A succeeded by provider
     life s1/A: succeeded_unvalidated -> failed_terminal (cancelled)
     excluded s1/A cancelled
-    life s2/B: queued -> failed_terminal (cancelled)
-    excluded s2/B cancelled
     chunk 1: downloaded -> collected
     chunk 1: collected -> done
+    life s2/B: queued -> failed_terminal (cancelled)
+    excluded s2/B cancelled
     chunk 2: ended -> failed
     """,
         hide=("normalized", "submitted"),

@@ -211,14 +211,14 @@ def test_without_money_the_job_pauses_until_a_person_resumes_it() -> None:
     submitted s2/B line 1 send 1 attempt 1
     chunk 2: attempting -> open
     > answer
-    chunk 2: open -> ended
     chunk 1: open -> ended
-    chunk 2: ended -> downloaded
     chunk 1: ended -> downloaded
     life s1/A: processing -> succeeded_unvalidated
     result s1/A succeeded by provider
     chunk 1: downloaded -> collected
     chunk 1: collected -> done
+    chunk 2: open -> ended
+    chunk 2: ended -> downloaded
     life s2/B: processing -> succeeded_unvalidated
     result s2/B succeeded by provider
     chunk 2: downloaded -> collected

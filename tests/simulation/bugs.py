@@ -5,7 +5,7 @@ A bug takes the place of one function for as long as a story is told.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchmill.schemas.reasons import Reason
@@ -16,6 +16,7 @@ from batchmill.streams import view as read
 from batchmill.streams.orders import Emit, Order, Put
 from tests.simulation import provider as simulated
 from tests.simulation import stages
+from tests.simulation.simulation import Scale
 
 __all__ = ["BUGS", "Bug", "planted"]
 
@@ -29,6 +30,7 @@ class Bug:
     where: Any
     what: str
     make: Callable[[Any], Any]
+    scale: Scale = field(default_factory=Scale)  #: of the stories in which it shows soonest
 
 
 @contextmanager
@@ -65,9 +67,11 @@ def _joins_by_request(right: Any) -> Any:
 
     def collect(worker: Any, task: Any, chunk: Chunk) -> None:
         files = [worker.results.get(uri or "", []) for uri in (chunk.output_uri, chunk.error_uri)]
-        by_request = {row.custom_id[:32]: row for rows in files for row in rows}
         cut = chunking.members(task.view, chunk.chunk_id)
         names = {life.request_id: chunking.custom_id_of(chunk, life) for life in cut}
+        ours = set(names.values())
+        strays_last = sorted((row for rows in files for row in rows), key=lambda row: row.custom_id not in ours)
+        by_request = {row.custom_id[:32]: row for row in strays_last}
         rows = {name: replace(by_request[key], custom_id=name) for key, name in names.items() if key in by_request}
         retry = stages._spec(task, chunk.job, chunk.version).spec.retry
         now_ms = worker.world.now_ms
@@ -198,6 +202,14 @@ def _sends_before_durable(right: Any) -> Any:
     return durable
 
 
+def _asks_no_more(right: Any) -> Any:
+    """Once the attempt is durable the create call is made, whatever the operator said meanwhile."""
+    del right
+    return lambda view, chunk: True
+
+
+FEW_SOURCES = Scale(sources=4)
+
 BUGS = (
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
     Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request),
@@ -210,7 +222,8 @@ BUGS = (
     Bug("commit after cancel", "no_commit_after_cancel", committing, "end_if_unwanted", _commits_the_cancelled),
     Bug("join by position", "never_swapped", stages.collecting, "collect_cut", _joins_by_position),
     Bug("silent exclusion", "never_lost", stages.queueing, "arrive", _forgets_obituaries),
-    Bug("no recall", "newest_wins", queueing, "_known", _never_recalls),
-    Bug("spending while paused", "quiet_when_paused", stages.submitting, "todo", _ignores_the_pause),
+    Bug("no recall", "newest_wins", queueing, "_known", _never_recalls, FEW_SOURCES),
+    Bug("spending while paused", "quiet_when_stopped", stages.submitting, "todo", _ignores_the_pause),
+    Bug("a pause that comes too late", "quiet_when_stopped", stages.submitting, "may_create", _asks_no_more),
     Bug("create before the intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable),
 )

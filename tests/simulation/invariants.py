@@ -234,9 +234,9 @@ def id_never_reused(story: Story) -> Iterator[str]:
 
 
 @law
-def quiet_when_paused(story: Story) -> Iterator[str]:
-    """A paused job makes no upload and no create call."""
-    yield from story.worker.spent_while_paused
+def quiet_when_stopped(story: Story) -> Iterator[str]:
+    """A paused or cancelled job makes no upload and no create call."""
+    yield from story.worker.spent_while_stopped
 
 
 @law

@@ -106,7 +106,7 @@ def _work(story: Story, task: SimTask) -> None:
             name = chance.choice(list(TOPICS))
             TOPICS[name](story.worker, task, chance.randrange(1, 12))
         else:
-            name = chance.choice([*EFFECTS, "dispatch", "dispatch", "dispatch"])
+            name = chance.choice([*EFFECTS, "dispatch", "dispatch", "poll", "poll"])
             EFFECTS[name](story.worker, task)
         if chance.random() < 0.6:
             task.commit()

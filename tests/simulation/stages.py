@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.records import Origin, Result, Verdict
 from batchmill.schemas.state import Arrival, Chunk, Job, Life
+from batchmill.schemas.status import ChunkState
 from batchmill.streams import (
     chunking,
     collecting,
@@ -26,7 +27,7 @@ from batchmill.streams import (
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.ports import Label, NotFoundError, ProviderError, SinkOutcome, StoredPayload
+from batchmill.streams.ports import Label, ProviderError, RemoteBatch, SinkOutcome, StoredPayload, TransientError
 from batchmill.streams.submitting import Todo
 from tests.simulation.provider import SimProvider, price
 from tests.simulation.sink import SimSink
@@ -40,6 +41,8 @@ GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
 CHUNKS_ON_THE_WAY_MAX = 4
 COMMIT_CUT = 5
+#: states whose steps the polling loop takes
+POLLED = (ChunkState.OPEN, ChunkState.ENDED, ChunkState.DOWNLOADED, ChunkState.COLLECTED)
 #: by which a provider's clock may be behind
 SKEW_MS = 1_000
 
@@ -55,12 +58,15 @@ class Worker:
     rough: bool = True  #: files vanish, the sink hangs up or answers twice
     payloads: dict[str, bytes] = field(default_factory=dict)
     results: dict[str, list[collecting.RowOutcome]] = field(default_factory=dict)
-    #: spending calls made while the job's pause was durable: must stay empty
-    spent_while_paused: list[str] = field(default_factory=list)
+    #: uploads and creates begun for a job known to be paused or cancelled: must stay empty
+    spent_while_stopped: list[str] = field(default_factory=list)
     #: custom ids sent to `create` before their attempt was durable: must stay empty
     unintended: list[str] = field(default_factory=list)
     #: writes first asked of the sink for lives whose cancellation was known
     late_writes: list[str] = field(default_factory=list)
+    #: chunks a step is under way for, by loop: each of the two loops begins one step of a chunk at a time
+    busy: set[str] = field(default_factory=set)
+    _inside: bool = False
 
     def boom(self) -> None:
         if self.world.chance.random() < self.crash_share:
@@ -68,6 +74,20 @@ class Worker:
 
     def mishap(self, share: float) -> bool:
         return self.rough and self.world.chance.random() < share
+
+    def meanwhile(self, task: SimTask) -> None:
+        """What else the task does while a call is under way: commands, slices, the other effects."""
+        self.boom()
+        if not self.mishap(0.2) or self._inside:
+            return
+        self._inside = True
+        try:
+            for consume in TOPICS.values():
+                consume(self, task, 3)
+            for name in ("sealing", "sweep", "retry", "commit", "dispatch", "poll"):
+                EFFECTS[name](self, task)
+        finally:
+            self._inside = False
 
     def durable(self, task: SimTask) -> None:
         self.boom()
@@ -220,7 +240,7 @@ def write(worker: Worker, task: SimTask) -> bool:
         place = committing.place_of(task.view, task.jobs, life)
         writes.append(committing.write_of(life, verdict, place))
     results = worker.sink.apply(writes)
-    worker.boom()
+    worker.meanwhile(task)
     if worker.mishap(0.1):
         return True  # the sink hung up; the lives stay in doubt
     again = worker.mishap(0.1)  # its answer is delivered twice
@@ -241,23 +261,37 @@ def _watch_intent(worker: Worker, task: SimTask, order: object) -> None:
 
 
 def dispatch(worker: Worker, task: SimTask) -> bool:
-    """One step of one chunk."""
-    now_ms = worker.world.now_ms
-    ready: list[tuple[Chunk, Todo]] = []
+    """One step of one chunk on its way to the provider."""
+    return _one_step(worker, task, polled=False)
+
+
+def poll(worker: Worker, task: SimTask) -> bool:
+    """One step of one chunk on its way back."""
+    return _one_step(worker, task, polled=True)
+
+
+def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
+    ready: list[tuple[str, Chunk, Todo]] = []
     for _, row in task.view.scan("chunk", "", limit=100):
         assert isinstance(row, Chunk)
         job = read.job(task.view, row.job)
         assert job is not None
-        step = submitting.todo(row, paused=job.paused, now_ms=now_ms)
-        if step is not None:
-            ready.append((row, step))
+        step = submitting.todo(row, paused=job.paused, now_ms=worker.world.now_ms)
+        busy = f"{row.chunk_id}/{polled}"
+        if step is not None and (row.state in POLLED) is polled and busy not in worker.busy:
+            ready.append((busy, row, step))
     if not ready:
         return False
-    chunk, step = worker.world.chance.choice(ready)
+    busy, chunk, step = worker.world.chance.choice(ready) if worker.rough else min(ready, key=lambda each: each[0])
+    worker.busy.add(busy)
     try:
         STEPS[step](worker, task, chunk)
     except ProviderError as error:
-        task.apply(submitting.try_later(task.view, chunk, error, worker.world.now_ms))
+        now = _reread(task, chunk)
+        if now.state is chunk.state:
+            task.apply(submitting.try_later(task.view, now, error, worker.world.now_ms))
+    finally:
+        worker.busy.discard(busy)
     return True
 
 
@@ -267,6 +301,7 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "stored": stored,
     "retry": retry,
     "dispatch": dispatch,
+    "poll": poll,
     "sweep": sweep,
     "commit": write,
 }
@@ -301,14 +336,16 @@ def _prepare(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     payload = b"".join(lines)
     sha256 = content_sha256(payload)
     worker.payloads[sha256] = payload
-    task.apply(submitting.prepared(chunk, StoredPayload(uri=sha256, sha256=sha256, size_bytes=len(payload)), now_ms))
+    worker.meanwhile(task)
+    stored_as = StoredPayload(uri=sha256, sha256=sha256, size_bytes=len(payload))
+    task.apply(submitting.prepared(_reread(task, chunk), stored_as, now_ms))
 
 
 def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     assert chunk.file_id is not None
     worker.provider.delete_file(chunk.file_id)
-    worker.boom()
-    task.apply(submitting.file_deleted(chunk, worker.world.now_ms))
+    worker.meanwhile(task)
+    task.apply(submitting.file_deleted(_reread(task, chunk), worker.world.now_ms))
 
 
 def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
@@ -318,10 +355,10 @@ def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     if payload is None:
         task.apply(submitting.payload_missing(chunk, worker.world.now_ms))
         return
-    _watch_pause(worker, task, chunk)
+    _watch_stop(worker, task, chunk)
     file_id = worker.provider.upload(payload)
-    worker.boom()
-    task.apply(submitting.uploaded(chunk, file_id, worker.world.now_ms))
+    worker.meanwhile(task)
+    task.apply(submitting.uploaded(_reread(task, chunk), file_id, worker.world.now_ms))
 
 
 def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
@@ -336,21 +373,29 @@ def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     )
     if not lease:
         return
-    while chunk.state != "attempting":
+    while chunk.state is ChunkState.UPLOADED:
         task.apply(submitting.begin_cut(task.view, chunk, now_ms))
-        worker.durable(task)
+        worker.meanwhile(task)
         chunk = _reread(task, chunk)
-    _watch_pause(worker, task, chunk)
+    if chunk.state is not ChunkState.ATTEMPTING:
+        return
+    worker.durable(task)
+    worker.meanwhile(task)
+    outcome = _created(worker, task, chunk)
+    worker.meanwhile(task)
+    task.apply(submitting.after_create(task.view, _reread(task, chunk), outcome, worker.world.now_ms))
+
+
+def _created(worker: Worker, task: SimTask, chunk: Chunk) -> RemoteBatch | ProviderError:
+    if not submitting.may_create(task.view, chunk):
+        return TransientError("not now")
+    _watch_stop(worker, task, chunk)
     _watch_intents(worker, chunk)
     assert chunk.file_id is not None
     try:
-        outcome = worker.provider.create(chunk.file_id, _label(chunk), now_ms)
-    except NotFoundError:
-        raise
+        return worker.provider.create(chunk.file_id, _label(chunk), worker.world.now_ms)
     except ProviderError as error:
-        outcome = error
-    worker.boom()
-    task.apply(submitting.after_create(task.view, chunk, outcome, now_ms))
+        return error
 
 
 def _label(chunk: Chunk) -> Label:
@@ -362,10 +407,10 @@ def _label(chunk: Chunk) -> Label:
     )
 
 
-def _watch_pause(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+def _watch_stop(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     job = read.job(task.view, chunk.job)
-    if job is not None and job.paused:
-        worker.spent_while_paused.append(chunk.chunk_id)
+    if job is None or job.paused or _reread(task, chunk).cancel_requested:
+        worker.spent_while_stopped.append(chunk.chunk_id)
 
 
 def _watch_intents(worker: Worker, chunk: Chunk) -> None:
@@ -381,7 +426,8 @@ def _watch_intents(worker: Worker, chunk: Chunk) -> None:
 def _look(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     now_ms = worker.world.now_ms
     found = worker.provider.find(_label(chunk), (chunk.attempt_at_ms or 0) - SKEW_MS, now_ms)
-    looked = submitting.after_look(chunk, found, now_ms, GRACE)
+    worker.meanwhile(task)
+    looked = submitting.after_look(_reread(task, chunk), found, now_ms, GRACE)
     task.apply(looked.orders)
     for batch_id in looked.cancel:
         worker.provider.cancel(batch_id, now_ms)
@@ -390,13 +436,15 @@ def _look(worker: Worker, task: SimTask, chunk: Chunk) -> None:
 def _poll(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     now_ms = worker.world.now_ms
     remote = worker.provider.get(chunk.batch_id or "", now_ms)
-    task.apply(collecting.after_poll(task.view, chunk, remote, POLLS, now_ms))
+    worker.meanwhile(task)
+    task.apply(collecting.after_poll(task.view, _reread(task, chunk), remote, POLLS, now_ms))
 
 
 def _cancel(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     now_ms = worker.world.now_ms
     remote = worker.provider.cancel(chunk.batch_id or "", now_ms)
-    task.apply(collecting.after_poll(task.view, chunk, remote, POLLS, now_ms))
+    worker.meanwhile(task)
+    task.apply(collecting.after_poll(task.view, _reread(task, chunk), remote, POLLS, now_ms))
 
 
 def _download(worker: Worker, task: SimTask, chunk: Chunk) -> None:
@@ -406,7 +454,8 @@ def _download(worker: Worker, task: SimTask, chunk: Chunk) -> None:
         uri = f"{chunk.batch_id}/{kind}"
         worker.results[uri] = rows
         names.append(StoredPayload(uri=uri, sha256=uri, size_bytes=len(rows)))
-    task.apply(collecting.downloaded(chunk, names[0], names[1], worker.world.now_ms))
+    worker.meanwhile(task)
+    task.apply(collecting.downloaded(_reread(task, chunk), names[0], names[1], worker.world.now_ms))
 
 
 def _index(worker: Worker, chunk: Chunk) -> collecting.RowIndex:

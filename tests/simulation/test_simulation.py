@@ -36,7 +36,7 @@ def test_a_planted_bug_is_caught_by_the_law_that_names_it(bug: Bug) -> None:
     assert bug.law in INVARIANTS
     for seed in range(PATIENCE):
         with planted(bug):
-            story = simulate(seed)
+            story = simulate(seed, bug.scale)
         if bug.law in broken(story):
             return
     pytest.fail(f"{bug.name} was planted in {PATIENCE} stories and `{bug.law}` saw nothing")

@@ -38,6 +38,7 @@ from batchmill.streams.submitting import (
     begin_cut,
     fail_batch,
     file_deleted,
+    may_create,
     may_spend,
     payload_missing,
     prepared,
@@ -164,7 +165,7 @@ def test_once_there_is_a_payload_its_members_are_frozen() -> None:
 def test_a_member_that_cannot_be_sent_ends_and_the_chunk_goes_on() -> None:
     view, chunk = stage(ChunkState.SEALED)
     life = members(view, chunk.chunk_id)[0]
-    (said,) = carry_out(view, refuse_member(chunk, life, Reason.RENDER_ERROR, "why", NOW_MS))
+    (said,) = carry_out(view, refuse_member(view, chunk, life.request_id, Reason.RENDER_ERROR, "why", NOW_MS))
     assert (said.reason, said.error, row(view, chunk).members) == (Reason.RENDER_ERROR, "why", 2)
 
 
@@ -189,6 +190,50 @@ def test_a_payload_that_vanished_is_built_again() -> None:
     view, chunk = stage(ChunkState.PREPARED, payload_sha256="sha", payload_uri="file:p")
     carry_out(view, payload_missing(chunk, NOW_MS))
     assert (row(view, chunk).state, row(view, chunk).payload_sha256) == (ChunkState.SEALED, "sha")
+
+
+def test_a_step_that_comes_back_after_a_cancellation_does_not_undo_it() -> None:
+    view, chunk = stage(ChunkState.ENDED, reason=Reason.CANCELLED)
+    life = members(view, chunk.chunk_id)[0]
+    assert weed(view, chunk, members(view, chunk.chunk_id), NOW_MS) == []
+    assert refuse_member(view, chunk, life.request_id, Reason.RENDER_ERROR, "why", NOW_MS) == []
+    assert prepared(chunk, PAYLOAD, NOW_MS) == payload_missing(chunk, NOW_MS) == []
+    assert begin_cut(view, replace(chunk, state=ChunkState.UPLOADED), NOW_MS) == []
+    assert uploaded(replace(chunk, state=ChunkState.FAILED), "f", NOW_MS) == []
+
+
+def test_a_file_uploaded_for_a_cancelled_chunk_is_deleted_again() -> None:
+    view, chunk = stage(ChunkState.ENDED, reason=Reason.CANCELLED)
+    carry_out(view, uploaded(chunk, "f1", NOW_MS))
+    assert row(view, chunk).state is ChunkState.ENDED
+    assert todo(row(view, chunk), paused=True, now_ms=NOW_MS) is Todo.DELETE_FILE
+
+
+@pytest.mark.parametrize(
+    ("changes", "paused", "may"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"cancel_requested": True}, False, False),
+        ({"attempt": 2}, False, False),
+        ({"state": ChunkState.ENDED}, False, False),
+    ],
+    ids=str,
+)
+def test_the_last_question_before_a_create_hears_what_was_said_meanwhile(
+    changes: dict[str, Any], *, paused: bool, may: bool
+) -> None:
+    view, chunk = stage(ChunkState.ATTEMPTING, attempt=1)
+    view.put(replace(chunk, **changes))
+    view.put(make_job(paused=paused))
+    assert may_create(view, chunk) is may
+
+
+@pytest.mark.parametrize("error", [TransientError("not now"), MustPauseError("no money")])
+def test_a_cancelled_chunk_that_was_certainly_not_created_ends(error: ProviderError) -> None:
+    view, chunk = stage(ChunkState.ATTEMPTING, attempt=1, cancel_requested=True)
+    carry_out(view, after_create(view, chunk, error, NOW_MS))
+    assert (row(view, chunk).state, row(view, chunk).reason) == (ChunkState.ENDED, Reason.CANCELLED)
 
 
 def test_upload_and_deletion_are_noted() -> None:

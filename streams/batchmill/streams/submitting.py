@@ -27,6 +27,7 @@ from batchmill.streams.ports import (
     Action,
     BatchFailure,
     MustPauseError,
+    NotFoundError,
     OutcomeUnknownError,
     ProviderError,
     RemoteBatch,
@@ -49,6 +50,7 @@ __all__ = [
     "begin_cut",
     "fail_batch",
     "file_deleted",
+    "may_create",
     "may_spend",
     "payload_missing",
     "prepared",
@@ -164,8 +166,8 @@ def may_spend(
 
 def weed(view: StateView, chunk: Chunk, cut: Sequence[Life], now_ms: int) -> list[Order]:
     """Members of a sealed chunk that nobody waits for any more end here, unpaid, as long as there is no payload."""
-    if chunk.payload_sha256 is not None:
-        return []  # the members are frozen in the payload
+    if chunk.state is not ChunkState.SEALED or chunk.payload_sha256 is not None:
+        return []  # it was cancelled meanwhile, or its members are frozen in a payload
     orders: list[Order] = []
     gone: list[Life] = []
     for life in cut:
@@ -177,14 +179,21 @@ def weed(view: StateView, chunk: Chunk, cut: Sequence[Life], now_ms: int) -> lis
     return [*_without(chunk, gone, now_ms), *orders] if gone else []
 
 
-def refuse_member(chunk: Chunk, life: Life, reason: Reason, error: str, now_ms: int) -> list[Order]:
+def refuse_member(
+    view: StateView, chunk: Chunk, request_id: str, reason: Reason, error: str, now_ms: int
+) -> list[Order]:
     """A member that cannot be rendered, or is larger than the provider takes, ends unpaid; the chunk goes on."""
+    life = read.life(view, request_id)
+    if life is None or life.chunk_id != chunk.chunk_id or chunk.state is not ChunkState.SEALED:
+        return []
     refused = moved(life, Refused(reason=reason), now_ms)
     return [*_without(chunk, [life], now_ms), Put(refused), obituary(refused, stage=_STAGE, error=error, now_ms=now_ms)]
 
 
 def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
     """The payload lies in the store. A rebuilt one must be the very same, else a person looks at it first."""
+    if chunk.state is not ChunkState.SEALED:
+        return []
     if chunk.members == 0:
         return [Put(replace(chunk, state=ChunkState.FAILED, note="no member is left", updated_at_ms=now_ms))]
     if chunk.payload_sha256 not in {None, stored.sha256}:
@@ -196,11 +205,17 @@ def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
 
 def payload_missing(chunk: Chunk, now_ms: int) -> list[Order]:
     """The payload file is gone from the store: build it again."""
+    if chunk.state is not ChunkState.PREPARED:
+        return []
     return [Put(_at(chunk, ChunkState.SEALED, now_ms, payload_uri=None)), Wake("dispatch")]
 
 
 def uploaded(chunk: Chunk, file_id: str, now_ms: int) -> list[Order]:
-    """The provider has the payload."""
+    """The provider has the payload. For a chunk that was cancelled meanwhile that is a file to be deleted again."""
+    if chunk.state is ChunkState.ENDED:
+        return [Put(replace(chunk, file_id=file_id, updated_at_ms=now_ms))]
+    if chunk.state is not ChunkState.PREPARED:
+        return []
     return [Put(_at(chunk, ChunkState.UPLOADED, now_ms, file_id=file_id)), Wake("dispatch")]
 
 
@@ -213,10 +228,15 @@ def file_deleted(chunk: Chunk, now_ms: int) -> list[Order]:
 
 
 def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
-    """Name the next cut of members in attempt n. The chunk is `attempting` with the last one, and only then may the
-    create be sent, once all of it is durable.
+    """Name the next cut of members in attempt n.
+
+    The chunk is `attempting` with the last cut, and only then, once all of it is durable, may the create be sent.
+    Empty when the chunk has left `uploaded` meanwhile.
     """
-    cut = next_members(view, chunk)
+    now = read.chunk(view, chunk.chunk_id)
+    if now is None or now.state is not ChunkState.UPLOADED:
+        return []
+    chunk, cut = now, next_members(view, now)
     orders: list[Order] = []
     attempt = chunk.attempt + 1
     for line, life in enumerate(cut, start=members_done(chunk) + 1):
@@ -231,6 +251,14 @@ def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
     assert done == chunk.members, f"chunk {chunk.chunk_id} has {chunk.members} members, {done} were found"
     row = _at(chunk, ChunkState.ATTEMPTING, now_ms, attempt=attempt, attempt_at_ms=now_ms, looks=0, remote_status=None)
     return [Put(row), *orders]
+
+
+def may_create(view: StateView, chunk: Chunk) -> bool:
+    """The last question before the call: a pause or a cancellation may have come while the attempt became durable."""
+    now, job = read.chunk(view, chunk.chunk_id), read.job(view, chunk.job)
+    if now is None or job is None or job.paused:
+        return False
+    return now.state is ChunkState.ATTEMPTING and now.attempt == chunk.attempt and not now.cancel_requested
 
 
 def _submitted(chunk: Chunk, life: Life, attempt: int, line: int, now_ms: int) -> Submitted:
@@ -270,7 +298,9 @@ def after_create(
         due = now_ms + (schedule or CreateSchedule()).spacing_ms
         return [Put(replace(chunk, due_at_ms=due, note=outcome.code, updated_at_ms=now_ms))]
     later = None if outcome.retry_after_seconds is None else round(outcome.retry_after_seconds * 1000)
-    return fail_batch(view, chunk, BatchFailure(action=outcome.action, code=outcome.code), now_ms, not_before_ms=later)
+    # Only the input file is gone: the next attempt uploads it again.
+    action = Action.DEFER_CHUNK if isinstance(outcome, NotFoundError) else outcome.action
+    return fail_batch(view, chunk, BatchFailure(action=action, code=outcome.code), now_ms, not_before_ms=later)
 
 
 def after_look(
@@ -315,7 +345,9 @@ def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[Remote
 
 
 def _opened(chunk: Chunk, remote: RemoteBatch, now_ms: int) -> list[Order]:
-    row = _at(chunk, ChunkState.OPEN, now_ms, batch_id=remote.batch_id, remote_status=str(remote.status), note=None)
+    row = _at(
+        chunk, ChunkState.OPEN, now_ms, batch_id=remote.batch_id, remote_status=str(remote.status), looks=0, note=None
+    )
     return [Put(row), Wake("poll")]
 
 
@@ -345,7 +377,7 @@ def fail_batch(
     """
     match failure.action:
         case Action.DEFER_CHUNK:
-            return _deferred(chunk, failure, now_ms, not_before_ms)
+            return [Put(_deferred(chunk, failure, now_ms, not_before_ms)), Wake("dispatch")]
         case Action.PAUSE_JOB:
             return [Put(_again(chunk, failure.code, None, now_ms)), *_paused(view, chunk, now_ms)]
         case Action.RETRY_ROW:
@@ -372,16 +404,18 @@ def backoff_ms(failures: int) -> int:
     return int(min(_BACKOFF_MS_MAX, _BACKOFF_MS_BASE * 2 ** min(failures, 16)))
 
 
-def _deferred(chunk: Chunk, failure: BatchFailure, now_ms: int, not_before_ms: int | None) -> list[Order]:
-    if chunk.attempt >= ATTEMPTS_MAX:
+def _deferred(chunk: Chunk, failure: BatchFailure, now_ms: int, not_before_ms: int | None) -> Chunk:
+    if chunk.attempt >= ATTEMPTS_MAX and not chunk.cancel_requested:
         note = f"{failure.code} on attempt {chunk.attempt}: approve it to go on, or cancel the job"
-        return [Put(_at(chunk, ChunkState.HELD, now_ms, batch_id=None, remote_status=None, note=note))]
+        return _at(chunk, ChunkState.HELD, now_ms, batch_id=None, remote_status=None, note=note)
     wait = max(not_before_ms or 0, backoff_ms(chunk.attempt - 1))
-    return [Put(_again(chunk, failure.code, now_ms + wait, now_ms))]
+    return _again(chunk, failure.code, now_ms + wait, now_ms)
 
 
 def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk:
-    """Back to where the next attempt begins."""
+    """Back to where the next attempt begins; a cancelled chunk has none."""
+    if chunk.cancel_requested:
+        return _ended(chunk, Reason.CANCELLED, note, now_ms)
     return _at(chunk, ChunkState.PREPARED, now_ms, due_at_ms=due_at_ms, batch_id=None, remote_status=None, note=note)
 
 

@@ -14,7 +14,7 @@ from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import FAILPOINTS, LogRecord, Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
-from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Result, WorkItem
@@ -33,6 +33,7 @@ from batchmill.streams.submitting import (
     after_look,
     begin_cut,
     file_deleted,
+    may_create,
     may_spend,
     payload_missing,
     prepared,
@@ -121,21 +122,30 @@ class Submitter:
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
         while True:
-            lives = [row for _, row in task.view.scan("stored", "", limit=self.effects.step_rows)]
-            if not lives:
+            if not await self._answer_stored(task):
                 await task.rest("stored", self.effects.idle_seconds)
+
+    async def _answer_stored(self, task: Task) -> bool:
+        """One turn; False when nothing moved: none waits, or their version was not heard of yet."""
+        lives = [row for _, row in task.view.scan("stored", "", limit=self.effects.step_rows) if isinstance(row, Life)]
+        if not lives:
+            return False
+        await task.capacity()
+        try:
+            offsets = [life.result_offset for life in lives if life.result_offset is not None]
+            bodies = await self.kit.bodies(task, "results", offsets)
+        except LogSlowError:
+            return False
+        did_move = False
+        for life in lives:
+            if life.result_offset is None or read.life(task.view, life.request_id) != life:
                 continue
-            await task.capacity()
-            offsets = [row.result_offset for row in lives if isinstance(row, Life) and row.result_offset is not None]
-            bodies = await self.kit.log.read(self.kit.topics["results"], task.partition, offsets)
-            for life in lives:
-                assert isinstance(life, Life)
-                if life.result_offset is None or read.life(task.view, life.request_id) != life:
-                    continue
-                body = bodies.get(life.result_offset)
-                stored = None if body is None else codec.decode(body.value or b"", Result)
-                orders = from_store(task.view, life, stored, clock.wall_ms())
-                self.kit.carry(task, orders, src=f"effect:stored/{life.request_id}")
+            body = bodies.get(life.result_offset)
+            stored = None if body is None else codec.decode(body.value or b"", Result)
+            orders = from_store(task.view, life, stored, clock.wall_ms())
+            self.kit.carry(task, orders, src=f"effect:stored/{life.request_id}")
+            did_move = did_move or bool(orders)
+        return did_move
 
     async def run_retry(self, task: Task) -> None:
         """Queue the lives again whose waiting time is over."""
@@ -167,14 +177,15 @@ class Submitter:
         while cut := members(task.view, chunk.chunk_id, after=after):
             after = cut[-1].request_id
             offsets = [life.input_offset for life in cut]
-            bodies = await self.kit.log.read(self.kit.topics["normalized"], task.partition, offsets)
+            bodies = await self.kit.bodies(task, "normalized", offsets)
             lines: list[bytes] = []
             for life in cut:
                 found = bodies.get(life.input_offset)
                 try:
                     body = job.form.body(_item(found, life).input_json)
                 except Unusable as wrong:
-                    refused = refuse_member(current_row(task, chunk), life, wrong.reason, wrong.note, clock.wall_ms())
+                    now = current_row(task, chunk)
+                    refused = refuse_member(task.view, now, life.request_id, wrong.reason, wrong.note, clock.wall_ms())
                     self.kit.carry(task, refused, src=src)
                     continue
                 custom_id = custom_id_of(chunk, life)
@@ -207,6 +218,7 @@ class Submitter:
     async def _attempt(self, task: Task, chunk: Chunk) -> None:
         """Name every member in attempt n, make that durable, and only then send the one create call."""
         if not self._may_spend(task, chunk):
+            await asyncio.sleep(self.effects.idle_seconds)  # nobody wakes us when the lease begins
             return
         src = f"effect:begin/{chunk.chunk_id}"
         current = chunk
@@ -214,6 +226,8 @@ class Submitter:
             self.kit.carry(task, begin_cut(task.view, current, clock.wall_ms()), src=src)
             await task.capacity()
             current = current_row(task, chunk)
+        if current.state is not ChunkState.ATTEMPTING:
+            return  # cancelled meanwhile
         await task.durable()
         await FAILPOINTS.reach("create.before")
         outcome = await self._create(task, current)
@@ -228,7 +242,7 @@ class Submitter:
                 file_id=chunk.file_id,
                 endpoint=chunk.endpoint,
                 label=self.label_of(chunk),
-                may_start=lambda: self._may_spend(task, chunk),
+                may_start=lambda: may_create(task.view, chunk) and self._may_spend(task, chunk),
             )
         except ProviderError as error:
             return error
