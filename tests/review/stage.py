@@ -191,6 +191,7 @@ def a_collector(kit: Kit, provider: Provider, directory: Path) -> Collector:
         prices=Prices(id="none", models={}),
         effects=submitter.effects,
         line_bytes_max=10_000,
+        output_bytes_max=1_000,
         traces=Traces(SimpleNamespace(traces=False)),
         submitter=submitter,
     )

@@ -133,6 +133,7 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         prices=load_prices(settings.prices_file),
         effects=effects,
         line_bytes_max=settings.limits.result_line_bytes_max,
+        output_bytes_max=settings.limits.output_bytes_max,
         traces=traces,
         submitter=submitter,
     )

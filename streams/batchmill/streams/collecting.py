@@ -47,6 +47,7 @@ __all__ = [
     "RowPlace",
     "acknowledge",
     "after_poll",
+    "bounded",
     "collect_cut",
     "downloaded",
     "finish",
@@ -62,6 +63,12 @@ _STAGE: Final = "collector"
 FILES_POLLS_MAX: Final = 10
 #: polls that find no such batch before its members count as missing
 GONE_POLLS_MAX: Final = 20
+
+#: what is kept of a provider's own words: names and codes, not messages
+_WORD_CHARS_MAX: Final = 100
+#: far above what any model reads or writes; above it, a count is an error of the provider's
+_TOKENS_MAX: Final = 2**31 - 1
+_HTTP_STATUS_MAX: Final = 999
 
 #: reasons of a chunk that are the end of each of its members
 _ENDS_MEMBERS: Final = frozenset({Reason.REFUSED_BY_PROVIDER, Reason.POISON})
@@ -191,6 +198,39 @@ def results_missing(chunk: Chunk, now_ms: int) -> list[Order]:
 
 
 # -- downloaded -> collected -> done -----------------------------------------------------------------------------------
+
+
+def bounded(row: RowOutcome, output_bytes_max: int) -> RowOutcome:
+    """The row in numbers and texts that our records can hold, whatever a provider wrote. What it cost is kept."""
+    row = replace(
+        row,
+        finish_reason=_word(row.finish_reason),
+        error_code=_word(row.error_code),
+        model=_word(row.model),
+        http_status=row.http_status if (row.http_status or 0) <= _HTTP_STATUS_MAX else None,
+        input_tokens=min(row.input_tokens, _TOKENS_MAX),
+        output_tokens=min(row.output_tokens, _TOKENS_MAX),
+        cached_tokens=min(row.cached_tokens, _TOKENS_MAX),
+    )
+    if max(_bytes(row.output), _bytes(row.refusal)) <= output_bytes_max:
+        return row
+    # The same question would be answered at the same length again, and be paid for again.
+    return replace(
+        row,
+        outcome=Outcome.ERROR,
+        reason=Reason.OVERSIZED,
+        error_code="answer_too_large",
+        output=None,
+        refusal=None,
+    )
+
+
+def _word(text: str | None) -> str | None:
+    return None if text is None else text[:_WORD_CHARS_MAX]
+
+
+def _bytes(text: str | None) -> int:
+    return len((text or "").encode("utf-8", "surrogatepass"))
 
 
 def collect_cut(

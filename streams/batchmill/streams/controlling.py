@@ -10,22 +10,36 @@ its promotion number.
 """
 
 import json
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
+from batchmill.schemas.jobs import JobSpec, JobSpecError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
+from batchmill.schemas.versions import version_of
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
+from batchmill.streams.linting import errors
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
 from batchmill.streams.view import StateView
 
-__all__ = ["COMMANDS", "control", "jobs", "knows_version", "promotion_of", "read_to", "read_up_to", "sweep"]
+__all__ = [
+    "COMMANDS",
+    "control",
+    "jobs",
+    "knows_version",
+    "promotion_of",
+    "read_to",
+    "read_up_to",
+    "refusal",
+    "sweep",
+]
 
 _STAGE: Final = "controller"
 _READ_TO: Final = "control_read_to"
@@ -33,6 +47,9 @@ _READ_TO: Final = "control_read_to"
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
 #: chunks and jobs of one task that a command looks at
 _ROWS_MAX: Final = 10_000
+#: all frozen versions of a job are one row, and a row has to fit a record
+_VERSIONS_BYTES_MAX: Final = 800_000
+_JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: lists of versions whose promotion numbers are remembered
 _VERSION_LISTS_MAX: Final = 256
 #: states in which certainly no batch of the chunk exists, nor may exist
@@ -62,6 +79,66 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
             return [Put(noted), *_approved(view, noted, json.loads(command.body_json), now_ms)]
         case _:
             return []
+
+
+def refusal(view: StateView, command: Control) -> str | None:
+    """Why `command` must not be carried out, or None. Whoever can write to `control` may write anything; taken as it
+    is, a spec that does not compile would stop every worker at the next event.
+    """
+    if not _JOB_NAME.fullmatch(command.job):
+        return "a job's name has 1 to 64 letters, digits, '.', '_' or '-'"
+    match command.command:
+        case "apply":
+            return _spec_refusal(view, command)
+        case "approve" | "redrive":
+            body = _object(command.body_json)
+            return "its body is expected to be a JSON object" if body is None else _body_refusal(body)
+        case _:
+            return None
+
+
+def _spec_refusal(view: StateView, command: Control) -> str | None:
+    try:
+        spec = JobSpec.from_json(command.body_json)
+    except JobSpecError as error:
+        return f"the spec is ill-formed: {error}"
+    if spec.job != command.job or version_of(spec) != command.version:
+        return "the command names another job or version than its spec"
+    wrong = errors(spec)
+    if wrong:
+        return f"the spec does not compile: {wrong[0]}"
+    job = read.job(view, command.job)
+    held = 0 if job is None or command.version in _promotions(job.versions_json) else len(job.versions_json.encode())
+    if held + len(command.body_json.encode()) > _VERSIONS_BYTES_MAX:
+        return f"all versions of a job take at most {_VERSIONS_BYTES_MAX} bytes together: apply it under a new job name"
+    return None
+
+
+def _body_refusal(body: dict[str, Any]) -> str | None:
+    if not _texts(body.get("chunks") or []):
+        return "`chunks` is expected to be a list of chunk ids"
+    if not _texts(body.get("requests", [])):
+        return "`requests` is expected to be a list of request ids"
+    letters = body.get("letters", [])
+    if not isinstance(letters, list) or not all(_is_place(letter) for letter in letters):
+        return "`letters` is expected to be a list of [partition, offset]"
+    return None
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(item) is int and item >= 0 for item in value)
 
 
 def read_up_to(end: int) -> list[Order]:

@@ -26,6 +26,8 @@ __all__ = ["OUTPUT_BYTES_MAX", "Judge", "Judgement", "compile_judge", "in_sample
 
 #: more than any model writes in one answer
 OUTPUT_BYTES_MAX = 4 * 2**20
+#: an answer may take more bytes in canonical form than it came in; above this no verdict could carry it
+_OUTPUT_JSON_BYTES_MAX = 768 * 2**10
 #: finish reasons that mean: the answer stops in the middle
 _CUT_SHORT = frozenset({"length", "max_tokens"})
 #: finish reasons that mean: the provider withheld the answer
@@ -83,6 +85,8 @@ def judge_text(
     if fatal is not None:
         return fatal
     if not judge.expects_json:
+        if len(orjson.dumps(text)) > _OUTPUT_JSON_BYTES_MAX:
+            return _too_large()
         return _judged(judge, request_id, text, [])
     try:
         output = decode(text.encode(), bytes_max=OUTPUT_BYTES_MAX, depth_max=DEPTH_MAX)
@@ -90,6 +94,8 @@ def judge_text(
     except (Unusable, UnicodeEncodeError) as wrong:
         note = wrong.note if isinstance(wrong, Unusable) else "it holds half characters"
         return _ended(Reason.NOT_JSON, "json", f"expected one JSON value and nothing else: {note}")
+    if len(output_json.encode()) > _OUTPUT_JSON_BYTES_MAX:
+        return _too_large()
     return judge_output(judge, request_id=request_id, output=output, output_json=output_json)
 
 
@@ -129,6 +135,10 @@ def _unanswered(finish_reason: str | None, refusal: str | None) -> Judgement | N
     if refusal is not None or finish_reason in _WITHHELD:
         return _ended(Reason.MODEL_REFUSAL, "refusal", "expected an answer; the model or its filter declined")
     return None
+
+
+def _too_large() -> Judgement:
+    return _ended(Reason.OVERSIZED, "json", f"expected at most {_OUTPUT_JSON_BYTES_MAX} bytes in canonical form")
 
 
 def _ended(reason: Reason, check: str, note: str) -> Judgement:

@@ -169,7 +169,7 @@ def _decided(
     known.source_id = source_id = _source_id(job, event, raw, limits)
     seq = _seq(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
-    return _work_item(job, raw, source_id, (seq, promotion_of(row, row.version)), item_input)
+    return _work_item(job, raw, source_id, (seq, promotion_of(row, row.version)), item_input, limits)
 
 
 def _compiled(jobs: CompiledJobs, row: Job) -> CompiledJob:
@@ -317,9 +317,21 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int, int], item_input: JsonObject) -> Emit:
+def _work_item(
+    job: CompiledJob,
+    raw: RawRecord,
+    source_id: str,
+    rank: tuple[int, int],
+    item_input: JsonObject,
+    limits: RawLimits,
+) -> Emit:
     seq, promotion = rank
     spec, input_json = job.spec, canonical(item_input)
+    if len(input_json) > limits.value_bytes_max:
+        # Numbers written out and compatibility characters can take many times the bytes they came in.
+        raise Unusable(
+            Reason.OVERSIZED, f"{len(input_json)} bytes once normalized, at most {limits.value_bytes_max} are taken"
+        )
     sha256 = content_sha256(input_json)
     named = request_id(spec.job, source_id, sha256, job.version, 0, spec.dedupe)
     body_bytes = len(job.form.body(input_json))
@@ -340,7 +352,7 @@ def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int
         lane=job.lane,
         input_json=input_json.decode(),
         input_sha256=sha256,
-        target_key=_target_key(job.target_path, item_input, source_id),
+        target_key=_target_key(job.target_path, item_input, source_id, limits),
         tokens_estimate=tokens,
         bytes_estimate=body_bytes + LINE_FRAMING_BYTES,
         traceparent=_traceparent(raw),
@@ -349,13 +361,15 @@ def _work_item(job: CompiledJob, raw: RawRecord, source_id: str, rank: tuple[int
     return Emit(item, named.encode())
 
 
-def _target_key(path: Path | None, item_input: JsonObject, source_id: str) -> str:
+def _target_key(path: Path | None, item_input: JsonObject, source_id: str, limits: RawLimits) -> str:
     if path is None:
         return source_id
     found = path.find(item_input)
     found = str(found) if type(found) is int else found
     if not isinstance(found, str) or not found:
         raise Unusable(Reason.INVALID_INPUT, f"{path.text}: expected a text or whole number, it is the target's key")
+    if len(found) > limits.source_id_chars_max:
+        raise Unusable(Reason.INVALID_INPUT, f"{path.text}: a key has at most {limits.source_id_chars_max} characters")
     return found
 
 

@@ -29,7 +29,9 @@ __all__ = ["STAGE", "compiled_version", "faults_of", "validate", "verdict_of"]
 
 STAGE: Final = "validator"
 #: by these no judge can ever pass the answer, since they depend on what was asked
-_NOT_WORTH_KEEPING: Final = frozenset({Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH})
+_NOT_WORTH_KEEPING: Final = frozenset({Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH, Reason.OVERSIZED})
+#: of an answer that is no JSON; what it takes as a JSON text, escapes included, still fits a record
+_SHOWN_CHARS_MAX: Final = 100_000
 
 
 def validate(view: StateView, result: Result, offset: int, *, jobs: CompiledJobs, now_ms: int) -> list[Order]:
@@ -117,7 +119,7 @@ def _readable(judgement: Judgement, result: Result) -> Judgement:
         checks=judgement.checks,
         reason=judgement.reason,
         wants_review=judgement.wants_review,
-        output_json=orjson.dumps(result.output or result.refusal or "").decode(),
+        output_json=orjson.dumps((result.output or result.refusal or "")[:_SHOWN_CHARS_MAX]).decode(),
         confidence=judgement.confidence,
     )
 

@@ -41,6 +41,7 @@ AUTH_STATUSES = frozenset({401, 402, 403})
 #: A look-up may be made again after these; after a call that spends money nobody knows what they mean.
 CAPACITY_STATUSES = frozenset({408, 409, 425})
 THROTTLED = 429
+CODE_CHARS_MAX = 100
 #: A create that names a file which is gone is refused with 400.
 INPUT_FILE = "input_file_id"
 #: The account's queue is full, or the service is: the same batch passes later.
@@ -118,8 +119,8 @@ def batch_action(code: str, *, line: int | None) -> Action:
 
 
 def _word(value: object) -> str:
-    """Codes are text or numbers; services also send null."""
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    """Codes are text or numbers; services also send null, and some a whole message, which has no place in a row."""
+    return str(value)[:CODE_CHARS_MAX] if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _unplaced(code: str) -> Action:

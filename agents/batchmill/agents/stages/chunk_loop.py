@@ -12,6 +12,7 @@ import structlog
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import NotOwnedError, PoisonEffectError, Task
+from batchmill.agents.settings import SettingsError
 from batchmill.agents.stages.kit import Kit
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
@@ -71,6 +72,9 @@ class ChunkLoop:
                     await self.steps[step](task, now)
         except ProviderError as error:
             self._later(task, chunk, error, src)
+        except SettingsError as error:
+            _log.error("account_unknown", chunk_id=chunk.chunk_id, error=str(error))
+            self._later(task, chunk, TransientError("account_unknown"), src)
         except OSError as error:
             # Of the payload directory. It is the disk that is ill, not the chunk: the name is enough to look there.
             _log.warning("payloads_unreachable", chunk_id=chunk.chunk_id, step=step, error=error.strerror)

@@ -28,6 +28,7 @@ from batchmill.streams.collecting import (
     RowPlace,
     acknowledge,
     after_poll,
+    bounded,
     collect_cut,
     downloaded,
     finish,
@@ -65,6 +66,7 @@ class Collector:
     prices: Prices
     effects: EffectSettings
     line_bytes_max: int
+    output_bytes_max: int
     traces: Traces
     submitter: Submitter  #: shares the step that removes an input file
 
@@ -228,7 +230,7 @@ class Collector:
             assert uri is not None, f"a row of {chunk.chunk_id} lies in a file that was not stored"
             row = provider.parse_row(await self.payloads.read_range(uri, place.start, place.length))
             assert row is not None, f"a row of {chunk.chunk_id} was readable a moment ago"
-            rows[row.custom_id] = row
+            rows[row.custom_id] = bounded(row, self.output_bytes_max)
         return rows
 
     def _provider(self, chunk: Chunk) -> BatchProvider:

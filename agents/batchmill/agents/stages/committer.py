@@ -5,6 +5,7 @@ the sink's answer means (`streams.committing`). A sink that fails holds the writ
 the same commit ids.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import structlog
 from batchmill.agents import clock
 from batchmill.agents.runtime import FAILPOINTS, PoisonEffectError, Slice, Task
 from batchmill.agents.settings import EffectSettings
-from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.agents.stages.traces import Traces
 from batchmill.schemas import codec
 from batchmill.schemas.records import Verdict
@@ -64,6 +65,8 @@ class Committer:
                 await task.rest(EFFECT, backoff_ms(failures - 1) / 1_000)
             elif after is None:
                 await task.rest(EFFECT, self.effects.idle_seconds)
+            else:
+                await asyncio.sleep(0)  # a paused job may have any number of them, all looked at and left alone
 
     async def _write(self, task: Task, intent: Intent) -> bool:
         """Ask the sinks for the intended writes and settle them; False when a sink could not be reached."""
@@ -73,6 +76,8 @@ class Committer:
             async with task.effect(EFFECT, intent.lives[0].request_id):
                 await task.durable()
                 return await self._ask_sinks(task, await self._writes(task, intent.lives))
+        except LogSlowError:
+            return False
         except PoisonEffectError:
             orders = isolate_commit(task.view, intent.lives[0].request_id, clock.wall_ms())
             self.kit.carry(task, orders, src=f"effect:{EFFECT}")
@@ -81,7 +86,7 @@ class Committer:
     async def _writes(self, task: Task, lives: Sequence[Life]) -> dict[str, list[SinkWrite]]:
         """The writes of `lives`, by sink; a verdict that retention removed leaves its life where it is, in sight."""
         offsets = [life.verdict_offset for life in lives if life.verdict_offset is not None]
-        bodies = await self.kit.log.read(self.kit.topics["validated"], task.partition, offsets)
+        bodies = await self.kit.bodies(task, "validated", offsets)
         writes: dict[str, list[SinkWrite]] = defaultdict(list)
         for life in lives:
             found = None if life.verdict_offset is None else bodies.get(life.verdict_offset)

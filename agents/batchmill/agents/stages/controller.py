@@ -7,17 +7,23 @@ What lives here: handing commands to their decisions. What must not: what a comm
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from batchmill.agents import clock
-from batchmill.agents.runtime import Slice, Task
+from batchmill.agents.runtime import LogRecord, Slice, Task
 from batchmill.agents.settings import EffectSettings
-from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
-from batchmill.streams.controlling import control, jobs, read_up_to, sweep
+from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
+from batchmill.streams.dead_lettering import of_raw
 from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.redriving import COMMAND, Waiting, redrive_command, redriven, waiting
 
 __all__ = ["Controller"]
+
+_log = structlog.get_logger(__name__)
 
 STAGE = "controller"
 
@@ -37,6 +43,10 @@ class Controller:
             command = self.kit.read(task, record, Control, stage=STAGE)
             if command is None:
                 continue
+            wrong = refusal(task.view, command)
+            if wrong is not None:
+                self._refuse(task, record, command, wrong)
+                continue
             if command.command == COMMAND:
                 orders = redrive_command(task.view, command, task.partition, now_ms)
             else:
@@ -44,6 +54,18 @@ class Controller:
             self.kit.carry(task, orders, src=record.src)
         self.kit.carry(task, read_up_to(slice_.end), src=slice_.records[-1].src)
         task.finish(slice_)
+
+    def _refuse(self, task: Task, record: LogRecord, command: Control, wrong: str) -> None:
+        """Said aloud, as of any record that cannot be taken: whoever waits for the command finds the letter."""
+        _log.error("command_refused", command=command.command, job=command.job, command_id=command.command_id)
+        letter = of_raw(
+            self.kit.foreign_record(record),
+            stage=STAGE,
+            reason=Reason.UNDECODABLE,
+            error=f"command {command.command} refused: {wrong}",
+            now_ms=clock.wall_ms(),
+        )
+        self.kit.carry(task, [letter], src=record.src)
 
     async def run_sweep(self, task: Task) -> None:
         """End the lives of cancelled jobs that have nothing in flight, cut by cut."""
@@ -61,17 +83,17 @@ class Controller:
         """Read letters that were asked back, and their events, and normalize those again."""
         while True:
             asked = waiting(task.view, self.effects.step_rows)
-            if asked:
-                await task.capacity()
-                await self._redrive(task, asked)
-            else:
+            if not asked or not await self._redrive(task, asked):
                 await task.rest("redrive", self.effects.idle_seconds)
 
-    async def _redrive(self, task: Task, asked: Sequence[Waiting]) -> None:
-        log, topics = self.kit.log, self.kit.topics
-        found = await log.read(topics["dead-letter"], task.partition, [each.offset for each in asked])
-        letters = {offset: codec.decode(record.value or b"", DeadLetter) for offset, record in found.items()}
-        events = await log.read(topics["raw"], task.partition, [letter.origin.offset for letter in letters.values()])
+    async def _redrive(self, task: Task, asked: Sequence[Waiting]) -> bool:
+        await task.capacity()
+        try:
+            found = await self.kit.bodies(task, "dead-letter", [each.offset for each in asked])
+            letters = {offset: codec.decode(record.value or b"", DeadLetter) for offset, record in found.items()}
+            events = await self.kit.bodies(task, "raw", [letter.origin.offset for letter in letters.values()])
+        except LogSlowError:
+            return False
         for each in asked:
             letter = letters.get(each.offset)
             event = None if letter is None else events.get(letter.origin.offset)
@@ -86,3 +108,4 @@ class Controller:
                 default_job=self.default_job,
             )
             self.kit.carry(task, orders, src=f"effect:redrive/{each.offset}")
+        return True

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import LogReader, LogRecord, Task
+from batchmill.agents.runtime.log import READ_SECONDS
 from batchmill.agents.stages.headers import headers_for
 from batchmill.schemas import codec
 from batchmill.schemas.records import (
@@ -28,14 +29,22 @@ from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.ports import TransientError
 from batchmill.streams.topology import TOPICS, topic_name
 
-__all__ = ["Kit", "upstream_trace"]
+__all__ = ["Kit", "LogSlowError", "upstream_trace"]
 
 R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
 
 #: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
 FOREIGN_GENERATION = 0
+
+
+class LogSlowError(TransientError):
+    """The log was not read to the end in time: what was not found may be there. Nothing may be concluded from it."""
+
+    def __init__(self) -> None:
+        super().__init__("log_slow", hint="the broker did not give what was asked for in time")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +86,14 @@ class Kit:
             letter = of_raw(foreign, stage=stage, reason=error.reason, error=text, now_ms=clock.wall_ms())
             self.carry(task, [letter], src=record.src)
             return None
+
+    async def bodies(self, task: Task, topic: str, offsets: Iterable[int]) -> Mapping[int, LogRecord]:
+        """The records of this task at `offsets`; what is absent was removed by retention, for certain."""
+        wanted, started_s = set(offsets), clock.monotonic_s()
+        found = await self.log.read(self.topics[topic], task.partition, wanted)
+        if len(found) < len(wanted) and clock.monotonic_s() - started_s >= READ_SECONDS:
+            raise LogSlowError
+        return found
 
     def raw_record(self, record: LogRecord, *, generation: int | None = None, redrives: int = 0) -> RawRecord:
         """A record of the log as the decisions know a raw event."""

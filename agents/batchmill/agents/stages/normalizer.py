@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import LogRecord, Slice, Task
-from batchmill.agents.stages.kit import Kit
+from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Arrival, Job
 from batchmill.streams import view as read
@@ -70,7 +70,10 @@ class Normalizer:
         if not waiting:
             return 0
         await task.capacity()
-        bodies = await self.kit.log.read(self.kit.topics["raw"], task.partition, [a.origin.offset for a in waiting])
+        try:
+            bodies = await self.kit.bodies(task, "raw", [arrival.origin.offset for arrival in waiting])
+        except LogSlowError:
+            return 0
         drained = await self._control_is_drained(task) if prefix.startswith(JOB_KNOWN) else False
         left = 0
         for arrival in waiting:

@@ -8,11 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import structlog
+
 from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import FAILPOINTS, LogRecord, Slice, Task
-from batchmill.agents.settings import EffectSettings
+from batchmill.agents.settings import EffectSettings, SettingsError
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
@@ -46,6 +48,7 @@ from batchmill.streams.unusable import Unusable
 __all__ = ["Submitter"]
 
 STAGE = "submitter"
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,12 @@ class Submitter:
         if job is None:
             return None
         mode, account = job.spec.mode, job.spec.ask.model.account
-        can = self.providers.of(account).capabilities
+        try:
+            can = self.providers.of(account).capabilities
+        except SettingsError as error:
+            # The job may be applied before the account is: its records wait, and the other jobs go on.
+            _log.error("account_unknown", job=queue.job, account=account, error=str(error))
+            return None
         open_max = self.providers.account(account).open_batches_max
         return ChunkLimits(
             count_max=min(mode.chunk.max_count, can.members_max),
