@@ -446,7 +446,11 @@ async def test_cancel_asks_once_and_shows_the_batch():
 
 
 async def test_an_account_is_found_by_the_name_a_job_uses():
-    accounts = {"openai": AccountSettings(base_url="http://127.0.0.1:1/v1"), "b": AccountSettings(lease_seconds=3)}
+    here = "http://127.0.0.1:1/v1"
+    accounts = {
+        "openai": AccountSettings(base_url=here),
+        "b": AccountSettings(base_url=here, lease_seconds=3),
+    }
     providers = Providers(Settings(accounts=accounts), on_call=lambda _: None)
     assert providers.of("default") is providers.of("openai")
     assert providers.account("b").lease_seconds == 3
