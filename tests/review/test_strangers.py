@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import codec as kafka_codec
 
 from batchmill.agents.providers.errors import complaint_in
 from batchmill.agents.settings import EffectSettings
@@ -81,6 +82,11 @@ GOOD = [
     a_command(command="redrive", body_json=command_body(requests=["a" * 32], letters=[(0, 3)])),
     a_command(command="of-a-newer-release", body_json="?"),
 ]
+
+
+@pytest.mark.parametrize("name", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_that_a_producer_may_choose_can_be_read(name: str) -> None:
+    assert getattr(kafka_codec, f"has_{name}")()
 
 
 @pytest.mark.parametrize("command", BAD)
