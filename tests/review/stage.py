@@ -98,6 +98,9 @@ class MemoryLog:
     async def read(self, topic: str, _partition: int, offsets: Sequence[int]) -> dict[int, LogRecord]:
         return {offset: self.records[topic, offset] for offset in offsets if (topic, offset) in self.records}
 
+    async def end_offset(self, *_: Any) -> int:
+        return 0
+
 
 class Provider:
     """A provider whose answers are functions of the test; counts the calls that were sent."""

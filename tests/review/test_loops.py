@@ -1,7 +1,6 @@
 """An effect that can do nothing rests; one that waits for others does not hold them up."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,26 @@ def test_nothing_is_concluded_from_a_log_that_was_not_read_to_the_end(monkeypatc
 
     kit, task = a_kit(log), MemoryTask()
     assert set(asyncio.run(kit.bodies(task, "normalized", [1, 2]))) == {1}
-    slow = replace(kit, log=log)
     log.read = slowly  # type: ignore[method-assign]
-    assert set(asyncio.run(slow.bodies(task, "normalized", [1]))) == {1}
+    assert set(asyncio.run(kit.bodies(task, "normalized", [1]))) == {1}
     with pytest.raises(LogSlowError):
-        asyncio.run(slow.bodies(task, "normalized", [1, 2]))
+        asyncio.run(kit.bodies(task, "normalized", [1, 2]))
+
+
+def test_a_record_that_a_broker_gave_only_when_it_was_back_is_not_gone() -> None:
+    log, down = MemoryLog(), [True]
+    log.add("t.normalized.v1", 1, b"x")
+    found = log.read
+
+    async def read(*args: Any) -> Any:
+        return {} if down else await found(*args)
+
+    async def answered(*_: Any) -> int:
+        down.clear()
+        return 2
+
+    log.read, log.end_offset = read, answered  # type: ignore[method-assign]
+    assert set(asyncio.run(a_kit(log).bodies(MemoryTask(), "normalized", [1]))) == {1}
 
 
 def test_a_job_whose_account_is_not_set_up_waits_and_others_go_on(tmp_path: Path) -> None:
