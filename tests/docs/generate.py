@@ -17,7 +17,7 @@ from batchmill.agents.cli.program import program
 from batchmill.agents.jobs.loader import job_schema
 from batchmill.agents.runtime.failstop import Exit
 from batchmill.agents.settings_pages import settings_reference
-from batchmill.agents.telemetry.names import metrics_reference
+from batchmill.agents.telemetry.names import METRICS, metrics_reference
 from batchmill.schemas.reasons import REASONS
 from batchmill.schemas.registry import read_lock, subject_of
 from batchmill.schemas.status import PLACE_OF_STATUS, Status
@@ -25,7 +25,7 @@ from batchmill.streams import lifecycle
 from batchmill.streams.topology import STAGES, TOPICS, topic_name
 from tests.docs.sources import comments_of
 
-__all__ = ["PAGES", "REFERENCE", "commands", "job_table", "made", "main"]
+__all__ = ["PAGES", "REFERENCE", "commands", "job_table", "made", "main", "unrecorded"]
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -72,10 +72,11 @@ _METRICS = """
     Each long-running process serves Prometheus text at `/metrics`. OTLP leaves when the standard `OTEL_*` variables
     name an endpoint. Labels have few values: never a record id, a key or a text. Histograms add `_bucket`, `_sum` and
     `_count` to their Prometheus name.
+
 """
 _TOPICS = """
     One declared table (`streams/batchmill/streams/topology.py`). `batchmill topics plan` compares a cluster with it,
-    `batchmill topics apply --execute` makes it so, every worker verifies it before it starts. Names are shown with the
+    `batchmill topics apply --yes` makes it so, every worker verifies it before it starts. Names are shown with the
     default `topic_prefix`. All topics have `partitions` partitions, because a partition number is a task, and
     `message.timestamp.type=LogAppendTime`.
 """
@@ -114,7 +115,16 @@ def settings_page() -> str:
 
 
 def metrics_page() -> str:
-    return f"# Metrics and spans\n\n{_prose(_METRICS)}\n\n{metrics_reference()}"
+    silent = [f"`{name}`" for name in METRICS if name in unrecorded()]
+    said = f"Declared, and recorded by nothing yet: {', '.join(silent)}." if silent else ""
+    return f"# Metrics and spans\n\n{_prose(_METRICS + said)}\n\n{metrics_reference()}"
+
+
+def unrecorded() -> set[str]:
+    """Metrics of the list that no module but the list itself names."""
+    modules = [path for path in (ROOT / "agents").rglob("*.py") if path.parts[-2:] != ("telemetry", "names.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in modules)
+    return {name for name in METRICS if f'"{name}"' not in code}
 
 
 def topics_page() -> str:
