@@ -19,7 +19,7 @@ from tests.chaos.evidence import Evidence
 from tests.chaos.invariants import LABEL_CHUNK, Expect, Finding, check
 from tests.chaos.mill import Mill, running_mill
 from tests.chaos.script import FULL, QUICK, WORKERS, Kill, Run, Script
-from tests.chaos.workload import REASON_OF, Event, answers_to, events, write_gold
+from tests.chaos.workload import REASON_OF, Event, answers_to, events, usable, write_gold
 
 __all__ = ["FAULTS", "Plan", "Report", "exactness", "table"]
 
@@ -125,7 +125,7 @@ async def exactness(cluster: LocalCluster, directory: Path, *, records: int, see
         drained = await mill.drained(plan.drain_seconds_max)
         codes = await mill.pool.stop_all()
         evidence = await mill.evidence()
-        findings = [*check(evidence, Expect(answers_to=answers_to)), _strangers(evidence, made)]
+        findings = [*check(evidence, Expect(answers_to=answers_to, usable=usable)), _strangers(evidence, made)]
         return Report(
             seed=seed,
             records=records,

@@ -65,6 +65,7 @@ class Expect:
     """What the harness knows beforehand: the answer that belongs to a raw value, and what may still be under way."""
 
     answers_to: Callable[[bytes, dict[str, Any]], bool] | None = None  #: does this output belong to that raw value
+    usable: Callable[[str], bool] | None = None  #: would the job take this text for an answer
     drained: bool = True  #: nothing may be in flight or held any more
 
 
@@ -277,7 +278,7 @@ def _is_the_answer(result: Any, bills: dict[str, tuple[Any, ...]]) -> Iterator[s
         yield f"result of {result.request_id} came in under custom id {result.custom_id}"
     billed = bills.get(result.custom_id, ())
     told = sha256((result.output or result.refusal or "").encode()).hexdigest()
-    if result.output is not None and told != result.output_sha256:
+    if result.output and told != result.output_sha256:
         yield f"result {result.custom_id} names another hash than its own text's"
     if not any(bill.result_sha256 == told for bill in billed):
         yield f"result {result.custom_id} is not what the provider answered to it"
@@ -314,6 +315,10 @@ def paid_once(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
             yield f"line {custom_id} was billed {len(bills)} times"
     yield from _bills_without_intent(evidence)
     yield from _bills_beyond_failures(evidence)
+    if expect.usable is not None:
+        good = (r for r in evidence.values("results") if r.answered_by == "provider" and r.outcome is Outcome.SUCCEEDED)
+        usable = Counter(r.request_id for r in good if not r.refusal and expect.usable(r.output or ""))
+        yield from (f"request {id_} was asked again though it had an answer" for id_, n in usable.items() if n > 1)
 
 
 @invariant
@@ -353,7 +358,13 @@ def _bills_beyond_failures(evidence: Evidence) -> Iterator[str]:
     assert evidence.ledger is not None
     failures: Counter[str] = Counter()
     for key, moves in _histories(evidence):
-        failures[key] += sum(1 for _, after in moves if after.status in {_R, _T})
+        # two moves may share a transaction: to be asked again it must have failed in between
+        again = {(_P, _Q), (_S, _Q)}
+        failures[key] += sum(
+            1
+            for before, after in moves
+            if after.status in {_R, _T} or (before and (before.status, after.status) in again)
+        )
     billed: Counter[str] = Counter()
     for bill in evidence.ledger.bills:
         sent = parse_custom_id(bill.custom_id)
@@ -485,7 +496,16 @@ def legal_moves(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
 
 def _two_moves(first: Status, last: Status) -> bool:
     """Moves that one decision makes together: a failure that is final, an end right after a judgement, a recall."""
-    allowed = {(_P, _R, _Q), (_P, _R, _T), (_S, _R, _T), (_S, _V, _T), (_S, _N, _T), (_Q, _P, _R), (_T, _Q, _P)}
+    allowed = {
+        (_P, _R, _Q),
+        (_P, _R, _T),
+        (_S, _R, _Q),
+        (_S, _R, _T),
+        (_S, _V, _T),
+        (_S, _N, _T),
+        (_Q, _P, _R),
+        (_T, _Q, _P),
+    }
     allowed |= {(_V, _C, _V), (_C, _V, _T), (_R, _Q, _P), (_R, _Q, _T)}
     return any((first, middle, last) in allowed for middle in Status)
 

@@ -7,7 +7,6 @@ all faults. What must not: why anything is killed (`script`), what must hold aft
 import asyncio
 import contextlib
 import json
-import sqlite3
 import sys
 import time
 from collections import Counter
@@ -27,9 +26,21 @@ from batchmill.agents.simulator import RunningSimulator, SimulatorConfig, start_
 from batchmill.agents.simulator.faults import FaultPlan
 from batchmill.agents.topics import TopicAdmin
 from batchmill.schemas import codec
+from batchmill.schemas.ids import partition_for, place_key
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
-from tests.chaos.evidence import END_KEY, FLOW, Evidence, Marker, Place, Txn, gather, open_transactions, topic_of
+from tests.chaos.evidence import (
+    END_KEY,
+    FLOW,
+    Evidence,
+    Marker,
+    Place,
+    Txn,
+    gather,
+    open_transactions,
+    read_sink,
+    topic_of,
+)
 from tests.chaos.processes import Pool, Start
 from tests.chaos.workload import JOB_DIR, TABLE, Event
 
@@ -216,15 +227,10 @@ class Mill:
     async def open_transactions(self) -> dict[Txn, Counter[str]]:
         return await open_transactions(self.bootstrap, self.topics(), PARTITIONS)
 
-    def sink_commits(self) -> set[str]:
-        """Commit ids the sink knows, whatever Kafka knows."""
-        if not self.settings.sink_path.exists():
-            return set()
-        with contextlib.closing(sqlite3.connect(f"file:{self.settings.sink_path}?mode=ro", uri=True)) as connection:
-            try:
-                return {row[0] for row in connection.execute(f'SELECT commit_id FROM "{TABLE}__history"')}
-            except sqlite3.OperationalError:
-                return set()
+    def sink_commits(self) -> dict[str, int]:
+        """Commit ids the sink knows, whatever Kafka knows, and the task each belongs to."""
+        _, history = read_sink(self.settings.sink_path, TABLE)
+        return {row.commit_id: partition_for(place_key(row.request_id), PARTITIONS) for row in history}
 
     async def evidence(self) -> Evidence:
         """Ask everybody; call it when the workers have gone."""

@@ -24,6 +24,7 @@ __all__ = ["FULL", "QUICK", "WORKERS", "Kill", "Run", "Script"]
 MOMENT_SECONDS_MAX = 60.0
 #: what is so for this long is held by a failpoint
 HELD_SECONDS = 1.5
+JOIN_AFTER_SECONDS = 1.2
 #: exit code of a worker whose commit was refused because its successor has started
 FENCED = 71
 _STAGES = ("normalized", "submitted", "results", "validated", "committed")
@@ -153,9 +154,10 @@ def after_sink(name: str, *, armed: str | None = None) -> Step:
 
         def ahead() -> bool:
             """A write is committed in Kafka a moment later; what is not after two seconds is held."""
-            for commit in run.mill.sink_commits() - set(run.mill.watcher.commits):
-                seen.setdefault(commit, time.monotonic())
-            known = set(run.mill.watcher.commits)
+            known, owners = set(run.mill.watcher.commits), _owners(run)
+            for commit, partition in run.mill.sink_commits().items():
+                if commit not in known and owners.get(partition) == name:
+                    seen.setdefault(commit, time.monotonic())
             held[:] = [c for c, at_s in seen.items() if c not in known and time.monotonic() - at_s > HELD_SECONDS]
             return bool(held)
 
@@ -206,33 +208,35 @@ def zombie(name: str, *, armed: str | None = None) -> Step:
 
 
 def rebalance_in_restore(name: str, newcomer: str, *, armed: str | None = None) -> Step:
-    """`name` stops itself while it reads its state back; a newcomer joins; `name` goes on in the middle of both."""
+    """`name`, killed and back, lingers in the middle of reading its state (a failpoint); a newcomer joins just then."""
 
     async def step(run: Run) -> None:
         pool = run.mill.pool
-        frozen = await eventually(lambda: (p := pool.pid(name)) is not None and is_stopped(p), seconds=90)
-        moment = _progress(run)
         before = len(run.mill.worker_said(name, "restore_abandoned"))
+        moment = _progress(run)
+        pool.arm(name, "restore.read:1:pause")
+        await pool.kill(name)
+        run.note(who=name, what="kill -9", moment=moment, hit="wherever it was, to make it restore")
+        await eventually(lambda: pool.pid(name) is not None, seconds=10)
+        # both take as long to start; the newcomer's join falls into the three seconds of the pause
+        await asyncio.sleep(JOIN_AFTER_SECONDS)
         await pool.start(newcomer, failpoint=armed)
-        # a static member that comes (back) makes the group rebalance at once; its join is seen as a request in flight
-        await asyncio.sleep(2.5)
-        pool.send(name, signal.SIGCONT)
 
         def abandoned() -> int:
             return len(run.mill.worker_said(name, "restore_abandoned")) - before
 
-        given_up = await eventually(lambda: abandoned() > 0, seconds=40, every=0.3)
-        back = await eventually(
-            lambda: any(m.instance == newcomer for m in run.mill.watcher.markers), seconds=60, every=0.3
+        given_up = await eventually(lambda: abandoned() > 0, seconds=20, every=0.3)
+        joined = await eventually(
+            lambda: any(marker.instance == newcomer for marker in run.mill.watcher.markers), seconds=30, every=0.3
         )
-        hit = f"restore of {name} {'abandoned' if given_up else 'not seen abandoned'}; {newcomer} took tasks: {back}"
+        hit = f"{name}: restore {'abandoned in the middle' if given_up else 'not seen abandoned'}; {newcomer} joined"
         run.note(
             who=f"{name}, {newcomer}",
             what="rebalance in a restore",
             moment=moment,
             hit=hit,
             is_kill=False,
-            proven=frozen and given_up and back,
+            proven=given_up and joined,
         )
 
     return step
@@ -262,22 +266,20 @@ WORKERS = ("worker-1", "worker-2")
 FULL: Script = (
     when("normalized", 0.01, plain("worker-1", armed="commit.delivered:12:hold")),
     in_open_transaction("worker-1", armed="create.after:1:hold"),
-    when("submitted", 0.02, after_acceptance("worker-1")),
-    when("normalized", 0.15, plain("worker-2", armed="commit.delivered:14:hold")),
+    after_acceptance("worker-1"),
+    when("normalized", 0.15, plain("worker-2", armed="commit.delivered:20:hold")),
     in_open_transaction("worker-2"),
-    when("results", 0.2, plain("worker-1", armed="commit.delivered:25:hold")),
+    when("results", 0.15, plain("worker-1", armed="commit.delivered:30:hold")),
     in_open_transaction("worker-1"),
-    when("committed", 0.3, broker_restart()),
-    when("committed", 0.35, plain("worker-2", armed="restore.read:1:stop")),
-    rebalance_in_restore("worker-2", "worker-3"),
+    when("committed", 0.15, plain("worker-2", armed="sink.after:1:hold")),
+    after_sink("worker-2"),
+    when("committed", 0.25, broker_restart()),
+    when("committed", 0.35, rebalance_in_restore("worker-2", "worker-3")),
     when("committed", 0.45, plain("worker-1", armed="commit.delivered:20:stop")),
     zombie("worker-1"),
-    when("committed", 0.6, plain("worker-3", armed="commit.delivered:25:hold")),
+    when("committed", 0.55, plain("worker-3", armed="commit.delivered:20:hold")),
     in_open_transaction("worker-3"),
-    when("committed", 0.7, plain("worker-2", armed="sink.after:1:hold")),
-    after_sink("worker-2"),
-    when("committed", 0.8, plain("worker-1", armed="commit.delivered:20:hold")),
-    in_open_transaction("worker-1"),
+    when("committed", 0.65, plain("worker-2")),
 )
 
 QUICK: Script = (
@@ -311,7 +313,7 @@ def _accepted_and_attempting(run: Run, name: str) -> list[tuple[Chunk, str]]:
 
     A chunk whose create call was answered by an error waits for a look with a due time; one that is held has none.
     """
-    owners = {marker.place.partition: marker.instance for marker in run.mill.watcher.markers}
+    owners = _owners(run)
     attempting = {
         chunk.chunk_id: chunk
         for chunk in run.mill.watcher.chunks.values()
@@ -325,6 +327,11 @@ def _accepted_and_attempting(run: Run, name: str) -> list[tuple[Chunk, str]]:
     return [
         (attempting[chunk], batch.batch_id) for batch in made if (chunk := batch.metadata[LABEL_CHUNK]) in attempting
     ]
+
+
+def _owners(run: Run) -> dict[int, str]:
+    """Who fenced each task last."""
+    return {marker.place.partition: marker.instance for marker in run.mill.watcher.markers}
 
 
 def _progress(run: Run) -> str:

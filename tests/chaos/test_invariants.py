@@ -185,6 +185,15 @@ def test_an_output_that_answers_another_text_is_told():
     assert _red(a_run(), Expect(answers_to=mine)) == {"no_cross_wiring"}
 
 
+def test_a_request_that_is_asked_again_though_it_had_an_answer_is_told():
+    def again(log: list[Seen]) -> list[Seen]:
+        return [*log, replace(log[0], place=log[0].place._replace(offset=9))]
+
+    asked_again = _flow(a_run(), "results", again)
+    assert "paid_once" in _red(asked_again, Expect(usable=lambda _: True))
+    assert "paid_once" not in _red(asked_again, Expect(usable=lambda _: False))
+
+
 def test_the_legal_moves_written_down_here_are_those_of_the_lifecycle_table():
     moves = {(before, to) for (before, _), to in TABLE.items() if isinstance(to, Status) and to is not before}
     redriven = {(Status.FAILED_TERMINAL, to) for to in (Status.QUEUED, Status.SUCCEEDED_UNVALIDATED, Status.VALIDATED)}

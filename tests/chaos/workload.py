@@ -17,7 +17,20 @@ from typing import Any
 
 from batchmill.schemas.reasons import Reason
 
-__all__ = ["JOB", "JOB_DIR", "TABLE", "Event", "Kind", "answers_to", "event_of", "events", "mark_of", "write_gold"]
+__all__ = [
+    "JOB",
+    "JOB_DIR",
+    "TABLE",
+    "Event",
+    "Kind",
+    "answers_to",
+    "event_of",
+    "events",
+    "mark_of",
+    "stranger",
+    "usable",
+    "write_gold",
+]
 
 JOB = "marks"
 TABLE = "marks"
@@ -113,6 +126,15 @@ def answers_to(raw: bytes, output: dict[str, Any]) -> bool:
     """Does this output belong to that raw value? The mark is the text's, and the echo quotes it."""
     text = " ".join(json.loads(raw)["text"].split())
     return output["mark"] == mark_of(json.loads(raw)["text"]) and output["echo"] in text
+
+
+def usable(text: str) -> bool:
+    """Would the job take this for an answer? Written down anew, in place of its schema."""
+    try:
+        output = json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(output, dict) and output.keys() == {"mark", "echo", "confidence"}
 
 
 def write_gold(path: Path, made: Sequence[Event]) -> None:
