@@ -125,6 +125,7 @@ def _result(request: str, _: int, sends: int) -> Result:
         outcome=Outcome.SUCCEEDED,
         output=_OUTPUT[request],
         output_sha256=_sha256(_OUTPUT[request]),
+        refusal=None,
         cost_nanos=10,
         answered_by="provider",
     )

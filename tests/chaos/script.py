@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from batchmill.agents.kafka import LocalCluster
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
-from tests.chaos.evidence import Txn
+from tests.chaos.evidence import Txn, topic_of
 from tests.chaos.invariants import LABEL_CHUNK
 from tests.chaos.mill import Mill, eventually, is_stopped
 
@@ -88,7 +88,7 @@ def plain(name: str, *, armed: str | None = None) -> Step:
     """kill -9 wherever it is; the next incarnation is armed."""
 
     async def step(run: Run) -> None:
-        run.mill.pool.arm(name, armed)
+        run.mill.pool.arm(name, _failpoint(run, armed))
         moment = _progress(run)
         await run.mill.pool.kill(name)
         run.note(who=name, what="kill -9", moment=moment, hit="wherever it was")
@@ -102,7 +102,7 @@ def in_open_transaction(name: str, *, armed: str | None = None) -> Step:
     async def step(run: Run) -> None:
         txn, topics = await _held_open(run, name)
         moment = _progress(run)
-        run.mill.pool.arm(name, armed)
+        run.mill.pool.arm(name, _failpoint(run, armed))
         await run.mill.pool.kill(name)
         if txn is None:
             run.note(who=name, what="kill -9", moment=moment, hit="no open transaction in time", proven=False)
@@ -133,7 +133,7 @@ def after_acceptance(name: str, *, armed: str | None = None) -> Step:
 
         await eventually(accepted, seconds=MOMENT_SECONDS_MAX, every=0.3)
         moment = _progress(run)
-        run.mill.pool.arm(name, armed)
+        run.mill.pool.arm(name, _failpoint(run, armed))
         await run.mill.pool.kill(name)
         if not found:
             run.note(who=name, what="kill -9", moment=moment, hit="no accepted batch was attempting", proven=False)
@@ -163,7 +163,7 @@ def after_sink(name: str, *, armed: str | None = None) -> Step:
 
         await eventually(ahead, seconds=MOMENT_SECONDS_MAX, every=0.3)
         moment = _progress(run)
-        run.mill.pool.arm(name, armed)
+        run.mill.pool.arm(name, _failpoint(run, armed))
         await run.mill.pool.kill(name)
         hit = f"{len(held)} writes in the sink, none of them committed in Kafka"
         run.note(who=name, what="kill -9", moment=moment, hit=hit, proven=bool(held))
@@ -188,7 +188,7 @@ def zombie(name: str, *, armed: str | None = None) -> Step:
             return [m.instance for m in watcher.markers if m.producer_id == txn.producer_id and m.epoch > txn.epoch]
 
         fenced = stopped and await eventually(lambda: bool(fences()), seconds=60)
-        pool.arm(name, armed)
+        pool.arm(name, _failpoint(run, armed))
         pool.send(name, signal.SIGCONT)
         ended = await eventually(lambda: pid is not None and pool.end_of(pid) is not None, seconds=60)
         end = pool.end_of(pid) if ended and pid is not None else None
@@ -220,7 +220,7 @@ def rebalance_in_restore(name: str, newcomer: str, *, armed: str | None = None) 
         await eventually(lambda: pool.pid(name) is not None, seconds=10)
         # both take as long to start; the newcomer's join falls into the three seconds of the pause
         await asyncio.sleep(JOIN_AFTER_SECONDS)
-        await pool.start(newcomer, failpoint=armed)
+        await pool.start(newcomer, failpoint=_failpoint(run, armed))
 
         def abandoned() -> int:
             return len(run.mill.worker_said(name, "restore_abandoned")) - before
@@ -264,26 +264,26 @@ def broker_restart() -> Step:
 WORKERS = ("worker-1", "worker-2")
 
 FULL: Script = (
-    when("normalized", 0.01, plain("worker-1", armed="commit.delivered:12:hold")),
+    when("normalized", 0.01, plain("worker-1", armed="commit.delivered@normalized:2:hold")),
     in_open_transaction("worker-1", armed="create.after:1:hold"),
     after_acceptance("worker-1"),
-    when("normalized", 0.15, plain("worker-2", armed="commit.delivered:20:hold")),
+    when("normalized", 0.15, plain("worker-2", armed="commit.delivered@submitted:2:hold")),
     in_open_transaction("worker-2"),
-    when("results", 0.15, plain("worker-1", armed="commit.delivered:30:hold")),
+    when("results", 0.15, plain("worker-1", armed="commit.delivered@results:2:hold")),
     in_open_transaction("worker-1"),
     when("committed", 0.15, plain("worker-2", armed="sink.after:1:hold")),
     after_sink("worker-2"),
     when("committed", 0.25, broker_restart()),
     when("committed", 0.35, rebalance_in_restore("worker-2", "worker-3")),
-    when("committed", 0.45, plain("worker-1", armed="commit.delivered:20:stop")),
+    when("committed", 0.45, plain("worker-1", armed="commit.delivered@validated:2:stop")),
     zombie("worker-1"),
-    when("committed", 0.55, plain("worker-3", armed="commit.delivered:20:hold")),
+    when("committed", 0.55, plain("worker-3", armed="commit.delivered@committed:2:hold")),
     in_open_transaction("worker-3"),
     when("committed", 0.65, plain("worker-2")),
 )
 
 QUICK: Script = (
-    when("normalized", 0.05, plain("worker-1", armed="commit.delivered:10:hold")),
+    when("normalized", 0.05, plain("worker-1", armed="commit.delivered@normalized:2:hold")),
     in_open_transaction("worker-1", armed="create.after:1:hold"),
     when("submitted", 0.02, after_acceptance("worker-1")),
     when("committed", 0.2, plain("worker-2", armed="sink.after:1:hold")),
@@ -327,6 +327,15 @@ def _accepted_and_attempting(run: Run, name: str) -> list[tuple[Chunk, str]]:
     return [
         (attempting[chunk], batch.batch_id) for batch in made if (chunk := batch.metadata[LABEL_CHUNK]) in attempting
     ]
+
+
+def _failpoint(run: Run, armed: str | None) -> str | None:
+    """`place@topic:nth:action` with the topic's full name in it."""
+    if armed is None or "@" not in armed:
+        return armed
+    place, _, rest = armed.partition("@")
+    topic, _, rest = rest.partition(":")
+    return f"{place}/{topic_of(run.mill.settings.topic_prefix, topic)}:{rest}"
 
 
 def _owners(run: Run) -> dict[int, str]:

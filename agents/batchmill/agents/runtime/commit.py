@@ -52,6 +52,8 @@ async def transact(producer: TaskProducer, batch: Batch, to: Destination) -> Com
     ends = await _send(kafka, lanes)
     if FAILPOINTS.armed:
         await FAILPOINTS.reach("commit.delivered")
+        for topic in sorted({record.topic for record in batch.records}):
+            await FAILPOINTS.reach(f"commit.delivered/{topic}")
     if batch.positions:
         positions = {TopicPartition(topic, to.partition): end for topic, end in batch.positions.items()}
         await kafka.send_offsets_to_transaction(positions, to.group)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 __all__ = ["FAILPOINTS", "PLACES", "FailpointError", "Failpoints"]
 
-#: Every place of the runtime; stages and effects add their own names by hitting them.
+#: Every place of the runtime; stages and effects add their own names by hitting them. `commit.delivered/TOPIC` is hit
+#: beside `commit.delivered` by a transaction that writes to TOPIC: a way to die in the transaction of one stage.
 PLACES = (
     "fence.done",
     "restore.read",
