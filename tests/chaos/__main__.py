@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--no-control", action="store_true", help="leave out the comparison with stock Faust")
     parser.add_argument("--keep", type=Path, help="folder for logs and data; default: a temporary one")
     told = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of every broken connection; we break them
     records = told.records or (2_000 if told.quick else 20_000)
     with contextlib.ExitStack() as opened:
         directory = told.keep or Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="exactness-")))

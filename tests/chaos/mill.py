@@ -88,6 +88,7 @@ class Watcher:
         self.chunks: dict[str, Chunk] = {}
         self.lives: dict[str, Status] = {}
         self.arrivals: set[bytes] = set()
+        self.raw_taken: set[str] = set()  #: raw records that left a trace, by coordinates
         self.markers: list[Marker] = []
         self.trouble: list[str] = []
         self._bootstrap = bootstrap
@@ -130,6 +131,8 @@ class Watcher:
     def _take(self, name: str, fetched: Sequence[Any]) -> None:
         records = [record for record in fetched if record.key != END_KEY]
         self.counts[name] += len(records)
+        if name in {"normalized", "dead-letter", "excluded"}:
+            self.raw_taken |= {src for record in records if (src := _raw_src(record)) is not None}
         if name == "committed":
             self.commits += [codec.decode_any(record.value).commit_id for record in records]
         elif name == "state":
@@ -150,6 +153,16 @@ class Watcher:
             self.lives[life.request_id] = life.status
         elif key.startswith(b"state.arrivals/"):
             (self.arrivals.discard if record.value is None else self.arrivals.add)(key)
+            self.raw_taken.add(f"{record.partition}/{int(key.rpartition(b'/')[2])}")
+
+
+def _raw_src(record: Any) -> str | None:
+    """Coordinates of the raw record that caused this one, if one did."""
+    for name, value in record.headers:
+        if name == "src":
+            topic, _, at = value.decode().partition(".raw.v1/")
+            return at if at and not topic.startswith("effect:") else None
+    return None
 
 
 @dataclass(slots=True)
@@ -211,18 +224,13 @@ class Mill:
         deadline, quiet_since, seen = time.monotonic() + seconds, time.monotonic(), -1
         while time.monotonic() < deadline:
             total = sum(self.watcher.counts.values()) - self.watcher.counts["state"]
-            if total != seen or not self.watcher.settled or await self._raw_left():
+            busy = not self.watcher.settled or len(self.watcher.raw_taken) < self.ingested
+            if total != seen or busy:
                 quiet_since, seen = time.monotonic(), total
             elif time.monotonic() - quiet_since > QUIET_SECONDS:
                 return True
             await asyncio.sleep(0.5)
         return False
-
-    async def _raw_left(self) -> bool:
-        """Nothing reads raw but the normalizer, whose every record leaves a trace: counted, not asked of the group."""
-        watched = self.watcher.counts
-        put_down = watched["dead-letter"] + watched["excluded"]
-        return watched["normalized"] + put_down + len(self.watcher.arrivals) < self.ingested
 
     async def open_transactions(self) -> dict[Txn, Counter[str]]:
         return await open_transactions(self.bootstrap, self.topics(), PARTITIONS)
@@ -271,6 +279,7 @@ async def running_mill(
     latency_seconds: tuple[float, float] = (0.3, 1.0),
     overrides: Mapping[str, Any] | None = None,
     job_dir: Path = JOB_DIR,
+    worker: tuple[str, ...] = ("-c", _WORKER),
 ) -> AsyncIterator[Mill]:
     """Topics made, simulator up, watcher watching; no worker yet. Nothing is left running afterwards."""
     config = SimulatorConfig(
@@ -296,7 +305,7 @@ async def running_mill(
 
     def command(name: str, failpoint: str | None) -> Start:
         own = {**told, "instance": name} | ({"failpoint": failpoint} if failpoint else {})
-        return Start([sys.executable, "-c", _WORKER], child_environment(own))
+        return Start([sys.executable, *worker], child_environment(own))
 
     pool, watcher = Pool(directory / "logs", command), Watcher(bootstrap, prefix)
     mill = Mill(settings, told, directory, simulator, pool, watcher, load_job(job_dir))
