@@ -314,7 +314,7 @@ def paid_once(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
         if len(bills) > 1:
             yield f"line {custom_id} was billed {len(bills)} times"
     yield from _bills_without_intent(evidence)
-    yield from _bills_beyond_failures(evidence)
+    yield from _bills_beyond_failures(evidence, expect)
     if expect.usable is not None:
         good = (r for r in evidence.values("results") if r.answered_by == "provider" and r.outcome is Outcome.SUCCEEDED)
         usable = Counter(r.request_id for r in good if not r.refusal and expect.usable(r.output or ""))
@@ -353,25 +353,37 @@ def _bills_without_intent(evidence: Evidence) -> Iterator[str]:
             yield f"the intent to send {bill.custom_id} is {intent.at_ms - made.at_ms} ms younger than its batch"
 
 
-def _bills_beyond_failures(evidence: Evidence) -> Iterator[str]:
+def _bills_beyond_failures(evidence: Evidence, expect: Expect) -> Iterator[str]:
     """A request is billed again only after something that entitles to another try was recorded."""
     assert evidence.ledger is not None
-    failures: Counter[str] = Counter()
-    for key, moves in _histories(evidence):
-        # two moves may share a transaction: to be asked again it must have failed in between
-        again = {(_P, _Q), (_S, _Q)}
-        failures[key] += sum(
-            1
-            for before, after in moves
-            if after.status in {_R, _T} or (before and (before.status, after.status) in again)
-        )
+    failed, unusable = _failures_in_state(evidence), _failures_in_results(evidence, expect)
     billed: Counter[str] = Counter()
     for bill in evidence.ledger.bills:
         sent = parse_custom_id(bill.custom_id)
         billed[sent.request_id if sent else bill.custom_id] += 1
     for request, n in billed.items():
-        if n > 1 + failures[request]:
-            yield f"request {request} was billed {n} times after {failures[request]} recorded failures"
+        entitled = max(failed[request], unusable[request])
+        if n > 1 + entitled:
+            yield f"request {request} was billed {n} times after {entitled} recorded failures"
+
+
+def _failures_in_state(evidence: Evidence) -> Counter[str]:
+    """Two moves may share a transaction: to be asked again a life must have failed in between."""
+    again = {(_P, _Q), (_S, _Q)}
+    failures: Counter[str] = Counter()
+    for request, moves in _histories(evidence):
+        for before, after in moves:
+            between = before is not None and (before.status, after.status) in again
+            failures[request] += after.status in {_R, _T} or between
+    return failures
+
+
+def _failures_in_results(evidence: Evidence, expect: Expect) -> Counter[str]:
+    failures: Counter[str] = Counter()
+    for result in evidence.values("results"):
+        bad = result.outcome is not Outcome.SUCCEEDED or bool(result.refusal)
+        failures[result.request_id] += bad or (expect.usable is not None and not expect.usable(result.output or ""))
+    return failures
 
 
 @invariant

@@ -1,0 +1,33 @@
+"""A few thousand records, a handful of kill -9, and the count must come out even; the long run is `make exactness`."""
+
+from pathlib import Path
+
+import pytest
+
+from batchmill.agents.kafka import start_cluster
+from tests.chaos.control import pass_through
+from tests.chaos.exactness import exactness, table
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(170)]
+
+
+async def test_what_is_killed_at_the_worst_moments_is_neither_lost_nor_doubled_nor_swapped_nor_paid_twice(
+    tmp_path: Path,
+):
+    with start_cluster(tmp_path / "kafka") as cluster:
+        report = await exactness(cluster, tmp_path / "run", records=1_500, seed=3, quick=True)
+    assert report.holds, table(report)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+async def test_stock_exactly_once_doubles_records_under_the_script_that_leaves_ours_exact(tmp_path: Path):
+    with start_cluster(tmp_path / "kafka") as cluster:
+        stock = []
+        for attempt in range(3):
+            stock.append(await pass_through("stock", cluster.bootstrap_servers, tmp_path, records=6_000, seed=attempt))
+            if stock[-1].duplicates:
+                break
+        ours = await pass_through("ours", cluster.bootstrap_servers, tmp_path, records=6_000, seed=0)
+    assert stock[-1].duplicates > 0, [str(passed) for passed in stock]
+    assert ours.exact, str(ours)
