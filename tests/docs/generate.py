@@ -23,7 +23,9 @@ from batchmill.schemas.registry import read_lock, subject_of
 from batchmill.schemas.status import PLACE_OF_STATUS, Status
 from batchmill.streams import lifecycle
 from batchmill.streams.topology import STAGES, TOPICS, topic_name
-from tests.docs.sources import comments_of
+from tests.chaos.test_invariants import BROKEN
+from tests.docs.sources import comments_of, docstrings_of
+from tests.simulation.bugs import BUGS
 
 __all__ = ["PAGES", "REFERENCE", "commands", "job_table", "made", "main", "unrecorded"]
 
@@ -103,6 +105,20 @@ _GROUP_EXITS = """
     `batchmill up` does not restart a process that ended with 0 (it left on purpose) or with 2, 3, 4 or 5 (a person
     must change something; the whole group ends with that code). 75 has two meanings, which ask for the same: start it
     again later.
+"""
+_LAWS = """
+    The laws that are held against whole runs, and for each what was broken on purpose to see it go red. How they are
+    used: [exactness](../exactness.md).
+"""
+_SIMULATED = """
+    Held by `tests/simulation` after every story: whole lives over the real decisions, with crashes between any two
+    steps, duplicates, reordering and a provider that misbehaves, told by a seed. A planted bug takes the place of one
+    function, and `test_a_planted_bug_is_caught_by_the_law_that_names_it` fails if its law sees nothing.
+"""
+_MEASURED = """
+    Held by `tests/chaos` after a run on a real broker, from outside: read out of the log by an independent client, the
+    sink, and the provider's own ledger; they share no decision with the pipeline. Each is shown to go red by evidence
+    that was falsified in one place (`test_a_broken_promise_is_told_by_its_name`).
 """
 _JOB = """
     From the published JSON Schema, `agents/batchmill/agents/jobs/job.schema.json`. What they are for, with examples:
@@ -275,6 +291,35 @@ def _kind(schema: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     return f"{named} {part['minimum']} to {part['maximum']}" if "maximum" in part else named
 
 
+def laws_page() -> str:
+    laws = docstrings_of(ROOT / "tests/simulation/invariants.py", "law")
+    measured = docstrings_of(ROOT / "tests/chaos/invariants.py", "invariant")
+    planted = {law: [f"{bug.name}: {_what_it_does(bug)}" for bug in BUGS if bug.law == law] for law in laws}
+    bent = {name: [why for broken, why, _ in BROKEN if broken == name] for name in measured}
+    return "\n\n".join(
+        [
+            f"# Laws\n\n{_prose(_LAWS)}",
+            f"## In the simulation\n\n{_prose(_SIMULATED)}",
+            _law_table(laws, planted, "planted bug"),
+            f"## On a real broker\n\n{_prose(_MEASURED)}",
+            _law_table(measured, bent, "evidence bent so that"),
+        ]
+    )
+
+
+def _what_it_does(bug: Any) -> str:
+    return _uncapitalised((bug.make.__doc__ or f"`{bug.what}` is replaced").strip().rstrip("."))
+
+
+def _uncapitalised(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _law_table(laws: Mapping[str, str], reds: Mapping[str, list[str]], head: str) -> str:
+    rows = [f"| `{name}` | {says} | {'; '.join(reds[name]) or '-'} |" for name, says in laws.items()]
+    return "\n".join([f"| law | says | {head} |", "|---|---|---|", *rows])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
@@ -283,6 +328,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "job.md": job_page,
     "cli.md": cli_page,
     "exit-codes.md": exit_codes_page,
+    "laws.md": laws_page,
 }
 
 

@@ -1,5 +1,6 @@
 """The reference pages are what the code says, and nothing public is left out or left without a sentence."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,10 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Status
 from batchmill.streams.lifecycle import FACTS
 from batchmill.streams.topology import TOPICS, topic_name
+from tests.chaos.invariants import names
 from tests.docs.generate import PAGES, REFERENCE, ROOT, commands, made
 from tests.docs.sources import comments_of
+from tests.simulation.invariants import INVARIANTS
 
 
 def _page(name: str) -> str:
@@ -111,3 +114,11 @@ def test_the_job_page_has_every_member_of_the_job_schema():
             if f"| `{prefix}{name}` |" not in page:
                 missing.append(f"{prefix}{name}")
     assert missing == []
+
+
+def test_every_law_is_on_its_page_with_a_sentence_and_those_measured_were_seen_red():
+    page = _page("laws.md")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in rows} == {*INVARIANTS, *names()}
+    assert [name for name, says, _ in rows if not says] == []
+    assert [name for name, _, red in rows if name in names() and name not in INVARIANTS and red == "-"] == []
