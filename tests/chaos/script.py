@@ -23,7 +23,7 @@ __all__ = ["FULL", "QUICK", "WORKERS", "Kill", "Run", "Script"]
 
 MOMENT_SECONDS_MAX = 60.0
 #: what is so for this long is held by a failpoint
-HELD_SECONDS = 1.5
+HELD_SECONDS = 2.5
 JOIN_AFTER_SECONDS = 1.2
 #: exit code of a worker whose commit was refused because its successor has started
 FENCED = 71
@@ -119,6 +119,7 @@ def after_acceptance(name: str, *, armed: str | None = None) -> Step:
     """Wait until the provider's ledger has a batch that our log still calls `attempting`, kill -9."""
 
     async def step(run: Run) -> None:
+        await _restored(run, name)
         found: list[tuple[Chunk, str]] = []
 
         seen: dict[str, float] = {}
@@ -149,6 +150,7 @@ def after_sink(name: str, *, armed: str | None = None) -> Step:
     """Wait until the sink has commits that Kafka does not know and that stay so, kill -9."""
 
     async def step(run: Run) -> None:
+        await _restored(run, name)
         seen: dict[str, float] = {}
         held: list[str] = []
 
@@ -306,6 +308,13 @@ async def _held_open(run: Run, name: str) -> tuple[Txn | None, Counter[str]]:
         seen = now
         await asyncio.sleep(0.2)
     return None, Counter()
+
+
+async def _restored(run: Run, name: str) -> None:
+    """The incarnation after the last kill has its tasks: what is seen to be held from here on is held by it."""
+    markers = run.mill.watcher.markers
+    before = sum(1 for marker in markers if marker.instance == name)
+    await eventually(lambda: sum(1 for m in markers if m.instance == name) > before, seconds=MOMENT_SECONDS_MAX)
 
 
 def _accepted_and_attempting(run: Run, name: str) -> list[tuple[Chunk, str]]:
