@@ -38,7 +38,7 @@ from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.isolating import isolate_record
 from batchmill.streams.normalizing import RawLimits
-from batchmill.streams.topology import topic
+from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]
 
@@ -151,7 +151,8 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
     for name, on_slice in consumers.items():
         agent = topic(name).agent
         assert agent is not None, f"{name} has a consumer that the topology does not know"
-        app.add_stage(kit.topics[name], name=agent, on_slice=traces.of_slices(name, on_slice))
+        traced = traces.of_slices(name, on_slice)
+        app.add_stage(kit.topics[name], name=agent, on_slice=traced, says=stage(agent).says)
     loops: dict[str, Callable[[Task], Any]] = {
         "arrivals": normalizer.run,
         "sealing": submitter.run_sealing,

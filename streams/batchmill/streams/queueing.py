@@ -19,6 +19,7 @@ from batchmill.schemas.state import Life, Source
 from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
 from batchmill.streams.controlling import knows_version
+from batchmill.streams.dead_lettering import key_of_source
 from batchmill.streams.facts import AnswerFound, Recalled, Redriven, Superseded
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
@@ -253,7 +254,7 @@ def _letter_id(item: WorkItem, reason: Reason) -> str:
 def _moved_source(item: WorkItem, source: Source, now_ms: int) -> Emit:
     record = DeadLetter(
         id=_letter_id(item, Reason.SOURCE_MOVED),
-        request_id=item.request_id,
+        request_id=None,  # it never became one: redriving reads the raw event again, in its own partition
         job=item.job,
         version=item.version,
         source_id=item.source_id,
@@ -275,4 +276,4 @@ def _moved_source(item: WorkItem, source: Source, now_ms: int) -> Emit:
         failed_at_ms=now_ms,
         origin=item.origin,
     )
-    return Emit(record, key=item.request_id.encode())
+    return Emit(record, key=key_of_source(item.source_id), partition=item.origin.partition)

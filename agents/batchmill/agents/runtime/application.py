@@ -28,12 +28,13 @@ class App(faust.App):  # type: ignore[misc]  # Faust publishes no types
         """A topic whose events are slices: never decoded, never acknowledged, never created by Faust."""
         return self.topic(name, key_type=bytes, value_type=bytes, value_serializer="raw", acks=False)
 
-    def add_stage(self, topic: str, *, name: str, on_slice: OnSlice) -> AgentT:
-        """Register a Faust agent that hands every slice of `topic` to `on_slice`."""
+    def add_stage(self, topic: str, *, name: str, on_slice: OnSlice, says: str = "") -> AgentT:
+        """Register a Faust agent that hands every slice of `topic` to `on_slice`; `says` is shown in lists."""
 
         async def agent(stream: Any) -> None:
             await self.runtime.run_slices(stream, on_slice)
 
+        agent.__doc__ = says
         return self.agent(self.flow_topic(topic), name=name)(agent)
 
 
