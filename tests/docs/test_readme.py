@@ -90,6 +90,7 @@ def test_all_three_languages_publish_the_same_event_with_the_same_words():
     for text in shown:
         words = ("ticket-1042", "batchmill-job", "triage", "The kettle arrived broken.")
         assert [word for word in words if word not in text] == []
+    assert sum("murmur2_random" in text or "DefaultPartitioner" in text for text in shown) == 2, "aiokafka has it"
 
 
 def test_the_event_that_is_shown_is_asked_about_by_the_job_that_init_makes(tmp_path: Path):
