@@ -89,6 +89,7 @@ async def test_a_rebalance_in_the_middle_of_a_restore_leaves_no_task_with_half_i
         pipe.start("late", tuning=DYNAMIC)
         await _assert_exactly_once(pipe, first + first)
         assert "restore_abandoned" in slow.tail(), slow.tail()
+        assert slow.process.poll() is None, "a fail-stop would hide it"
 
 
 async def test_a_zombie_woken_inside_a_transaction_is_refused_and_stops(

@@ -7,7 +7,8 @@ from the answer: it was deleted by retention, or never existed.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,8 +20,11 @@ __all__ = ["BodyCache", "LogReader"]
 
 #: A hole of this many offsets is read over rather than sought over: one seek costs a round trip.
 COALESCE_OFFSETS = 200
-READ_SECONDS = 10.0  #: longest a read may take; what was not found by then is absent
-LOOK_SECONDS = 1.0  #: longest a look for any record behind a position may take
+READ_SECONDS = 30.0  #: longest a read may take; then it fails: silence is no proof of absence
+#: Nothing arrives for so long at the last position asked for: a marker lies there (aiokafka stops in front of it).
+QUIET_SECONDS = 1.5
+#: How long the broker may hold a fetch; until it answers, a seek has no effect.
+FETCH_WAIT_MS = 20
 POLL_MS = 100
 FETCH_BYTES = 512 * 1024
 
@@ -74,31 +78,27 @@ class LogReader:
             else:
                 found[offset] = record
         if missing:
-            async with self._busy:
-                consumer = await self._assigned(TopicPartition(topic, partition))
+            where = TopicPartition(topic, partition)
+            async with self._reading(where) as consumer:
                 for group in _coalesced(missing):
-                    await self._read_range(consumer, TopicPartition(topic, partition), group, found)
+                    await self._read_range(consumer, where, group, found)
         return found
 
     async def has_records(self, topic: str, partition: int, start: int) -> bool:
         """Whether a committed record lies at `start` or behind it."""
         where = TopicPartition(topic, partition)
-        async with self._busy:
-            consumer = await self._assigned(where)
-            if (await consumer.end_offsets([where]))[where] <= start:
+        async with self._reading(where) as consumer:
+            end = (await consumer.end_offsets([where]))[where]
+            if end <= start:
                 return False
-            consumer.seek(where, start)
-            deadline = monotonic_s() + LOOK_SECONDS
-            while monotonic_s() < deadline:
-                if (await consumer.getmany(where, timeout_ms=POLL_MS, max_records=1)).get(where):
-                    return True
+            async for _ in _walk(consumer, where, start, end - 1):
+                return True
             return False
 
     async def end_offset(self, topic: str, partition: int) -> int:
         """The position behind the last committed record (and behind the markers that follow it)."""
         where = TopicPartition(topic, partition)
-        async with self._busy:
-            consumer = await self._assigned(where)
+        async with self._reading(where) as consumer:
             return int((await consumer.end_offsets([where]))[where])
 
     async def close(self) -> None:
@@ -107,7 +107,20 @@ class LogReader:
                 await self._consumer.stop()
                 self._consumer = None
 
-    async def _assigned(self, where: TopicPartition) -> Any:
+    @asynccontextmanager
+    async def _reading(self, where: TopicPartition) -> AsyncGenerator[Any]:
+        """The consumer, on `where` only. Between reads it is paused: it must not wait for what nobody asked for."""
+        async with self._busy:
+            consumer = await self._started()
+            if consumer.assignment() != {where}:
+                consumer.assign([where])
+            consumer.resume(where)
+            try:
+                yield consumer
+            finally:
+                consumer.pause(where)
+
+    async def _started(self) -> Any:
         if self._consumer is None:
             consumer = AIOKafkaConsumer(
                 **self._options,
@@ -115,6 +128,7 @@ class LogReader:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 max_partition_fetch_bytes=FETCH_BYTES,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
             )
             try:
                 await consumer.start()
@@ -122,33 +136,43 @@ class LogReader:
                 await consumer.stop()
                 raise
             self._consumer = consumer
-        if self._consumer.assignment() != {where}:
-            self._consumer.assign([where])
         return self._consumer
 
     async def _read_range(
         self, consumer: Any, where: TopicPartition, offsets: list[int], found: dict[int, LogRecord]
     ) -> None:
-        """Read from the first to the last of `offsets`, keeping those asked for."""
+        """From the first to the last of `offsets`, keeping those asked for."""
         wanted = set(offsets)
         end = (await consumer.end_offsets([where]))[where]
         last = max((offset for offset in offsets if offset < end), default=-1)
         if last < 0:
             return
-        consumer.seek(where, offsets[0])
-        deadline = monotonic_s() + READ_SECONDS
-        reached = offsets[0] - 1
-        while reached < last and monotonic_s() < deadline:
-            fetched = (await consumer.getmany(where, timeout_ms=POLL_MS)).get(where, ())
-            for raw in fetched:
-                reached = raw.offset
-                if raw.offset in wanted:
-                    found[raw.offset] = record = LogRecord.of(raw)
-                    self._bodies.put(record)
-                if reached >= last:
-                    break
-            if not fetched and await consumer.position(where) > last:
-                return  # what was asked for is a marker or was deleted
+        async for raw in _walk(consumer, where, offsets[0], last):
+            if raw.offset in wanted:
+                found[raw.offset] = record = LogRecord.of(raw)
+                self._bodies.put(record)
+
+
+async def _walk(consumer: Any, where: TopicPartition, start: int, last: int) -> AsyncGenerator[Any]:
+    """The committed records from `start` to `last`, which the broker has; raises when it does not hand them out."""
+    consumer.seek(where, start)
+    begun = heard = monotonic_s()
+    while True:
+        fetched = (await consumer.getmany(where, timeout_ms=POLL_MS)).get(where, ())
+        for raw in fetched:
+            if raw.offset <= last:
+                yield raw
+            if raw.offset >= last:
+                return
+        now, position = monotonic_s(), await consumer.position(where)
+        heard = now if fetched else heard
+        if position > last or (position == last and now - heard > QUIET_SECONDS):
+            return
+        if now - begun > READ_SECONDS:
+            raise TimeoutError(
+                f"{where.topic}/{where.partition}: offsets {position} to {last} were not handed out in "
+                f"{READ_SECONDS} s; see whether the broker is well"
+            )
 
 
 def _coalesced(offsets: list[int]) -> list[list[int]]:
