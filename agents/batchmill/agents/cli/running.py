@@ -63,10 +63,12 @@ def worker(
       batchmill worker --instance worker-3
     """
     from batchmill.agents.app import run_worker
+    from batchmill.agents.garbage import look_less_often
     from batchmill.agents.settings import load_settings
 
     here = door(context)
     settings = here.settings if instance is None else load_settings({**here.flags, "instance": instance})
+    look_less_often()
     raise typer.Exit(run_worker(settings))
 
 
@@ -205,6 +207,7 @@ _GRACE_EXTRA_SECONDS = 10.0
 
 
 async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
+    from batchmill.agents.garbage import look_less_often
     from batchmill.agents.health import serving_health
     from batchmill.agents.logs import get_logger, set_up_logging
     from batchmill.agents.projector import Projector
@@ -212,6 +215,7 @@ async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
     from batchmill.agents.topics import verify
 
     settings = here.settings
+    look_less_often()
     set_up_logging(settings.log, process="projector", instance=settings.instance)
     await verify(settings)
     async with Projector(settings, rebuild=rebuild) as folding:
