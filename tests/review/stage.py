@@ -22,7 +22,7 @@ from batchmill.schemas.records import Record
 from batchmill.schemas.state import Row
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import Prices
-from batchmill.streams.ports import Capabilities, RemoteBatch, RemoteStatus
+from batchmill.streams.ports import Capabilities, RemoteBatch, RemoteStatus, RowOutcome, TransientError
 from batchmill.streams.view import MemoryView
 
 __all__ = ["MemoryLog", "MemoryTask", "Provider", "a_collector", "a_kit", "a_submitter", "slice_of"]
@@ -134,6 +134,9 @@ class Provider:
     def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
         return f"{custom_id} {endpoint} ".encode() + body + b"\n"
 
+    def parse_row(self, _line: bytes) -> RowOutcome | None:
+        return None
+
     async def upload(self, *, content: AsyncIterator[bytes], **_: Any) -> str:
         async for _part in content:
             pass
@@ -141,8 +144,6 @@ class Provider:
         return "file-1"
 
     async def create(self, *, may_start: Callable[[], bool], **_: Any) -> RemoteBatch:
-        from batchmill.streams.ports import TransientError  # noqa: PLC0415
-
         if not may_start():
             raise TransientError("lease_ended")
         await self._call("create")

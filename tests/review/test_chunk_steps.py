@@ -230,3 +230,47 @@ def test_lives_keep_what_happened_to_them_while_their_lines_were_made(tmp_path: 
     life = task.view.get(Life.schema, name)
     assert isinstance(life, Life)
     assert (life.status, life.reason, life.seq) == (Status.FAILED_TERMINAL, "body_gone", 9)
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "after"),
+    [
+        (ChunkState.PREPARED, Todo.UPLOAD, ChunkState.SEALED),
+        (ChunkState.DOWNLOADED, Todo.COLLECT, ChunkState.ENDED),
+        (ChunkState.COLLECTED, Todo.FINISH, ChunkState.ENDED),
+    ],
+)
+def test_a_damaged_file_is_thrown_away_and_made_again(
+    tmp_path: Path, state: ChunkState, step: Todo, after: ChunkState
+) -> None:
+    task, chunk = a_task(state, Status.PROCESSING, batch_id="batch-1", acknowledged=3)
+    collector = a_collector(a_kit(), Provider(), tmp_path)
+    payloads = collector.payloads
+
+    async def stored() -> str:
+        async def content() -> Any:
+            yield b"{}\n"
+
+        return (await payloads.put(content())).uri
+
+    uri = asyncio.run(stored())
+    (path,) = (path for path in tmp_path.rglob("*") if path.name == uri.rpartition("/")[2])
+    path.write_bytes(b"{]\n")
+    chunk = replace(chunk, payload_uri=uri, output_uri=uri)
+    loop = collector.submitter.dispatch() if step is Todo.UPLOAD else collector.poll()
+    row = run(one_step(loop, task, chunk, step))
+    assert row.state is after
+    assert not path.exists()
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    task, chunk = a_task(ChunkState.SEALED, payload_uri=None, payload_sha256=None)
+    submitter = a_submitter(a_kit(), Provider(), tmp_path)
+
+    async def put(_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    submitter.payloads.put = put  # type: ignore[method-assign]
+    row = run(one_step(submitter.dispatch(), task, chunk, Todo.PREPARE))
+    assert row.state is ChunkState.SEALED
+    assert row.due_at_ms is not None

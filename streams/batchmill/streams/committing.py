@@ -47,7 +47,8 @@ def meet_verdict(view: StateView, verdict: Verdict, offset: int, now_ms: int) ->
     if life.output_sha256 != verdict.output_sha256:
         return []
     orders: list[Order] = [Put(evolve(life, verdict_offset=offset, updated_at_ms=now_ms))]
-    return [*orders, Wake("commit")] if life.status is Status.VALIDATED else orders
+    # Of a paused job nothing is written; the resumption wakes the writer.
+    return [*orders, Wake("commit")] if life.status is Status.VALIDATED and not _paused(view, life) else orders
 
 
 def intend(view: StateView, *, now_ms: int, limit: int, after: str | None = None) -> Intent:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchmill.agents import clock
-from batchmill.agents.payloads import FilePayloadStore, PayloadMissingError
+from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import Slice, Task
 from batchmill.agents.settings import EffectSettings
@@ -182,8 +182,15 @@ class Collector:
                 self._carry(task, chunk, orders)
                 self.traces.answered(chunk, cut)
                 await task.capacity()
-        except PayloadMissingError:
-            self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
+        except (PayloadMissingError, PayloadDamagedError):
+            await self._fetch_again(task, chunk)
+
+    async def _fetch_again(self, task: Task, chunk: Chunk) -> None:
+        """A result file is gone, or is not what it was: what is left of it would be in the way of a new one."""
+        for uri in (chunk.output_uri, chunk.error_uri):
+            if uri is not None:
+                await self.payloads.delete(uri)
+        self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
 
     async def _finish(self, task: Task, chunk: Chunk) -> None:
         if chunk.acknowledged < chunk.members:
@@ -191,8 +198,8 @@ class Collector:
             return
         try:
             index = await self._indexed(chunk)
-        except PayloadMissingError:
-            self._carry(task, chunk, results_missing(current_row(task, chunk), clock.wall_ms()))
+        except (PayloadMissingError, PayloadDamagedError):
+            await self._fetch_again(task, chunk)
             return
         self._carry(task, chunk, finish(current_row(task, chunk), index, clock.wall_ms()))
         self.traces.batch_done(chunk)

@@ -29,6 +29,9 @@ __all__ = ["Committer"]
 
 STAGE = "committer"
 EFFECT = "commit"
+#: after a pass, unless woken, the next one waits this many times as long as the pass took: a paused job may have any
+#: number of verdicts, all looked at in every pass and left alone
+PASSES_APART = 10
 _log = structlog.get_logger(__name__)
 
 
@@ -54,6 +57,7 @@ class Committer:
         """Write what is validated, cut by cut, until nothing waits; then rest until woken."""
         after: str | None = None
         failures = 0
+        began_s = clock.monotonic_s()
         while True:
             await task.capacity()
             limit = 1 if task.guard.one_at_a_time else self.effects.commit_rows
@@ -64,9 +68,11 @@ class Committer:
             if failures:
                 await task.rest(EFFECT, backoff_ms(failures - 1) / 1_000)
             elif after is None:
-                await task.rest(EFFECT, self.effects.idle_seconds)
+                took_s = clock.monotonic_s() - began_s
+                await task.rest(EFFECT, max(self.effects.idle_seconds, PASSES_APART * took_s))
+                began_s = clock.monotonic_s()
             else:
-                await asyncio.sleep(0)  # a paused job may have any number of them, all looked at and left alone
+                await asyncio.sleep(0)
 
     async def _write(self, task: Task, intent: Intent) -> bool:
         """Ask the sinks for the intended writes and settle them; False when a sink could not be reached."""

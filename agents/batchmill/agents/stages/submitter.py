@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from batchmill.agents import clock
-from batchmill.agents.payloads import FilePayloadStore, PayloadMissingError
+from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import FAILPOINTS, LogRecord, Slice, Task
 from batchmill.agents.settings import EffectSettings, SettingsError
@@ -218,7 +218,8 @@ class Submitter:
                 size_bytes=await self.payloads.size(chunk.payload_uri),
                 content=self.payloads.read(chunk.payload_uri),
             )
-        except PayloadMissingError:
+        except (PayloadMissingError, PayloadDamagedError):
+            await self.payloads.delete(chunk.payload_uri)
             self.kit.carry(task, payload_missing(current_row(task, chunk), clock.wall_ms()), src=src)
             return
         self.kit.carry(task, uploaded(current_row(task, chunk), file_id, clock.wall_ms()), src=src)
