@@ -132,11 +132,11 @@ class Evidence:
     doomed: frozenset[Txn] = frozenset()  #: seen open, their producers killed before the commit
     live_commits: tuple[str, ...] | None = None  #: commit ids met by a reader that ran through all faults
 
-    def rows(self) -> dict[str, Any]:
-        """Task state now: a fold of the changelog."""
-        now: dict[str, Any] = {}
+    def rows(self) -> dict[tuple[int, str], Any]:
+        """Task state now: a fold of the changelog. A key is a row's name within its task."""
+        now: dict[tuple[int, str], Any] = {}
         for seen in self.state:
-            key = (seen.key or b"").decode()
+            key = (seen.place.partition, (seen.key or b"").decode())
             if seen.value is None:
                 now.pop(key, None)
             else:

@@ -6,7 +6,7 @@ anything, and any decision of the pipeline; what a legal move is, is written dow
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -534,7 +534,7 @@ def _histories(evidence: Evidence) -> Iterator[tuple[str, list[tuple[Life | None
 # -- shared ------------------------------------------------------------------------------------------------------------
 
 
-def _of(rows: dict[str, Any], kind: type) -> list[Any]:
+def _of(rows: Mapping[Any, Any], kind: type) -> list[Any]:
     return [row for row in rows.values() if isinstance(row, kind)]
 
 

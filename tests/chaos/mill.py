@@ -87,7 +87,7 @@ class Watcher:
         self.commits: list[str] = []
         self.chunks: dict[str, Chunk] = {}
         self.lives: dict[str, Status] = {}
-        self.arrivals: set[bytes] = set()
+        self.arrivals: set[str] = set()  #: raw records that wait, by coordinates
         self.raw_taken: set[str] = set()  #: raw records that left a trace, by coordinates
         self.markers: list[Marker] = []
         self.trouble: list[str] = []
@@ -152,8 +152,9 @@ class Watcher:
             life = codec.decode(record.value, Life)
             self.lives[life.request_id] = life.status
         elif key.startswith(b"state.arrivals/"):
-            (self.arrivals.discard if record.value is None else self.arrivals.add)(key)
-            self.raw_taken.add(f"{record.partition}/{int(key.rpartition(b'/')[2])}")
+            at = f"{record.partition}/{int(key.rpartition(b'/')[2])}"
+            (self.arrivals.discard if record.value is None else self.arrivals.add)(at)
+            self.raw_taken.add(at)
 
 
 def _raw_src(record: Any) -> str | None:

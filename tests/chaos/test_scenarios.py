@@ -95,7 +95,7 @@ async def test_a_paused_job_spends_nothing_and_collects_and_holds_what_is_paid_f
 
 
 def _in_review(evidence: Evidence) -> list[str]:
-    return [key for key, row in evidence.rows().items() if getattr(row, "status", None) is Status.NEEDS_REVIEW]
+    return [row.key for row in evidence.rows().values() if getattr(row, "status", None) is Status.NEEDS_REVIEW]
 
 
 async def test_a_cancelled_job_ends_with_every_record_accounted_for(
