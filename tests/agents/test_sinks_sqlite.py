@@ -186,3 +186,16 @@ def _child(path, *, kill, keys, name):
     command = [sys.executable, "-c", CHILD, str(path), str(kill), str(keys), name]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    ["CREATE TABLE orders (id INTEGER PRIMARY KEY, output_json TEXT)", "CREATE VIEW orders AS SELECT 1 AS target_key"],
+)
+async def test_a_strange_table_of_one_job_does_not_hold_back_the_others(sink, strange):
+    await sink.apply([a_write()])
+    with sqlite3.connect(sink._path) as db:
+        db.execute(strange)
+    refused, applied = await sink.apply([a_write(table="orders"), a_write("t2")])
+    assert (refused.outcome, applied.outcome) == (REFUSED, APPLIED)
+    assert "lacks" in refused.error

@@ -54,6 +54,10 @@ CREATE TABLE IF NOT EXISTS "{table}__history" (
   PRIMARY KEY (target_key, commit_id)
 );
 """
+_COLUMNS = (
+    "target_key", "output_json", "output_sha256", "job", "version", "source_id", "request_id", "seq", "promotion",
+    "commit_id", "committed_at_ms",
+)  # fmt: skip
 _SEEN = 'SELECT previous_commit_id FROM "{table}__history" WHERE target_key = ? AND commit_id = ?'
 _HELD = 'SELECT commit_id, output_json, seq, promotion FROM "{table}" WHERE target_key = ?'
 _UPSERT = """
@@ -108,7 +112,9 @@ class SqliteSink:
     def _try_one(self, connection: sqlite3.Connection, write: SinkWrite) -> SinkResult:
         if not valid_table(write.table):
             return _refused(write, f"table name {write.table!r} must match {_TABLE.pattern} and not end in {HISTORY}")
-        self._ensure_table(connection, write.table)
+        lacking = self._ensure_table(connection, write.table)
+        if lacking:
+            return _refused(write, f"table {write.table!r} is of somebody else: it lacks {', '.join(lacking)}")
         connection.execute("SAVEPOINT one")
         try:
             result = _write_one(connection, write)
@@ -127,12 +133,22 @@ class SqliteSink:
         self._connection = connection
         return connection
 
-    def _ensure_table(self, connection: sqlite3.Connection, table: str) -> None:
-        if table not in self._tables:
-            # Statement by statement: executescript would commit the open transaction.
-            for statement in _CREATE.format(table=table).split(";\n"):
-                connection.execute(statement)
+    def _ensure_table(self, connection: sqlite3.Connection, table: str) -> list[str]:
+        """Make both tables if they are not there; the columns that a table of that name lacks. A strange table is its
+        job's fault: left to fail, it would hold back all other jobs that are written in the same transaction.
+        """
+        if table in self._tables:
+            return []
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ? AND type <> 'table'", (table,)).fetchone():
+            return ["being a table"]
+        # Statement by statement: executescript would commit the open transaction.
+        for statement in _CREATE.format(table=table).split(";\n"):
+            connection.execute(statement)
+        there = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
+        lacking = [column for column in _COLUMNS if column not in there]
+        if not lacking:
             self._tables.add(table)
+        return lacking
 
     def _forget(self, connection: sqlite3.Connection) -> None:
         """Drop the connection with whatever is open on it: the next call starts from what is in the file."""
