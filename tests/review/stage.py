@@ -177,6 +177,7 @@ def a_kit(log: MemoryLog | None = None) -> Kit:
         log=log or MemoryLog(),
         jobs=CompiledJobs(),
         carried=lambda _: None,
+        stepped=lambda _, __: None,
     )
 
 

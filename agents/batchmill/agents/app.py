@@ -5,10 +5,13 @@ What lives here: from `Settings` to a running process. What must not: decisions,
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from faust.types import TP
 
 from batchmill.agents import clock
 from batchmill.agents.credentials import faust_credentials
@@ -43,9 +46,14 @@ from batchmill.streams.topology import stage, topic
 __all__ = ["Worker", "build_worker", "run_worker"]
 
 _log = get_logger(__name__)
+
+Shown = tuple[float, dict[str, str | int | bool]]
+
 #: what of a key decides its partition: the placing half of a request id (see `schemas.ids`)
 _PLACING_BYTES = 16
 _BOOKING_SECONDS = 1.0
+#: chunks of one task that a look at /metrics counts
+_CHUNKS_SEEN_MAX = 10_000
 _KEYED_BY_REQUEST = frozenset({"normalized", "submitted", "results", "validated", "decisions"})
 
 
@@ -102,13 +110,17 @@ def build_worker(settings: Settings) -> Worker:
         log=app.runtime.log,
         jobs=CompiledJobs(),
         carried=tally.ordered,
+        stepped=tally.stepped,
     )
     hooks.kit = kit
     sink = SqliteSink(path=settings.sink_path, busy_timeout_ms=settings.sink.busy_timeout_ms)
     _add_stages(app, settings, kit, providers, sink, Traces(telemetry))
     _follow_ownership(app, settings, providers)
     app.task(partial(_serve_health, app, settings, telemetry))
-    app.timer(_BOOKING_SECONDS)(partial(_book, tally))
+    gauges = _Gauges(app)
+    telemetry.watch("batchmill.provider.batches", lambda: gauges.batches)
+    telemetry.watch("batchmill.consumer.lag", lambda: gauges.lag)
+    app.timer(_BOOKING_SECONDS)(partial(_book, tally, gauges))
     return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sink=sink)
 
 
@@ -213,8 +225,30 @@ async def _serve_health(app: App, settings: Settings, telemetry: Telemetry) -> N
         await asyncio.Event().wait()
 
 
-async def _book(tally: Tally) -> None:
+class _Gauges:
+    """What /metrics shows of our tasks, read in the event loop once a second: a collector asks from its own thread."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.batches: list[Shown] = []
+        self.lag: list[Shown] = []
+
+    def read(self) -> None:
+        counts: Counter[tuple[str, str]] = Counter()
+        lag: list[Shown] = []
+        for task in self._app.runtime.tasks():
+            for _, row in task.view.scan("chunk", "", limit=_CHUNKS_SEEN_MAX):
+                counts[row.state, row.account] += 1
+            for name, position in task.positions.items():
+                end = self._app.consumer.highwater(TP(name, task.partition)) or 0
+                lag.append((max(0, end - position), {"topic": name, "partition": task.partition}))
+        self.batches = [(n, {"state": state, "account": account}) for (state, account), n in counts.items()]
+        self.lag = lag
+
+
+async def _book(tally: Tally, gauges: _Gauges) -> None:
     tally.book()
+    gauges.read()
 
 
 def _follow_ownership(app: App, settings: Settings, providers: Providers) -> None:

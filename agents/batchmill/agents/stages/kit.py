@@ -25,6 +25,7 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
+from batchmill.schemas.state import Chunk
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
@@ -57,6 +58,7 @@ class Kit:
     log: LogReader
     jobs: CompiledJobs
     carried: Callable[[Record], None]  #: told of each record that was ordered; counts it
+    stepped: Callable[[Chunk | None, Chunk], None]  #: told of each chunk's row before and after
 
     @staticmethod
     def names(prefix: str) -> dict[str, str]:
@@ -68,6 +70,8 @@ class Kit:
         for order in orders:
             match order:
                 case Put(row):
+                    if isinstance(row, Chunk):
+                        self.stepped(read.chunk(task.view, row.chunk_id), row)
                     task.put(row)
                 case Emit(record, key, partition):
                     self._emit(task, record, key, partition, src)

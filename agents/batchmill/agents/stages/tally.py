@@ -18,10 +18,12 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
-from batchmill.schemas.status import Outcome
+from batchmill.schemas.state import Chunk
+from batchmill.schemas.status import ChunkState, Outcome
 
 __all__ = ["Tally"]
 
+NANO_DOLLARS = 1_000_000_000
 Key = tuple[CounterName, tuple[tuple[str, str], ...]]
 
 
@@ -48,11 +50,27 @@ class Tally:
                         self._add("batchmill.validation.failures", {"job": record.job, "rule": check.id})
             case Committed():
                 self._records("committer", record.job, "committed")
+                self._add("batchmill.sink.writes", {"sink": record.sink, "outcome": "applied"})
+                self._latency("committer", record.job, record.committed_at_ms - record.origin.at_ms)
             case DeadLetter() | Excluded():
                 name: CounterName = "batchmill.dead_letters" if isinstance(record, DeadLetter) else "batchmill.excluded"
                 self._add(name, {"stage": record.stage, "job": record.job or "", "reason": record.reason})
             case RawEvent() | Decision() | Control():
                 pass  # written by others
+
+    def stepped(self, before: Chunk | None, after: Chunk) -> None:
+        """Take note of what became of a chunk."""
+        account = {"account": after.account}
+        if before is None or before.state is not after.state:
+            self._add("batchmill.chunks", account | {"state": after.state})
+            self._entered(after)
+        if before is not None and after.looks > before.looks:
+            self._add("batchmill.reconciliations", account | {"verdict": "nothing found"})
+        elif before is not None and before.looks and after.state is ChunkState.OPEN is not before.state:
+            self._add("batchmill.reconciliations", account | {"verdict": "found"})
+        wasted = after.wasted_nanos - (0 if before is None else before.wasted_nanos)
+        if wasted > 0:
+            self._telemetry.count("batchmill.wasted", wasted / NANO_DOLLARS, **account)
 
     def book(self) -> None:
         """Hand the counts to the meters."""
@@ -73,6 +91,34 @@ class Tally:
             provider="openai", model=model, input_tokens=record.input_tokens, output_tokens=record.output_tokens
         )
         self._telemetry.spent(record.cost_nanos, job=record.job, model=model, tier="batch", outcome=record.outcome)
+
+    def _entered(self, chunk: Chunk) -> None:
+        """What is measured once, when a chunk enters a state."""
+        labels = {"account": chunk.account, "model": chunk.model}
+        if chunk.state is ChunkState.SEALED:
+            self._telemetry.measure("batchmill.batch.size", chunk.members, **labels)
+        elif chunk.state is ChunkState.ENDED and chunk.attempt_at_ms is not None:
+            age_ms = chunk.updated_at_ms - chunk.attempt_at_ms
+            self._telemetry.measure("batchmill.batch.age", age_ms / 1_000, **labels)
+        elif chunk.state is ChunkState.DONE:
+            self._rows_of(chunk)
+
+    def _rows_of(self, chunk: Chunk) -> None:
+        counts = {
+            "succeeded": chunk.succeeded,
+            "error": chunk.errored,
+            "expired": chunk.expired,
+            "cancelled": chunk.cancelled,
+            "missing": chunk.missing,
+            "unknown": chunk.unknown_rows,
+            "repeated": chunk.repeated_rows,
+        }
+        for outcome, rows in counts.items():
+            if rows:
+                self._telemetry.count("batchmill.result.rows", rows, account=chunk.account, outcome=outcome)
+
+    def _latency(self, stage: str, job: str, latency_ms: int) -> None:
+        self._telemetry.measure("batchmill.record.latency", max(0, latency_ms) / 1_000, stage=stage, job=job)
 
     def _records(self, stage: str, job: str, status: str) -> None:
         self._add("batchmill.records", {"stage": stage, "job": job, "status": status})

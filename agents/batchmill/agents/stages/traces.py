@@ -84,10 +84,14 @@ class Traces:
 
     @contextmanager
     def commit(self, sink: str, writes: int) -> Iterator[None]:
-        """A sink transaction."""
+        """A sink transaction, traced and timed; one that fails is timed too."""
+        started_s = clock.monotonic_s()
         with self.telemetry.span("commit {sink}", {"sink": sink}) as span:
             span.set_attribute("db.operation.batch.size", writes)
-            yield
+            try:
+                yield
+            finally:
+                self.telemetry.measure("batchmill.sink.duration", clock.monotonic_s() - started_s, sink=sink)
 
 
 def _context(chunk: Chunk, life: Life) -> Headers:

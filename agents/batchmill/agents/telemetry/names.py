@@ -177,7 +177,9 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
     "batchmill.provider.batches": Metric("{batch}", "Chunks not yet done, by state.", ("state", "account")),
     "batchmill.review.queue.depth": Metric("{record}", "Records that wait for a person.", ("job",)),
     "batchmill.review.age": Metric("s", "Age of the oldest record that waits for a person.", ("job",)),
-    "batchmill.consumer.lag": Metric("{record}", "Records appended but not yet processed.", ("topic", "partition")),
+    "batchmill.consumer.lag": Metric(
+        "{record}", "Log offsets appended but not yet processed; transaction markers count.", ("topic", "partition")
+    ),
     "batchmill.tasks": Metric("{task}", "Tasks this worker owns."),
     "batchmill.outbox.records": Metric("{record}", "Records that wait for the next transaction."),
     "batchmill.outbox.bytes": Metric("By", "Bytes that wait for the next transaction."),
