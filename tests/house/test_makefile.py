@@ -40,6 +40,11 @@ def test_without_a_python_each_target_says_how_to_get_one(fresh: Path, target: s
     assert "apt-get install python3 python3-venv" in done.stderr
 
 
+def test_make_exactness_is_the_full_run_of_the_fault_harness_with_the_arguments_handed_on(fresh: Path) -> None:
+    done = make(fresh, "--dry-run", "exactness", "PYTHON=python3", "ARGS=--seed 7")
+    assert done.stdout.splitlines()[-1] == ".venv/bin/python -m tests.chaos --seed 7"
+
+
 def test_a_python_that_cannot_make_environments_is_named_with_the_package_to_install(fresh: Path) -> None:
     python = fresh / "python-without-venv"
     python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) echo python3.12-venv;; esac\n')
