@@ -1,8 +1,12 @@
 """Settings: who wins, what is refused, and that a secret never prints."""
 
+import ast
 import os
+from pathlib import Path
 
 import pytest
+
+import batchmill.agents
 
 from batchmill.agents.settings import (
     Settings,
@@ -166,6 +170,26 @@ def _leaves(tree):
             yield from _leaves(value)
         else:
             yield name, value
+
+
+def test_every_setting_is_read_by_something_outside_the_settings_modules():
+    settings_modules = {"settings.py", "settings_groups.py", "settings_pages.py"}
+    read, through = set(), {}
+    for file in Path(batchmill.agents.__path__[0]).rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        if file.name not in settings_modules:
+            read |= _attributes_read(tree)
+        else:  # a method of a group, such as `password`, reads on behalf of its callers
+            functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+            through |= {function.name: _attributes_read(function) for function in functions}
+    read |= {name for function, names in through.items() if function in read for name in names}
+    declared = {shown.name for shown in shown_settings(load_settings())}
+    assert {name for name in declared if name.rpartition(".")[2] not in read} == set()
+
+
+def _attributes_read(tree):
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load))
+    return {node.attr for node in nodes}
 
 
 def test_nesting_builds_a_tree():

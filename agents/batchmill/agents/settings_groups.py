@@ -148,20 +148,11 @@ class LimitSettings(_Group):
     raw_bytes_max: Positive = Field(default=900_000, description="A larger raw event is dead-lettered undecoded.")
     source_id_chars_max: Positive = Field(default=512, description="A longer source id is dead-lettered.")
     nesting_max: Positive = Field(default=64, description="A deeper JSON document is dead-lettered.")
-    original_bytes_max: Positive = Field(
-        default=256 * 2**10, description="Larger originals leave dead letters as claim checks."
-    )
     output_bytes_max: Positive = Field(
         default=256 * 2**10, description="A longer answer of a provider is cut off as an error."
     )
     result_line_bytes_max: Positive = Field(
         default=8 * 2**20, description="A longer line of a result file is counted, unread."
-    )
-    cut_records: int = Field(
-        default=1_000, ge=1, le=1_000, description="Records per cut when sealing, submitting, collecting."
-    )
-    follow_deaths_max: Positive = Field(
-        default=50, description="Consecutive dead letters of a version that pause its job."
     )
 
 
@@ -218,8 +209,6 @@ class EffectSettings(_Group):
     idle_seconds: Seconds = Field(default=1, description="How often an effect looks for due rows when nobody woke it.")
     step_rows: Positive = Field(default=100, description="Rows one effect takes up in one turn.")
     chunks_at_once: Positive = Field(default=4, description="Chunks one task works on at the same time.")
-    backoff_min_seconds: Seconds = Field(default=1, description="First wait after a failed step; doubles.")
-    backoff_max_seconds: Seconds = Field(default=60, description="Longest wait after a failed step.")
     unknown_job_seconds: Seconds = Field(
         default=30, description="A raw event of an unknown job is not given up earlier; its `apply` may be on the way."
     )

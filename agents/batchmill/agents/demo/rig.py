@@ -74,8 +74,6 @@ QUICK: Mapping[str, Any] = {
     "accounts.openai.lease_seconds": 4,
     "accounts.openai.cooldown_max_seconds": 2,
     "effects.idle_seconds": 0.2,
-    "effects.backoff_min_seconds": 0.2,
-    "effects.backoff_max_seconds": 2,
     "runtime.heartbeat_record_seconds": 1,
     "runtime.drain_timeout_seconds": 8,
     "log.format": "json",
