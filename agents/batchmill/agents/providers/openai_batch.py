@@ -212,6 +212,7 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     word = str(document.get("status"))
     counts = _mapping(document.get("request_counts"))
     metadata = _mapping(document.get("metadata"))
+    usage = _mapping(document.get("usage"))
     batch = RemoteBatch(
         batch_id=str(document["id"]),
         status=_STATUS.get(word, RemoteStatus.RUNNING),
@@ -225,6 +226,8 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
         completed=_int(counts.get("completed")),
         failed=_int(counts.get("failed")),
         failure=_failure(document) if word == "failed" else None,
+        input_tokens=_int(usage.get("input_tokens")),
+        output_tokens=_int(usage.get("output_tokens")),
     )
     return batch if _is_final(batch, document, now) else _still_running(batch)
 

@@ -37,7 +37,7 @@ from batchmill.streams.collecting import (
     results_missing,
     settle_cut,
 )
-from batchmill.streams.costing import Prices, priced
+from batchmill.streams.costing import Prices, Usage, cost_nanos, priced
 from batchmill.streams.orders import Order
 from batchmill.streams.ports import (
     BatchProvider,
@@ -153,11 +153,17 @@ class Collector:
         provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
         found = await provider.find(label=label, since_ms=chunk.created_at_ms)
-        # What a twin cost is what its rows will be billed as; one that is cancelled in time costs nothing.
-        looked = twins_of(current_row(task, chunk), found, lambda _: chunk.cost_nanos, clock.wall_ms())
+        looked = twins_of(current_row(task, chunk), found, lambda twin: self._cost_of(chunk, twin), clock.wall_ms())
         self._carry(task, chunk, looked.orders)
         for batch_id in looked.cancel:
             await provider.cancel(batch_id)
+
+    def _cost_of(self, chunk: Chunk, twin: RemoteBatch) -> int:
+        """What a twin was billed by its own count, else what the chunk itself cost; 0 while there is no price."""
+        if twin.input_tokens is None or twin.output_tokens is None:
+            return chunk.cost_nanos
+        usage = Usage(input_tokens=twin.input_tokens, output_tokens=twin.output_tokens)
+        return cost_nanos(self.prices, chunk.model, chunk.mode, usage) or 0
 
     # -- downloaded -> collected -> done -------------------------------------------------------------------------------
 
@@ -201,6 +207,10 @@ class Collector:
         except (PayloadMissingError, PayloadDamagedError):
             await self._fetch_again(task, chunk)
             return
+        if chunk.twins:
+            await self._look_for_twins(
+                task, chunk
+            )  # those that ran on have ended by now, or were cancelled: count again
         self._carry(task, chunk, finish(current_row(task, chunk), index, clock.wall_ms()))
         self.traces.batch_done(chunk)
 
