@@ -43,8 +43,7 @@ ask:
   prompt: {system: system.j2, user: user.j2}
   model: {provider: openai, name: gpt-5-mini, account: team-b, params: {temperature: 0}}
   output: {schema: output.schema.json, name: ticket}
-mode:
-  {prefer: batch, deadline: 6h, hold: submit, chunk: {max_count: 10, max_bytes: 1000, max_tokens: 99, max_age: 500ms}}
+mode: {prefer: batch, hold: submit, chunk: {max_count: 10, max_bytes: 1000, max_tokens: 99, max_age: 500ms}}
 judge:
   required: [label]
   categories: {label: [a, b]}
@@ -91,7 +90,7 @@ def test_a_full_job_says_everything_the_spec_can_hold(folder: Path) -> None:
     assert (spec.id_path, spec.seq, spec.dedupe) == ("$.ticket_id", "$.updated_at", "content")
     assert (spec.input.normalize, spec.input.strip_control, spec.input.max_chars) == (None, False, {"body": 8000})
     assert (spec.ask.output_name, spec.ask.model.account) == ("ticket", "team-b")
-    assert (spec.mode.deadline_seconds, spec.mode.hold_submit) == (21_600, True)
+    assert spec.mode.hold_submit
     assert spec.mode.chunk == ChunkSpec(max_count=10, max_bytes=1000, max_tokens=99, max_age_seconds=0.5)
     assert spec.judge.severity == {CheckKind.LENGTH: Severity.WARN}
     assert spec.judge.review_sample == 0.02
@@ -171,6 +170,7 @@ def test_a_mistake_is_told_with_its_line_and_what_to_write(folder: Path, text: s
         ("then: [{job: x}]", "then"),
         ('schedule: "0 2 * * *"', "schedule"),
         ("judge: {rules: [{id: x}]}", "judge.rules"),
+        ("mode: {deadline: 6h}", "mode.deadline"),
     ],
 )
 def test_what_is_not_supported_yet_is_refused_by_name_not_ignored(folder: Path, section: str, name: str) -> None:
@@ -204,7 +204,7 @@ def test_a_schema_mistake_is_told_in_the_schema(folder: Path) -> None:
 def test_a_judge_that_looks_for_members_the_output_has_not_is_told_at_its_line(folder: Path) -> None:
     (folder / "job.yaml").write_text(FULL.replace("field: confidence", "field: certainty"))
     told = [str(problem).removeprefix(f"{folder}/") for problem in load_job(folder).warnings]
-    assert any(each.startswith("job.yaml:20: warning: judge.confidence.field: 'certainty'") for each in told), told
+    assert any(each.startswith("job.yaml:19: warning: judge.confidence.field: 'certainty'") for each in told), told
 
 
 def test_an_answer_without_a_length_limit_is_a_warning(folder: Path) -> None:

@@ -48,6 +48,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 #: Declared in the design, not carried out yet: where, and what to do meanwhile.
 _NOT_YET: Mapping[Steps, str] = {
     ("ask", "routes"): "write one job per model, and let publishers choose the job",
+    ("mode", "deadline"): "leave it out: a batch that its provider lets expire is sent again",
     ("judge", "rules"): "use required, categories, lengths and the output schema",
     ("budget",): "keep an eye on `batchmill status` and `batchmill pause`",
     ("gate",): "compare a sample by hand before `batchmill job apply`",
@@ -186,7 +187,7 @@ _PATTERN_NAMES = {
 
 def _one_of(error: Any) -> str:
     path = [str(step) for step in error.schema_path]
-    if "duration" in path or path[-2:-1] in (["deadline"], ["max_age"], ["backoff"], ["backoff_max"]):
+    if "duration" in path or path[-2:-1] in (["max_age"], ["backoff"], ["backoff_max"]):
         return "must be seconds or a duration such as 30s, 15m, 6h"
     names = {
         "seq": "must be `log` or a path such as $.updated_at",
@@ -301,10 +302,8 @@ def _mode(data: Mapping[str, Any]) -> ModeSpec:
     chunk = dict(data.get("chunk", {}))
     if "max_age" in chunk:
         chunk["max_age_seconds"] = seconds_of(chunk.pop("max_age"))
-    deadline = data.get("deadline")
     return ModeSpec(
         prefer=data.get("prefer", "batch"),
-        deadline_seconds=None if deadline is None else round(seconds_of(deadline)),
         hold_submit=data.get("hold") == "submit",
         chunk=ChunkSpec(**chunk),
     )
