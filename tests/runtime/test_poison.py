@@ -133,6 +133,17 @@ def test_an_effect_row_is_condemned_at_its_third_death_and_its_neighbour_is_not(
     guard.start("submit", "good")
 
 
+def test_in_a_streak_begun_by_others_an_effect_row_has_its_own_three_deaths_too() -> None:
+    life = Life()
+    for _ in range(3):
+        life.start(raw=0)  # three deaths of something else
+    for _ in range(3):
+        life.write(life.start(raw=0).start("upload", "row"))  # announced, and the process dies of it
+    with pytest.raises(PoisonEffectError) as condemned:
+        life.start(raw=0).start("upload", "row")
+    assert condemned.value.deaths == 3
+
+
 def test_a_healthy_while_forgets_the_deaths_of_effects() -> None:
     life = Life()
     life.start()

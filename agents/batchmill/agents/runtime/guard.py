@@ -128,10 +128,12 @@ class Guard:
     def start(self, effect: str, row_id: str) -> list[Write]:
         """Rows that must be durable before the effect touches the row; raises when it is condemned."""
         name = f"{effect}/{row_id}"
-        trial = self._trying.effects.get(name, EffectTrial(0, running=False))
-        # The first death was not announced: nobody was suspected yet.
-        if trial.deaths + 1 >= self._thresholds.poison_deaths:
-            raise PoisonEffectError(effect, row_id, trial.deaths + 1)
+        # Only the death that began the streak was not announced. In a longer one a row that is new here killed nobody.
+        unseen = int(self._restart.streak == 1)
+        trial = self._trying.effects.get(name, EffectTrial(0, running=False, unseen=unseen))
+        deaths = trial.deaths + trial.unseen
+        if deaths >= self._thresholds.poison_deaths:
+            raise PoisonEffectError(effect, row_id, deaths)
         self._trying = self._trying.with_effect(name, replace(trial, running=True))
         return [self._trying_row()]
 

@@ -65,6 +65,7 @@ class RecordTrial:
 class EffectTrial:
     deaths: int
     running: bool
+    unseen: int = 0  #: a death before anything was announced, which may have been this row's
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def reopened(before: Restart | None, trying: Trying, positions: Mapping[str, int
         if trial.offset >= positions.get(topic, 0)
     }
     effects = {
-        name: EffectTrial(trial.deaths + (died and trial.running), running=False)
+        name: replace(trial, deaths=trial.deaths + (died and trial.running), running=False)
         for name, trial in trying.effects.items()
     }
     return (
