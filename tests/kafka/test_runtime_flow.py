@@ -5,7 +5,10 @@ import random
 import signal
 from pathlib import Path
 
+import pytest
+
 from batchmill.agents.kafka import LocalCluster
+from batchmill.agents.runtime.failstop import Exit
 from tests.runtime.support import Flow, flow, until
 
 DYNAMIC = {"static_membership": False}
@@ -52,24 +55,21 @@ async def test_kill_9_of_either_worker_at_any_time_neither_loses_nor_doubles(
         await _assert_exactly_once(pipe, sent)
 
 
-async def test_dying_inside_every_step_of_a_transaction_neither_loses_nor_doubles(
-    bootstrap_servers: str, topic_prefix: str, tmp_path: Path
+@pytest.mark.parametrize(
+    "place",
+    ["commit.begun", "commit.sent", "commit.delivered", "commit.offsets", "commit.committed", "commit.applied"],
+)
+async def test_dying_inside_a_step_of_a_transaction_neither_loses_nor_doubles(
+    place: str, bootstrap_servers: str, topic_prefix: str, tmp_path: Path
 ) -> None:
-    places = ["commit.begun", "commit.sent", "commit.delivered", "commit.offsets", "commit.committed", "commit.applied"]
     async with flow(bootstrap_servers, topic_prefix, tmp_path) as pipe:
-        sent: list[str] = []
-        for number, place in enumerate(places):
-            more = [f"k{number}-{index}" for index in range(200)]
-            await pipe.send("raw", more)
-            sent += more
-            # The first transactions say who owns the tasks; a later one carries records.
-            nth = 1 if place == "commit.offsets" else pipe.partitions + 2
-            worker = pipe.start("one", failpoint=f"{place}:{nth}:kill")
-            assert await worker.ended() == -signal.SIGKILL, worker.tail()
-            # Somebody gets through in between: who dies three times at one place is condemned for it.
-            between = pipe.start("one")
-            await pipe.until_out(len(sent))
-            assert await between.stop() == 0, between.tail()
+        sent = [f"k{number}" for number in range(300)]
+        await pipe.send("raw", sent)
+        # The first transactions say who owns the tasks; a later one carries records.
+        nth = 1 if place == "commit.offsets" else pipe.partitions + 2
+        worker = pipe.start("one", failpoint=f"{place}:{nth}:kill")
+        assert await worker.ended() == -signal.SIGKILL, worker.tail()
+        pipe.start("one")
         await _assert_exactly_once(pipe, sent)
 
 
@@ -171,7 +171,7 @@ async def test_a_broker_that_dies_and_comes_back_neither_loses_nor_doubles(
         for _ in range(60):
             if worker.process.poll() is not None:
                 # It may not know how a transaction ended; then it has to say so and be started again.
-                assert 70 <= worker.process.returncode <= 79, worker.tail()
+                assert worker.process.returncode in set(Exit), worker.tail()
                 worker = pipe.start("one")
             if len(await pipe.counts("out")) == len(sent):
                 break

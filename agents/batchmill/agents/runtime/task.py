@@ -351,15 +351,15 @@ class Task:
     async def _until_due(self) -> None:
         tuning = self._config.tuning
         self._config.observer.outbox(self.partition, self._outbox.count, self._outbox.size_bytes)
+        if monotonic_s() - self._resumed_s > self._config.healthy_seconds:
+            for write in self.guard.healthy():
+                self._write(write)
         try:
             async with asyncio.timeout(tuning.heartbeat_record_seconds):
                 await self._outbox.changed.wait()
         except TimeoutError:
             self._write(Write(OWN_TABLE, HEARTBEAT, json.dumps({"at_ms": wall_ms()}).encode(), ()))
             return
-        if monotonic_s() - self._resumed_s > self._config.healthy_seconds:
-            for write in self.guard.healthy():
-                self._write(write)
         try:
             async with asyncio.timeout(tuning.commit_interval_ms / 1000):
                 await self._hurry.wait()
