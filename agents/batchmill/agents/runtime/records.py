@@ -40,7 +40,8 @@ class LogRecord(NamedTuple):
     @classmethod
     def of(cls, raw: Any) -> "LogRecord":
         """From an aiokafka ConsumerRecord."""
-        headers = tuple(raw.headers) if raw.headers else ()
+        # Kafka allows a header without a value; nobody here tells it from an empty one.
+        headers = tuple((name, value or b"") for name, value in raw.headers) if raw.headers else ()
         return cls(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers)
 
 
