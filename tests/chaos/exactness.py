@@ -23,6 +23,8 @@ from tests.chaos.workload import REASON_OF, Event, answers_to, events, usable, w
 
 __all__ = ["FAULTS", "Plan", "Report", "exactness", "table"]
 
+#: longer than a worker takes to come back: what it had in hand is not yet at rest
+QUIET_SECONDS = 5.0
 #: what the provider does wrong meanwhile; some 3 % of rows, and every tenth call that matters
 FAULTS: FaultPlan = {
     Fault.SHUFFLED: FaultRule(rate=1.0),
@@ -122,7 +124,7 @@ async def exactness(cluster: LocalCluster, directory: Path, *, records: int, see
         for step in plan.script:
             await step(run)
         await feeding
-        drained = await mill.drained(plan.drain_seconds_max)
+        drained = await mill.drained(plan.drain_seconds_max, quiet_seconds=QUIET_SECONDS)
         codes = await mill.pool.stop_all()
         evidence = await mill.evidence()
         findings = [*check(evidence, Expect(answers_to=answers_to, usable=usable)), _strangers(evidence, made)]

@@ -48,7 +48,7 @@ __all__ = ["PARTITIONS", "Mill", "Watcher", "eventually", "running_mill"]
 
 PARTITIONS = 4
 POLL_SECONDS = 0.05
-QUIET_SECONDS = 3.0  #: nothing to do for so long: drained
+QUIET_SECONDS = 1.5  #: nothing to do for so long: drained, when nobody is being killed
 _COMMAND_SECONDS_MAX = 60.0
 _FINAL = frozenset({Status.COMMITTED, Status.NEEDS_REVIEW, Status.FAILED_TERMINAL})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
@@ -220,7 +220,7 @@ class Mill:
                     await asyncio.sleep(max(0.0, due_s - (time.monotonic() - began_s)))
             await asyncio.gather(*waiting)
 
-    async def drained(self, seconds: float) -> bool:
+    async def drained(self, seconds: float, *, quiet_seconds: float = QUIET_SECONDS) -> bool:
         """Until everything ingested has been taken and has come to rest; False when that takes too long."""
         deadline, quiet_since, seen = time.monotonic() + seconds, time.monotonic(), -1
         while time.monotonic() < deadline:
@@ -228,7 +228,7 @@ class Mill:
             busy = not self.watcher.settled or len(self.watcher.raw_taken) < self.ingested
             if total != seen or busy:
                 quiet_since, seen = time.monotonic(), total
-            elif time.monotonic() - quiet_since > QUIET_SECONDS:
+            elif time.monotonic() - quiet_since > quiet_seconds:
                 return True
             await asyncio.sleep(0.5)
         return False
