@@ -18,14 +18,22 @@ from batchmill.agents.demo.page import print_report
 from batchmill.agents.demo.playing import Play
 from batchmill.agents.demo.progress import Screen, screen
 from batchmill.agents.demo.report import Report, checks, to_json
-from batchmill.agents.demo.rig import KAFKA_FOLDER, RigError, RigPlan, fresh_folder, kafka_for, running_rig
+from batchmill.agents.demo.rig import (
+    KAFKA_FOLDER,
+    FolderTakenError,
+    RigError,
+    RigPlan,
+    fresh_folder,
+    kafka_for,
+    running_rig,
+)
 from batchmill.agents.kafka import KafkaStartError, RunningCluster
 from batchmill.agents.settings import load_settings
 from batchmill.agents.simulator import SimulatorConfig, parse_fault
 
 __all__ = ["run"]
 
-_PASSED, _FAILED, _NOT_STARTED, _INTERRUPTED = 0, 1, 75, 130
+_PASSED, _FAILED, _TAKEN, _NOT_STARTED, _INTERRUPTED = 0, 1, 5, 75, 130
 
 #: what the provider does to us, in the simulator's notation (docs/simulator.md)
 FAULTS = (
@@ -83,7 +91,7 @@ def run(
         return _INTERRUPTED
     except (RigError, KafkaStartError) as error:
         people.say(f"the demo could not be run: {error}")
-        return _NOT_STARTED
+        return _TAKEN if isinstance(error, FolderTakenError) else _NOT_STARTED
     finally:
         signal.signal(signal.SIGTERM, previous)
     if json_output:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from batchmill.agents.clock import monotonic_s
@@ -174,10 +175,9 @@ def _rest(now: Snapshot) -> str:
     )
 
 
-def _picture(now: Snapshot) -> Table:
+def _picture(now: Snapshot) -> Group:
     table = Table.grid(padding=(0, 2))
     for name, count in _steps(now).items():
         bar = ProgressBar(total=max(now.expected, 1), completed=count, width=_BAR_WIDTH)
         table.add_row(escape(name), bar, f"{count:,}")
-    table.add_row("", _rest(now), "")
-    return table
+    return Group(table, Text(_rest(now)))

@@ -35,6 +35,7 @@ from batchmill.agents.topics import TopicAdmin, desired
 __all__ = [
     "CONFIG_FILE",
     "KAFKA_FOLDER",
+    "FolderTakenError",
     "Rig",
     "RigError",
     "RigPlan",
@@ -82,6 +83,10 @@ QUICK: Mapping[str, Any] = {
 
 class RigError(Exception):
     """Something did not come up, or did not stay up; the message says which log to read."""
+
+
+class FolderTakenError(RigError):
+    """The folder to work in holds something that is not ours to remove."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +142,7 @@ def fresh_folder(path: Path) -> Path:
     marker = path / _MARKER
     if path.exists() and any(path.iterdir()):
         if not marker.is_file():
-            raise RigError(f"{path} is not empty and not from an earlier run; name another folder")
+            raise FolderTakenError(f"{path} is not empty and not from an earlier run; name another folder")
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     marker.touch()
