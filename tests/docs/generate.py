@@ -103,8 +103,8 @@ _WORKER_EXITS = """
 """
 _GROUP_EXITS = """
     `batchmill up` does not restart a process that ended with 0 (it left on purpose) or with 2, 3, 4 or 5 (a person
-    must change something; the whole group ends with that code). 75 has two meanings, which ask for the same: start it
-    again later.
+    must change something; the whole group ends with that code). A worker that finds no broker when it
+    starts ends with 75, as every command does, and is started again.
 """
 _LAWS = """
     The laws that are held against whole runs, and for each what was broken on purpose to see it go red. How they are

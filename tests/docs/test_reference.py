@@ -104,6 +104,10 @@ def test_every_exit_code_of_commands_and_workers_has_a_meaning():
     assert all(workers[code.name] for code in Exit)
 
 
+def test_no_exit_code_says_one_thing_of_a_command_and_another_of_a_worker():
+    assert {int(code) for code in ExitCode} & {int(code) for code in Exit} == set()
+
+
 def test_the_job_page_has_every_member_of_the_job_schema():
     page, missing = _page("job.md"), []
     todo: list[tuple[str, Any]] = [("", job_schema())]

@@ -24,11 +24,11 @@ class Exit(IntEnum):
     GAP = 72  #: a slice does not start where the last finished one ended
     REVOKE_TIMEOUT = 73  #: the last commit before a hand-over did not end in time
     NOT_COLOCATED = 74  #: the group assigned a task in pieces
-    RESTORE_FAILED = 75  #: state could not be read back
     AGENT_RAISED = 76  #: a decision raised; after the restart the poison rule finds the record
     EFFECT_RAISED = 77  #: an effect loop raised something it does not know
     STORE_BROKEN = 78  #: the local state file does not follow on from what was committed
     LOOP_DIED = 79  #: a loop of the runtime itself ended
+    RESTORE_FAILED = 80  #: state could not be read back
 
 
 def fail_stop(code: Exit, why: str, *, error: BaseException | None = None, **where: object) -> NoReturn:
