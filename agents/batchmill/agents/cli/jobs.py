@@ -1,6 +1,7 @@
 """`batchmill job`: check, plan and apply a job folder; what is applied already."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from batchmill.agents.commands import AppliedVersion
     from batchmill.agents.jobs import LoadedJob
     from batchmill.agents.jobs.planning import Plan
+    from batchmill.agents.projector.queries import JobRow
+    from batchmill.schemas.records import Control
 
-__all__ = ["add", "wait_option"]
+__all__ = ["add", "listed", "wait_option"]
 
 FOLDER = typer.Argument(metavar="FOLDER", help="A folder with job.yaml, or the file itself.")
 _SAMPLE_FILE = "samples.jsonl"
@@ -123,7 +126,7 @@ def apply(
 
 
 def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
-    """List the applied jobs: what was asked for, and in how many tasks it is in effect.
+    """List the applied jobs: what was asked for, in how many tasks it is in effect, and how many are paused.
 
     \b
     Example:
@@ -134,7 +137,7 @@ def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
     if json:
         here.emit("job.list", told)
         return
-    columns = ("job", "version", "versions", "requested", "effective", "open", "parked", "applied")
+    columns = ("job", "version", "versions", "requested", "effective", "paused", "open", "parked", "applied")
     rows = [[each[name] for name in (*columns[:-1], "applied_at")] for each in told]
     here.table(columns, rows, empty="no job is applied; `batchmill init jobs/first` makes one to start from")
 
@@ -294,10 +297,15 @@ def _tell_estimate(here: Door, made: "Plan", count: int | None) -> None:
 
 
 def _jobs(here: Door) -> list[dict[str, Any]]:
-    from batchmill.agents.commands import applied_versions, read_commands
+    from batchmill.agents.commands import read_commands
 
-    commands = asyncio.run(read_commands(here.settings))
-    seen = _effects(here)
+    return listed(asyncio.run(read_commands(here.settings)), _effects(here))
+
+
+def listed(commands: Sequence["Control"], seen: Mapping[str, "JobRow"]) -> list[dict[str, Any]]:
+    """What `job list` tells: the log says what was asked for, the read model what the tasks made of it."""
+    from batchmill.agents.commands import applied_versions
+
     told = []
     for job in sorted({command.job for command in commands if command.command == "apply"}):
         own = [command for command in commands if command.job == job]
@@ -312,6 +320,9 @@ def _jobs(here: Door) -> list[dict[str, Any]]:
                 "versions": len(versions),
                 "requested": "paused" if flags[-1:] == ["pause"] else "running",
                 "effective": None if effect is None else f"{effect.effective_tasks}/{effect.tasks} tasks",
+                "paused": _paused(effect),
+                "paused_tasks": None if effect is None else effect.paused_tasks,
+                "tasks": None if effect is None else effect.tasks,
                 "open": None if effect is None else effect.open_lives,
                 "parked": None if effect is None else effect.parked,
                 "applied_at": utc(active.applied_at_ms),
@@ -320,7 +331,11 @@ def _jobs(here: Door) -> list[dict[str, Any]]:
     return told
 
 
-def _effects(here: Door) -> dict[str, Any]:
+def _paused(effect: "JobRow | None") -> str | None:
+    return None if effect is None or not effect.paused_tasks else f"{effect.paused_tasks}/{effect.tasks} tasks"
+
+
+def _effects(here: Door) -> dict[str, "JobRow"]:
     """What the read model says is in effect; nothing when there is none, for the log alone tells what was asked for."""
     from batchmill.agents.projector import queries
     from batchmill.agents.projector.reading import ViewMissingError

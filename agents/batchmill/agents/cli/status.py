@@ -162,13 +162,19 @@ def lines(report: Report, speed: Speed | None) -> list[str]:
 def _job_lines(report: Report) -> list[str]:
     told = []
     for job in report.jobs:
-        asked = "paused" if job.requested_paused else "running"
         lagging = job.tasks - job.effective_tasks
         told.append(
-            f"{job.job}  {asked}, version {job.version}"
+            f"{job.job}  {_condition(job)}, version {job.version}"
             + (f", not yet in effect in {lagging} tasks" if lagging else "")
         )
     return [*told, ""] if told else []
+
+
+def _condition(job: "JobRow") -> str:
+    """What was asked for, unless tasks paused the job by themselves: a provider's refusal stops one task at a time."""
+    if job.requested_paused:
+        return "paused"
+    return f"paused in {job.paused_tasks} of {job.tasks} tasks" if job.paused_tasks else "running"
 
 
 _BAR_CHARS = 40

@@ -1,0 +1,103 @@
+"""What `status` and `job list` say of a job that some of its tasks paused by themselves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+
+from batchmill.agents.cli.door import Door
+from batchmill.agents.cli.jobs import listed
+from batchmill.agents.cli.program import run
+from batchmill.agents.cli.status import lines, read_report
+from batchmill.agents.projector import ViewStore, queries
+from batchmill.agents.projector.folding import Fold
+from batchmill.agents.projector.reading import View
+from batchmill.schemas.codec import encode
+from batchmill.schemas.jobs import AskSpec, JobSpec, ModelSpec, PlaceSpec
+from batchmill.schemas.records import Control
+from batchmill.schemas.state import Job
+
+TASKS = 3
+SPEC = JobSpec(
+    job="triage",
+    ask=AskSpec(user="{{ input.text }}", model=ModelSpec(provider="openai", name="m")),
+    place=PlaceSpec(sink="sqlite", table="triage"),
+)
+APPLY = Control(
+    command_id="1",
+    command="apply",
+    job="triage",
+    version="v1",
+    body_json=SPEC.to_json(),
+    actor="me",
+    issued_at_ms=1,
+)
+PAUSE = Control(command_id="2", command="pause", job="triage", version=None, body_json="{}", actor="me", issued_at_ms=2)
+
+
+@dataclass(frozen=True)
+class Rec:
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def view_of(directory: Path, *, commands: list[Control], paused: set[int]) -> Path:
+    """A view in which every task has taken every command, and those in `paused` have the job paused."""
+    path = directory / "view.sqlite"
+    fold = Fold(raw_generation=1)
+    for task in range(TASKS):
+        given = [Rec(offset, 1_000 + offset, None, encode(command)) for offset, command in enumerate(commands)]
+        job = Job(
+            job="triage",
+            version="v1",
+            versions_json="{}",
+            paused=task in paused,
+            cancelled_before_ms=None,
+            last_command_id=commands[-1].command_id,
+            updated_at_ms=1,
+        )
+        fold.add("control", task, given)
+        fold.add("state", task, [Rec(0, 2_000, f"{job.schema}/{job.key}".encode(), encode(job))])
+    with ViewStore(path, identity={}) as store:
+        store.write(fold.statements(), {})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("commands", "paused", "says"),
+    [
+        ([APPLY], set(), "triage  running, version v1"),
+        ([APPLY], {1}, "triage  paused in 1 of 3 tasks, version v1"),
+        ([APPLY], {0, 1, 2}, "triage  paused in 3 of 3 tasks, version v1"),
+        ([APPLY, PAUSE], {0, 1, 2}, "triage  paused, version v1"),
+    ],
+)
+def test_status_says_in_how_many_tasks_a_job_paused_by_itself(
+    tmp_path: Path, commands: list[Control], paused: set[int], says: str
+) -> None:
+    path = view_of(tmp_path, commands=commands, paused=paused)
+    assert lines(read_report(Door(flags={"view.path": str(path)}), job=None), None)[0] == says
+
+
+def test_status_in_json_counts_the_paused_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = view_of(tmp_path, commands=[APPLY], paused={0, 2})
+    assert run(["--set", f"view.path={path}", "status", "--json"]) == 0
+    (job,) = orjson.loads(capsys.readouterr().out)["jobs"]
+    assert (job["requested_paused"], job["paused_tasks"], job["tasks"]) == (False, 2, TASKS)
+
+
+def test_job_list_tells_what_was_asked_for_beside_the_tasks_that_paused_by_themselves(tmp_path: Path) -> None:
+    with View(view_of(tmp_path, commands=[APPLY], paused={0, 2})) as view:
+        seen = {row.job: row for row in queries.jobs(view)}
+    (told,) = listed([APPLY], seen)
+    assert (told["requested"], told["effective"], told["paused"]) == ("running", "3/3 tasks", "2/3 tasks")
+    assert (told["paused_tasks"], told["tasks"]) == (2, TASKS)
+
+
+def test_job_list_without_a_view_says_nothing_of_tasks() -> None:
+    (told,) = listed([APPLY, PAUSE], {})
+    assert (told["requested"], told["effective"], told["paused"], told["paused_tasks"]) == ("paused", None, None, None)
