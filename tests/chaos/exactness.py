@@ -16,7 +16,8 @@ from batchmill.agents.kafka import LocalCluster
 from batchmill.agents.simulator import Fault, FaultPlan, FaultRule
 from tests.chaos.control import Passed
 from tests.chaos.evidence import Evidence
-from tests.chaos.invariants import LABEL_CHUNK, Expect, Finding, check
+from tests.chaos.invariants import check
+from tests.chaos.judging import LABEL_CHUNK, Expect, Finding
 from tests.chaos.mill import Mill, running_mill
 from tests.chaos.script import FULL, QUICK, WORKERS, Kill, Run, Script
 from tests.chaos.workload import REASON_OF, Event, answers_to, events, usable, write_gold

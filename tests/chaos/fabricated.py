@@ -14,7 +14,7 @@ from batchmill.schemas.records import Committed, DeadLetter, Excluded, Origin, R
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome, Status
 from tests.chaos.evidence import Evidence, HistoryRow, Marker, Place, Seen, SinkRow, Txn
-from tests.chaos.invariants import LABEL_CHUNK
+from tests.chaos.judging import LABEL_CHUNK
 from tests.schemas.samples import sample
 
 __all__ = ["CHUNK", "FIRST", "NONCE", "SECOND", "a_run"]

@@ -7,7 +7,6 @@ anything, and any decision of the pipeline; what a legal move is, is written dow
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -16,13 +15,11 @@ from batchmill.schemas.reasons import info
 from batchmill.schemas.records import Origin
 from batchmill.schemas.state import Arrival, Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome, Status
-from tests.chaos.evidence import Evidence, Seen
+from tests.chaos.evidence import Evidence
+from tests.chaos.judging import LABEL_CHUNK, Expect, Finding, bills_beyond_failures, bills_without_intent, histories
 
-__all__ = ["INVARIANTS", "LABEL_CHUNK", "LEGAL_MOVES", "Expect", "Finding", "check", "names"]
+__all__ = ["INVARIANTS", "LEGAL_MOVES", "check", "names"]
 
-#: metadata of a batch that names its chunk
-LABEL_CHUNK = "batchmill_chunk"
-_SHOWN_MAX = 5
 
 _Q, _P, _S = Status.QUEUED, Status.PROCESSING, Status.SUCCEEDED_UNVALIDATED
 _V, _C, _N = Status.VALIDATED, Status.COMMITTED, Status.NEEDS_REVIEW
@@ -41,32 +38,6 @@ LEGAL_MOVES: frozenset[tuple[Status, Status]] = frozenset(
         (_T, _Q), (_T, _S), (_T, _V),
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One promise: how many things were looked at, and which of them break it."""
-
-    name: str
-    checked: int
-    violations: tuple[str, ...]
-
-    @property
-    def holds(self) -> bool:
-        return not self.violations
-
-    def __str__(self) -> str:
-        shown = "; ".join(self.violations[:_SHOWN_MAX])
-        return f"{self.name}: {self.checked} checked, {len(self.violations)} violations{': ' + shown if shown else ''}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expect:
-    """What the harness knows beforehand: the answer that belongs to a raw value, and what may still be under way."""
-
-    answers_to: Callable[[bytes, dict[str, Any]], bool] | None = None  #: does this output belong to that raw value
-    usable: Callable[[str], bool] | None = None  #: would the job take this text for an answer
-    drained: bool = True  #: nothing may be in flight or held any more
 
 
 Check = Callable[[Evidence, Expect], Finding]
@@ -313,8 +284,8 @@ def paid_once(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
         yield len(bills)
         if len(bills) > 1:
             yield f"line {custom_id} was billed {len(bills)} times"
-    yield from _bills_without_intent(evidence)
-    yield from _bills_beyond_failures(evidence, expect)
+    yield from bills_without_intent(evidence)
+    yield from bills_beyond_failures(evidence, expect)
     if expect.usable is not None:
         good = (r for r in evidence.values("results") if r.answered_by == "provider" and r.outcome is Outcome.SUCCEEDED)
         usable = Counter(r.request_id for r in good if not r.refusal and expect.usable(r.output or ""))
@@ -334,56 +305,6 @@ def batches_once(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
             accepted[made.metadata.get(LABEL_CHUNK, "")] += 1
     yield len(accepted)
     yield from (f"chunk {chunk} was accepted as {n} batches" for chunk, n in accepted.items() if n > 1)
-
-
-def _bills_without_intent(evidence: Evidence) -> Iterator[str]:
-    assert evidence.ledger is not None
-    intents: dict[str, Seen] = {}
-    for seen in evidence.flow.get("submitted", ()):
-        intents.setdefault(seen.value.custom_id, seen)
-    created = {made.batch_id: made for made in evidence.ledger.batches_created}
-    for bill in evidence.ledger.bills:
-        intent = intents.get(bill.custom_id)
-        made = created[bill.batch_id]
-        if intent is None:
-            yield f"line {bill.custom_id} was billed, and no intent to send it is on record"
-        elif intent.value.chunk_id != made.metadata.get(LABEL_CHUNK):
-            yield f"line {bill.custom_id} was billed in another chunk's batch than it was meant for"
-        elif intent.at_ms > made.at_ms:
-            yield f"the intent to send {bill.custom_id} is {intent.at_ms - made.at_ms} ms younger than its batch"
-
-
-def _bills_beyond_failures(evidence: Evidence, expect: Expect) -> Iterator[str]:
-    """A request is billed again only after something that entitles to another try was recorded."""
-    assert evidence.ledger is not None
-    failed, unusable = _failures_in_state(evidence), _failures_in_results(evidence, expect)
-    billed: Counter[str] = Counter()
-    for bill in evidence.ledger.bills:
-        sent = parse_custom_id(bill.custom_id)
-        billed[sent.request_id if sent else bill.custom_id] += 1
-    for request, n in billed.items():
-        entitled = max(failed[request], unusable[request])
-        if n > 1 + entitled:
-            yield f"request {request} was billed {n} times after {entitled} recorded failures"
-
-
-def _failures_in_state(evidence: Evidence) -> Counter[str]:
-    """Two moves may share a transaction: to be asked again a life must have failed in between."""
-    again = {(_P, _Q), (_S, _Q)}
-    failures: Counter[str] = Counter()
-    for request, moves in _histories(evidence):
-        for before, after in moves:
-            between = before is not None and (before.status, after.status) in again
-            failures[request] += after.status in {_R, _T} or between
-    return failures
-
-
-def _failures_in_results(evidence: Evidence, expect: Expect) -> Counter[str]:
-    failures: Counter[str] = Counter()
-    for result in evidence.values("results"):
-        bad = result.outcome is not Outcome.SUCCEEDED or bool(result.refusal)
-        failures[result.request_id] += bad or (expect.usable is not None and not expect.usable(result.output or ""))
-    return failures
 
 
 @invariant
@@ -491,8 +412,8 @@ def prefix_exact(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
 
 @invariant
 def legal_moves(evidence: Evidence, expect: Expect) -> Iterator[str | int]:
-    """Statuses follow one another as the design says. One transaction may hold two moves of a row, never three."""
-    for request, moves in _histories(evidence):
+    """Statuses follow one another as the design says; moves of one transaction need no durable step between them."""
+    for request, moves in histories(evidence):
         for before, after in moves:
             yield 1
             if before is None:
@@ -520,15 +441,6 @@ def _two_moves(first: Status, last: Status) -> bool:
     }
     allowed |= {(_V, _C, _V), (_C, _V, _T), (_R, _Q, _P), (_R, _Q, _T)}
     return any((first, middle, last) in allowed for middle in Status)
-
-
-def _histories(evidence: Evidence) -> Iterator[tuple[str, list[tuple[Life | None, Life]]]]:
-    per_life: dict[str, list[Life]] = defaultdict(list)
-    for seen in evidence.state:
-        if isinstance(seen.value, Life):
-            per_life[seen.value.request_id].append(seen.value)
-    for request, rows in per_life.items():
-        yield request, list(zip([None, *rows[:-1]], rows, strict=True))
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from batchmill.agents.kafka import LocalCluster
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
 from tests.chaos.evidence import Txn, topic_of
-from tests.chaos.invariants import LABEL_CHUNK
+from tests.chaos.judging import LABEL_CHUNK
 from tests.chaos.mill import Mill, eventually, is_stopped
 
 __all__ = ["FULL", "QUICK", "WORKERS", "Kill", "Run", "Script"]

@@ -12,7 +12,8 @@ from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.lifecycle import TABLE
 from tests.chaos.evidence import Evidence, Seen, Txn
 from tests.chaos.fabricated import FIRST, SECOND, a_batch, a_bill, a_run
-from tests.chaos.invariants import INVARIANTS, LEGAL_MOVES, Expect, check, names
+from tests.chaos.invariants import INVARIANTS, LEGAL_MOVES, check, names
+from tests.chaos.judging import Expect
 
 Bend = Callable[[Evidence], Evidence]
 

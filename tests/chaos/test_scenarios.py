@@ -14,7 +14,8 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import ChunkState, Status
 from tests.chaos.deadly_worker import DEADLY_RECORD, DEADLY_UPLOAD
 from tests.chaos.evidence import Evidence
-from tests.chaos.invariants import Expect, check
+from tests.chaos.invariants import check
+from tests.chaos.judging import Expect
 from tests.chaos.mill import Mill, eventually, running_mill
 from tests.chaos.workload import REASON_OF, Event, Kind, answers_to, event_of, mark_of, stranger, usable, write_gold
 
