@@ -63,7 +63,9 @@ class World:
         async def content():
             yield data
 
-        return await self.provider.upload(name="c.jsonl", size_bytes=len(data), content=content())
+        return await self.provider.upload(
+            name="c.jsonl", size_bytes=len(data), content=content(), may_start=lambda: True
+        )
 
     async def create(self, file_id, label):
         return await self.provider.create(file_id=file_id, endpoint=ENDPOINT, label=label, may_start=lambda: True)

@@ -257,7 +257,9 @@ async def test_an_upload_is_streamed_as_one_form_with_its_exact_length():
 
     async with a_script() as (script, provider):
         script.answers = [reply(200, {"id": "file-9"})]
-        assert await provider.upload(name="c.jsonl", size_bytes=16, content=content()) == "file-9"
+        assert (
+            await provider.upload(name="c.jsonl", size_bytes=16, content=content(), may_start=lambda: True) == "file-9"
+        )
     line, head, body = script.heard[0]
     assert line == "POST /v1/files HTTP/1.1"
     boundary = head.split("boundary=")[1].split("\r\n")[0].encode()
@@ -276,7 +278,7 @@ async def test_an_upload_whose_content_is_not_as_long_as_announced_is_broken_off
     async with a_script() as (script, provider):
         script.answers = [reply(200, {"id": "file-9"})]
         with pytest.raises(ValueError, match="another length"):
-            await provider.upload(name="c.jsonl", size_bytes=announced, content=content())
+            await provider.upload(name="c.jsonl", size_bytes=announced, content=content(), may_start=lambda: True)
         assert script.heard == []
 
 

@@ -8,18 +8,19 @@ from typing import Final
 
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import WorkItem
+from batchmill.schemas.records import Submitted, WorkItem
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
+from batchmill.streams.collecting import acknowledge
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.facts import Condemned, Fact, SinkRefused
 from batchmill.streams.lifecycle import evolve
-from batchmill.streams.orders import Order, Put, Wake
+from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.settling import moved, obituary
 from batchmill.streams.view import StateView
 
-__all__ = ["isolate_chunk", "isolate_commit", "isolate_record"]
+__all__ = ["isolate_chunk", "isolate_commit", "isolate_record", "verdict_gone"]
 
 _CLOSED: Final = frozenset({ChunkState.DONE, ChunkState.FAILED})
 
@@ -38,8 +39,19 @@ def isolate_commit(view: StateView, request_id: str, now_ms: int) -> list[Order]
     life = read.life(view, request_id)
     if life is None or life.output_sha256 is None or life.commit_id is None:
         return []
-    ended = evolve(moved(life, SinkRefused(output_sha256=life.output_sha256), now_ms), reason=Reason.POISON)
     error = f"the worker died three times while writing commit {life.commit_id}"
+    return _unwritten(life, Reason.POISON, error, now_ms)
+
+
+def verdict_gone(life: Life, now_ms: int) -> list[Order]:
+    """Put down a validated life whose verdict retention removed while it waited: there is nothing to write."""
+    error = f"retention removed its verdict, offset {life.verdict_offset} of validated; redrive asks anew"
+    return _unwritten(life, Reason.BODY_GONE, error, now_ms)
+
+
+def _unwritten(life: Life, reason: Reason, error: str, now_ms: int) -> list[Order]:
+    assert life.output_sha256 is not None, f"validated life {life.request_id} has no output"
+    ended = evolve(moved(life, SinkRefused(output_sha256=life.output_sha256), now_ms), reason=reason)
     return [Put(ended), obituary(ended, stage="committer", error=error, now_ms=now_ms)]
 
 
@@ -49,12 +61,26 @@ def isolate_record(view: StateView, topic: str, record: RawRecord, *, raw: bool,
     `topic` is the short name of where it was found; `record` is it as found there, a raw event exactly when `raw`.
     """
     error = f"the worker died three times on {topic}/{record.origin.partition}/{record.origin.offset}"
+    if topic == "submitted":
+        return [*_acknowledged(view, record, now_ms), _letter(record, topic, error, now_ms)]
     life = None if raw or record.key is None else read.life(view, record.key.decode("ascii", "replace"))
     fact = None if life is None else _end_of(life, topic, record.origin.offset)
     if life is not None and fact is not None:
         ended = evolve(moved(life, fact, now_ms), reason=Reason.POISON)
         return [Put(ended), obituary(ended, stage=topic, error=error, now_ms=now_ms)]
-    return [of_raw(_as_raw(record, topic), stage=topic, reason=Reason.POISON, error=error, now_ms=now_ms)]
+    return [_letter(record, topic, error, now_ms)]
+
+
+def _letter(record: RawRecord, topic: str, error: str, now_ms: int) -> Emit:
+    return of_raw(_as_raw(record, topic), stage=topic, reason=Reason.POISON, error=error, now_ms=now_ms)
+
+
+def _acknowledged(view: StateView, record: RawRecord, now_ms: int) -> list[Order]:
+    """The line was seen, that is all its chunk waits for."""
+    try:
+        return acknowledge(view, [codec.decode(record.value or b"", Submitted)], now_ms)
+    except codec.CodecError:
+        return []
 
 
 def _end_of(life: Life, topic: str, offset: int) -> Fact | None:

@@ -194,8 +194,13 @@ class BatchProvider(Protocol):
         """A line of an output or error file; None for a line that names no row (quarantined and counted)."""
         ...
 
-    async def upload(self, *, name: str, size_bytes: int, content: AsyncIterator[bytes]) -> str:
-        """Give the provider an input file; returns its file id. An unknown outcome costs nothing but a stray file."""
+    async def upload(
+        self, *, name: str, size_bytes: int, content: AsyncIterator[bytes], may_start: Callable[[], bool]
+    ) -> str:
+        """Give the provider an input file; returns its file id. An unknown outcome costs nothing but a stray file.
+
+        `may_start` is asked as for `create`.
+        """
         ...
 
     async def create(self, *, file_id: str, endpoint: str, label: Label, may_start: Callable[[], bool]) -> RemoteBatch:

@@ -52,6 +52,7 @@ __all__ = [
     "file_deleted",
     "may_create",
     "may_spend",
+    "may_upload",
     "payload_missing",
     "prepared",
     "refuse_member",
@@ -253,6 +254,12 @@ def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
     return [Put(row), *orders]
 
 
+def may_upload(view: StateView, chunk: Chunk) -> bool:
+    """The last question before the payload leaves: a pause may have come while the call waited for its turn."""
+    now, job = read.chunk(view, chunk.chunk_id), read.job(view, chunk.job)
+    return now is not None and job is not None and not job.paused and now.state is ChunkState.PREPARED
+
+
 def may_create(view: StateView, chunk: Chunk) -> bool:
     """The last question before the call: a pause or a cancellation may have come while the attempt became durable."""
     now, job = read.chunk(view, chunk.chunk_id), read.job(view, chunk.job)
@@ -327,7 +334,7 @@ def after_look(
         row = _at(chunk, ChunkState.ATTEMPTING, now_ms, looks=looks, remote_status=NOT_FOUND)
         return Looked((Put(row), Wake("dispatch")))
     if chunk.cancel_requested:
-        return Looked((Put(_ended(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("dispatch")))
+        return Looked((Put(_ended(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("poll")))
     return Looked((Put(_at(chunk, ChunkState.PREPARED, now_ms, remote_status=None)), Wake("dispatch")))
 
 
@@ -381,11 +388,11 @@ def fail_batch(
         case Action.PAUSE_JOB:
             return [Put(_again(chunk, failure.code, None, now_ms)), *_paused(view, chunk, now_ms)]
         case Action.RETRY_ROW:
-            return [*_without_line(view, chunk, failure, now_ms), Wake("dispatch")]
+            return [*_without_line(view, chunk, failure, now_ms), Wake("poll")]
         case Action.TERMINAL:
             # Whatever is wrong is wrong for the next chunk too: one chunk of dead letters, not the whole queue.
             ended = _ended(chunk, Reason.REFUSED_BY_PROVIDER, failure.code, now_ms)
-            return [Put(ended), *_paused(view, chunk, now_ms), Wake("dispatch")]
+            return [Put(ended), *_paused(view, chunk, now_ms), Wake("poll")]
 
 
 def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) -> list[Order]:

@@ -113,11 +113,18 @@ class HttpSeam:
         return await self._exchange(operation, request, seconds, names=names, spends=spends, may_start=may_start)
 
     async def send_file(
-        self, operation: str, path: str, *, headers: Mapping[str, str], body: AsyncIterator[bytes]
+        self,
+        operation: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        body: AsyncIterator[bytes],
+        may_start: Callable[[], bool],
     ) -> Reply:
         """Send a body piece by piece."""
         request = self._client.build_request("POST", path, content=body, headers=dict(headers))
-        return await self._exchange(operation, request, self._account.transfer_timeout_seconds, names=True)
+        seconds = self._account.transfer_timeout_seconds
+        return await self._exchange(operation, request, seconds, names=True, may_start=may_start)
 
     async def receive_file(self, operation: str, path: str) -> AsyncIterator[bytes]:
         """Read a body piece by piece; one that breaks off raises."""
@@ -156,7 +163,7 @@ class HttpSeam:
         """Wait for a turn, then let the body make its exchange; whatever breaks leaves as an error of the port."""
         async with self.gate.turn() as waited_seconds:
             if may_start is not None and not may_start():
-                raise TransientError("lease_ended", hint="the task was not committed recently enough to spend money")
+                raise TransientError("lease_ended", hint="a pause, or no recent commit: it may not start any more")
             seen, started_s = _Seen(), clock.monotonic_s()
             try:
                 yield seen

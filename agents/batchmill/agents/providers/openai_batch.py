@@ -86,7 +86,9 @@ class OpenAIBatchProvider:
     def parse_row(self, line: bytes) -> RowOutcome | None:
         return parse_row(line)
 
-    async def upload(self, *, name: str, size_bytes: int, content: AsyncIterator[bytes]) -> str:
+    async def upload(
+        self, *, name: str, size_bytes: int, content: AsyncIterator[bytes], may_start: Callable[[], bool]
+    ) -> str:
         boundary = secrets.token_hex(16)
         head, tail = _multipart(boundary, name)
         headers = {
@@ -94,7 +96,7 @@ class OpenAIBatchProvider:
             "content-length": str(len(head) + size_bytes + len(tail)),
         }
         reply = await self._http.send_file(
-            "upload", "files", headers=headers, body=_joined(head, content, size_bytes, tail)
+            "upload", "files", headers=headers, body=_joined(head, content, size_bytes, tail), may_start=may_start
         )
         return str(reply.document["id"])
 

@@ -20,8 +20,9 @@ from batchmill.agents.stages.traces import Traces
 from batchmill.schemas import codec
 from batchmill.schemas.records import Verdict
 from batchmill.schemas.state import Life
+from batchmill.streams import view as read
 from batchmill.streams.committing import Intent, intend, meet_verdict, place_of, settle, write_of
-from batchmill.streams.isolating import isolate_commit
+from batchmill.streams.isolating import isolate_commit, verdict_gone
 from batchmill.streams.ports import Sink, SinkWrite
 from batchmill.streams.submitting import backoff_ms
 
@@ -90,7 +91,7 @@ class Committer:
             return True
 
     async def _writes(self, task: Task, lives: Sequence[Life]) -> dict[str, list[SinkWrite]]:
-        """The writes of `lives`, by sink; a verdict that retention removed leaves its life where it is, in sight."""
+        """The writes of `lives`, by sink; a life whose verdict retention removed is put down."""
         offsets = [life.verdict_offset for life in lives if life.verdict_offset is not None]
         bodies = await self.kit.bodies(task, "validated", offsets)
         writes: dict[str, list[SinkWrite]] = defaultdict(list)
@@ -98,6 +99,8 @@ class Committer:
             found = None if life.verdict_offset is None else bodies.get(life.verdict_offset)
             if found is None:
                 _log.error("verdict_gone", request_id=life.request_id, offset=life.verdict_offset)
+                orders = verdict_gone(life, clock.wall_ms()) if read.life(task.view, life.request_id) == life else []
+                self.kit.carry(task, orders, src=f"effect:{EFFECT}/{life.request_id}")
                 continue
             place = place_of(task.view, self.kit.jobs, life)
             writes[place.sink].append(write_of(life, codec.decode(found.value or b"", Verdict), place))

@@ -37,6 +37,7 @@ from batchmill.streams.submitting import (
     file_deleted,
     may_create,
     may_spend,
+    may_upload,
     payload_missing,
     prepared,
     refuse_member,
@@ -217,6 +218,7 @@ class Submitter:
                 name=f"{chunk.chunk_id}.jsonl",
                 size_bytes=await self.payloads.size(chunk.payload_uri),
                 content=self.payloads.read(chunk.payload_uri),
+                may_start=lambda: may_upload(task.view, chunk),
             )
         except (PayloadMissingError, PayloadDamagedError):
             await self.payloads.delete(chunk.payload_uri)

@@ -1,0 +1,95 @@
+"""What kills the process ends alone, with a reason, and nothing else waits for it."""
+
+from dataclasses import replace
+
+import pytest
+
+from batchmill.schemas.codec import encode
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import DeadLetter, Origin, Submitted
+from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.isolating import isolate_chunk, isolate_commit, isolate_record, verdict_gone
+from batchmill.streams.orders import Emit, Put
+from batchmill.streams.view import MemoryView
+from tests.schemas.samples import sample
+
+NOW_MS = 1_800_000_000_000
+
+
+def a_life(**changes):
+    plain = {
+        "request_id": "a" * 32,
+        "status": Status.VALIDATED,
+        "chunk_id": None,
+        "commit_id": "c1",
+        "output_sha256": "s",
+        "verdict_offset": 4,
+    }
+    return replace(sample(Life), **(plain | changes))
+
+
+def seen_at(key: str, value: bytes = b"") -> RawRecord:
+    return RawRecord(origin=Origin(generation=0, partition=2, offset=9, at_ms=1), key=key.encode(), value=value)
+
+
+def put_and_letter(orders):
+    rows = [order.row for order in orders if isinstance(order, Put)]
+    letters = [order.record for order in orders if isinstance(order, Emit)]
+    return rows, letters
+
+
+@pytest.mark.parametrize(
+    ("topic", "status"), [("results", Status.SUCCEEDED_UNVALIDATED), ("validated", Status.VALIDATED)]
+)
+def test_a_life_whose_next_record_is_poison_ends_as_poison(topic, status):
+    view, life = MemoryView(), a_life(status=status)
+    view.put(life)
+    rows, letters = put_and_letter(isolate_record(view, topic, seen_at(life.request_id), raw=False, now_ms=NOW_MS))
+    assert [(row.status, row.reason) for row in rows] == [(Status.FAILED_TERMINAL, Reason.POISON)]
+    assert [(type(each), each.reason, each.request_id) for each in letters] == [
+        (DeadLetter, Reason.POISON, life.request_id)
+    ]
+
+
+def test_a_raw_event_that_is_poison_is_put_down_in_its_own_partition():
+    raw = replace(seen_at("k", b"deadly"), origin=Origin(generation=1, partition=2, offset=9, at_ms=1))
+    (order,) = isolate_record(MemoryView(), "raw", raw, raw=True, now_ms=NOW_MS)
+    assert isinstance(order, Emit)
+    assert (order.partition, order.record.reason, order.record.original) == (2, Reason.POISON, b"deadly")
+
+
+def test_a_poisonous_line_on_submitted_still_counts_as_seen_so_that_its_chunk_can_end():
+    view = MemoryView()
+    chunk = replace(sample(Chunk), state=ChunkState.COLLECTED, members=1, acknowledged=0)
+    line = replace(sample(Submitted), chunk_id=chunk.chunk_id)
+    view.put(chunk)
+    found = seen_at(line.request_id, encode(line))
+    rows, letters = put_and_letter(isolate_record(view, "submitted", found, raw=False, now_ms=NOW_MS))
+    assert [row.acknowledged for row in rows] == [1]
+    assert [each.reason for each in letters] == [Reason.POISON]
+
+
+def test_a_chunk_that_kills_is_given_up_and_a_closed_one_is_left_alone():
+    view = MemoryView()
+    chunk = replace(sample(Chunk), state=ChunkState.SEALED, reason=None)
+    view.put(chunk)
+    rows, _ = put_and_letter(isolate_chunk(view, chunk.chunk_id, "prepare", NOW_MS))
+    assert [(row.state, row.reason, row.due_at_ms) for row in rows] == [(ChunkState.ENDED, Reason.POISON, None)]
+    view.put(replace(chunk, state=ChunkState.DONE))
+    assert isolate_chunk(view, chunk.chunk_id, "prepare", NOW_MS) == []
+
+
+def test_a_commit_that_kills_names_its_commit_id_so_that_the_sink_can_be_asked():
+    view, life = MemoryView(), a_life()
+    view.put(life)
+    rows, (letter,) = put_and_letter(isolate_commit(view, life.request_id, NOW_MS))
+    assert [(row.status, row.reason) for row in rows] == [(Status.FAILED_TERMINAL, Reason.POISON)]
+    assert life.commit_id in letter.error
+
+
+def test_a_validated_life_without_its_verdict_is_put_down_as_gone():
+    rows, (letter,) = put_and_letter(verdict_gone(a_life(commit_id=None), NOW_MS))
+    assert [(row.status, row.reason) for row in rows] == [(Status.FAILED_TERMINAL, Reason.BODY_GONE)]
+    assert letter.reason is Reason.BODY_GONE
