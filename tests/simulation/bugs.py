@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.state import Chunk, Life, Source
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import chunking, collecting, committing, lifecycle, normalizing, queueing, submitting
 from batchmill.streams import view as read
 from batchmill.streams.orders import Emit, Order, Put
+from batchmill.streams.ports import SinkOutcome
 from tests.simulation import provider as simulated
 from tests.simulation import stages
+from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BUGS", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,35 @@ def _asks_no_more(right: Any) -> Any:
     return lambda view, chunk: True
 
 
+def _skips_answers_of_the_paused(right: Any) -> Any:
+    """An answer that comes in while its job is paused is passed over, and never comes again."""
+
+    def validate(view: Any, result: Any, offset: int, **more: Any) -> list[Order]:
+        job = read.job(view, result.job)
+        return [] if job is not None and job.paused else right(view, result, offset, **more)
+
+    return validate
+
+
+def _believes_only_the_first_answer(right: Any) -> Any:
+    """What the sink took from a write in doubt is not noted with its source."""
+
+    def committed(view: Any, life: Life, write: Any, result: Any, sink: str, now_ms: int) -> list[Order]:
+        orders = right(view, life, write, result, sink, now_ms)
+        if result.outcome is not SinkOutcome.ALREADY:
+            return orders
+        return [order for order in orders if not (isinstance(order, Put) and isinstance(order.row, Source))]
+
+    return committed
+
+
+def _retries_for_ever(right: Any) -> Any:
+    """Each answer that is no good is taken for the first one."""
+    return lambda life, *more: right(lifecycle.evolve(life, attempt=1), *more)
+
+
 FEW_SOURCES = Scale(sources=4)
+BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
 BUGS = (
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
@@ -226,4 +256,7 @@ BUGS = (
     Bug("spending while paused", "quiet_when_stopped", stages.submitting, "todo", _ignores_the_pause),
     Bug("a pause that comes too late", "quiet_when_stopped", stages.submitting, "may_create", _asks_no_more),
     Bug("create before the intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable),
+    Bug("answers skipped during a pause", "ends", stages.validating, "validate", _skips_answers_of_the_paused),
+    Bug("doubt not noted", "sources_tell_the_truth", committing, "_committed", _believes_only_the_first_answer),
+    Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

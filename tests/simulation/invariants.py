@@ -14,7 +14,7 @@ from batchmill.schemas.state import Arrival, Chunk, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams.accounting import Books, origin_key, place_of
 from batchmill.streams.controlling import promotion_of
-from tests.simulation.oracle import answer_to, asked_as
+from tests.simulation.oracle import ATTEMPTS_MAX, answer_to, asked_as
 from tests.simulation.simulation import Story
 
 __all__ = ["INVARIANTS", "broken"]
@@ -242,4 +242,5 @@ def quiet_when_stopped(story: Story) -> Iterator[str]:
 @law
 def attempts_bounded(story: Story) -> Iterator[str]:
     """No life counts more attempts than its job allows."""
-    yield from (f"{life.request_id} counts {life.attempt} attempts" for life in story.lives() if life.attempt > 4)
+    over = [life for life in story.lives() if life.attempt > ATTEMPTS_MAX]
+    yield from (f"{life.request_id} counts {life.attempt} attempts" for life in over)

@@ -3,7 +3,7 @@
 import json
 from hashlib import sha256
 
-__all__ = ["PROMPTS", "answer_to", "asked_as", "spec_of"]
+__all__ = ["ATTEMPTS_MAX", "PROMPTS", "answer_to", "asked_as", "spec_of"]
 
 from batchmill.schemas.jobs import (
     AskSpec,
@@ -17,6 +17,7 @@ from batchmill.schemas.jobs import (
     RetrySpec,
 )
 
+ATTEMPTS_MAX = 4
 #: one per version of the job
 PROMPTS = ("Label: {{ input.text }}", "Label well: {{ input.text }}")
 
@@ -48,6 +49,6 @@ def spec_of(version_number: int, *, hold: bool = False, count_max: int = 12, seq
         ),
         mode=ModeSpec(hold_submit=hold, chunk=ChunkSpec(max_count=count_max, max_age_seconds=30)),
         judge=JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5)),
-        retry=RetrySpec(max_attempts=4, backoff_seconds_base=5, backoff_seconds_max=60),
+        retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),
     )

@@ -24,7 +24,7 @@ from batchmill.streams.ports import (
 )
 from tests.simulation.oracle import answer_to
 
-__all__ = ["Bill", "Faults", "SimProvider", "price"]
+__all__ = ["NONE", "NORMAL", "Bill", "Faults", "SimProvider", "price"]
 
 LISTED_AFTER_MS_MAX = 60_000
 FROZEN_MS_MAX = 400_000
@@ -47,6 +47,7 @@ class Faults:
     stray_rows: float = 0.3  #: of the result files hold repeated or foreign rows
 
 
+NORMAL = Faults()
 NONE = Faults(*([0.0] * 8))
 
 

@@ -15,7 +15,7 @@ from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
 from tests.simulation.oracle import PROMPTS, spec_of
-from tests.simulation.provider import NONE, Faults, SimProvider
+from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
 from tests.simulation.stages import EFFECTS, TOPICS, Worker
 from tests.simulation.world import Killed, SimTask, World
@@ -36,6 +36,7 @@ class Scale:
     partitions: int = 2
     actions: int = 1_200
     crash_share: float = 0.04
+    faults: Faults = NORMAL  #: of the provider
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     scale = scale or Scale()
     chance = Random(seed)
     world = World(chance, scale.partitions)
-    worker = Worker(world, SimProvider(chance, Faults()), SimSink(), scale.crash_share)
+    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
     hold = chance.random() < 0.2
     specs = [spec_of(number, hold=hold, count_max=chance.randrange(1, 12)) for number in range(len(PROMPTS))]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]

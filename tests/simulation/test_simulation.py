@@ -5,8 +5,9 @@ Many more seeds: `python -m tests.simulation --seeds 1000`. A seed that breaks a
 
 import pytest
 
-from tests.simulation.bugs import BUGS, Bug, planted
+from tests.simulation.bugs import BAD_ROWS, BUGS, Bug, planted
 from tests.simulation.invariants import INVARIANTS, broken
+from tests.simulation.oracle import ATTEMPTS_MAX
 from tests.simulation.simulation import Scale, simulate
 
 #: seeds that once broke a law: 7 paid twice, when a frozen create arrived just ahead of the deletion of its input file
@@ -25,6 +26,12 @@ def test_every_law_holds_without_crashes_on_one_partition() -> None:
     assert broken(simulate(1, Scale(partitions=1, crash_share=0.0, events=200))) == {}
 
 
+def test_every_law_holds_when_hardly_a_row_comes_back_well_and_attempts_are_used_up() -> None:
+    stories = [simulate(seed, BAD_ROWS) for seed in range(5)]
+    assert [broken(story) for story in stories] == [{}] * len(stories)
+    assert max(life.attempt for story in stories for life in story.lives()) == ATTEMPTS_MAX
+
+
 def test_the_same_seed_tells_the_same_story() -> None:
     first, second = simulate(3), simulate(3)
     assert first.world.moves == second.world.moves
@@ -40,6 +47,10 @@ def test_a_planted_bug_is_caught_by_the_law_that_names_it(bug: Bug) -> None:
         if bug.law in broken(story):
             return
     pytest.fail(f"{bug.name} was planted in {PATIENCE} stories and `{bug.law}` saw nothing")
+
+
+def test_every_law_has_a_planted_bug() -> None:
+    assert set(INVARIANTS) == {bug.law for bug in BUGS}
 
 
 def test_the_stories_reach_every_corner() -> None:
