@@ -40,7 +40,7 @@ class RuntimeConfig:
     on_poison: "Callable[[Task, LogRecord], None] | None" = None
     observer: Observer = field(default_factory=Observer)
     failpoint: str | None = None
-    hot_rows_max: int = 20_000  #: decoded rows kept per task
+    hot_rows_max: int = 5_000  #: decoded rows kept per task
     effect_drain_seconds: float = 2.0  #: effects may finish what they do before their task is handed over
     healthy_seconds: float = 30.0  #: a task that ran this long has forgotten its deaths
 
