@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import batchmill.agents
-
 from batchmill.agents.settings import (
     Settings,
     SettingsError,

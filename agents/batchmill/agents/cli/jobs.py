@@ -126,7 +126,7 @@ def apply(
 
 
 def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
-    """List the applied jobs: what was asked for, in how many tasks it is in effect, and how many are paused.
+    """List the applied jobs: what was asked for, what is in effect, what is paused.
 
     \b
     Example:
