@@ -13,6 +13,7 @@ Tables are the user's to read and to index. They may also add constraints and tr
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = ["SqliteSink", "valid_table"]
 
 _TABLE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 HISTORY = "__history"
+#: Between two tries to switch the journal of a file that another process is switching.
+_WAL_RETRY_SECONDS = 0.02
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS "{table}" (
@@ -128,10 +131,23 @@ class SqliteSink:
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=self._busy_timeout_ms / 1_000)
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         self._connection = connection
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch the journal; SQLite's own busy timeout does not cover two processes that do so on a new file."""
+        until_s = clock.monotonic_s() + self._busy_timeout_ms / 1_000
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if clock.monotonic_s() >= until_s:
+                    raise
+                time.sleep(_WAL_RETRY_SECONDS)
+            else:
+                return
 
     def _ensure_table(self, connection: sqlite3.Connection, table: str) -> list[str]:
         """Make both tables if they are not there; the columns that a table of that name lacks. A strange table is its
