@@ -80,7 +80,7 @@ class Plan:
             )
         return cls(
             script=FULL,
-            per_second=150,
+            per_second=125,
             drain_seconds_max=300,
             kills_min=6,
             open_transactions_min=4,

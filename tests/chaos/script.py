@@ -279,9 +279,9 @@ FULL: Script = (
     when("committed", 0.35, rebalance_in_restore("worker-2", "worker-3")),
     when("committed", 0.45, plain("worker-1", armed="commit.delivered@validated:2:stop")),
     zombie("worker-1"),
-    when("committed", 0.55, plain("worker-3", armed="commit.delivered@committed:2:hold")),
+    when("committed", 0.47, plain("worker-3", armed="commit.delivered@committed:1:hold")),
     in_open_transaction("worker-3"),
-    when("committed", 0.65, plain("worker-2")),
+    when("committed", 0.6, plain("worker-2")),
 )
 
 QUICK: Script = (

@@ -40,8 +40,8 @@ NOWHERE = frozenset({TP("", 0)})
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to the group. Only methods run by `call_thread` may touch the aiokafka consumer."""
 
-    #: Counts seeks. What was fetched before the newest one is of an older round.
-    seeks = 0
+    #: Number of the newest seek that was carried out; what was fetched before it is of an older round.
+    seek_done = 0
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -57,17 +57,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         consumer._coordinator.check_errors()  # noqa: SLF001  # Faust never looks: a member thrown out would go on silently
         fetched = await self._fetch_records(consumer, partitions, timeout=timeout, max_records=None)
-        return self.seeks, fetched
+        return self.seek_done, fetched
 
-    async def seek_all(self, positions: Mapping[TP, int]) -> int:
-        return await self.call_thread(self._seek_all, positions)  # type: ignore[no-any-return]
+    async def seek_all(self, positions: Mapping[TP, int], number: int) -> None:
+        await self.call_thread(self._seek_all, positions, number)
 
-    async def _seek_all(self, positions: Mapping[TP, int]) -> int:
+    async def _seek_all(self, positions: Mapping[TP, int], number: int) -> None:
         consumer = self._ensure_consumer()
         for tp, position in positions.items():
             consumer.seek(TopicPartition(*tp), position)
-        self.seeks += 1
-        return self.seeks
+        self.seek_done = number
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, int]:
         return await self.call_thread(self._committed, list(tps))  # type: ignore[no-any-return]
@@ -114,17 +113,24 @@ class Consumer(driver.Consumer):
             if self.should_stop or self.app.should_stop:
                 return
             fail_stop(Exit.LOOP_DIED, "the consumer cannot go on", error=error)
+        self._keep(seek, fetched)
         if self.should_stop or not self.flow_active:
             return
-        if seek == self._newest_seek:
-            for tp, records in fetched.items():
-                self._shelf.put(TP(tp.topic, tp.partition), [LogRecord.of(record) for record in records])
-        else:
-            for tp, records in fetched.items():
-                self.runtime.config.observer.dropped(tp.topic, tp.partition, len(records))
         for slice_ in self._shelf.take():
             tp = TP(slice_.topic, slice_.partition)
             yield tp, self._message(tp, slice_)
+
+    def _keep(self, seek: int, fetched: Mapping[Any, list[Any]]) -> None:
+        """Put what was fetched after the newest seek on the shelf, whatever else is going on.
+
+        A fetch that was under way over a rebalance may return what lies behind the new positions before the flow
+        resumes: the group's client has moved past it and will never hand it out again.
+        """
+        for tp, records in fetched.items():
+            if seek == self._newest_seek:
+                self._shelf.put(TP(tp.topic, tp.partition), [LogRecord.of(record) for record in records])
+            else:
+                self.runtime.config.observer.dropped(tp.topic, tp.partition, len(records))
 
     def _message(self, tp: TP, slice_: Any) -> ConsumerMessage:
         last = slice_.records[-1]
@@ -154,7 +160,9 @@ class Consumer(driver.Consumer):
             if tp.partition == task.partition and tp.topic in task.positions
         }
         self._shelf.clear(positions)
-        self._newest_seek = await self._thread.seek_all(positions)
+        # Numbered before it is carried out: what is fetched behind it may be here before we are told that it was.
+        self._newest_seek += 1
+        await self._thread.seek_all(positions, self._newest_seek)
         for tp, position in positions.items():
             self._read_offset[tp] = position
             self._committed_offset[tp] = position
