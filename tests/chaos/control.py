@@ -29,7 +29,8 @@ Driver = Literal["stock", "ours"]
 PARTITIONS = 4
 KILL_AT_SHARES = (0.25, 0.5, 0.75)
 FEED_SECONDS = 12.0
-FEED_CUTS = 60
+GUESTS = 8
+FEED_CUTS = 600  #: many small ones, so that records arrive at every moment of a rebalance
 READY_RECORDS = 16
 READY_SECONDS_MAX = 60.0
 SILENCE_SECONDS = 20.0  #: no new output for so long: nothing comes any more
@@ -59,8 +60,10 @@ class Passed:
         )
 
 
-async def pass_through(driver: Driver, bootstrap: str, directory: Path, *, records: int, seed: int) -> Passed:
-    """Run the script once; leaves no process behind."""
+async def pass_through(
+    driver: Driver, bootstrap: str, directory: Path, *, records: int, seed: int, guests: bool = False
+) -> Passed:
+    """Run the script once; leaves no process behind. With `guests`, nobody is killed and workers join instead."""
     began_s = time.monotonic()
     prefix = f"{driver}-{seed}-{os.urandom(3).hex()}"
     options = {
@@ -84,7 +87,8 @@ async def pass_through(driver: Driver, bootstrap: str, directory: Path, *, recor
             await pool.start(name)
         await _feed_one(bootstrap, options["source"], output)
         feeding = asyncio.create_task(_feed(bootstrap, options["source"], records))
-        kills = await _kill(pool, output, records, Random(seed))
+        disturb = _invite if guests else _kill
+        kills = await disturb(pool, output, records, Random(seed))
         await feeding
         await _until_silent(output, records)
     finally:
@@ -177,6 +181,16 @@ async def _kill(pool: Pool, output: _Output, records: int, chance: Random) -> in
         await pool.kill(f"worker-{kills % 2 + 1}")
         kills += 1
     return kills
+
+
+async def _invite(pool: Pool, output: _Output, records: int, chance: Random) -> int:
+    """Each newcomer makes the group rebalance in a moment, with records on their way to workers that stay."""
+    for guest in range(GUESTS):
+        while len(output.counts) < records * guest / GUESTS and time.monotonic() - output.last_s < SILENCE_SECONDS:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        await pool.start(f"guest-{guest + 1}")
+    return 0
 
 
 async def _until_silent(output: _Output, records: int) -> None:

@@ -19,6 +19,13 @@ async def test_what_is_killed_at_the_worst_moments_is_neither_lost_nor_doubled_n
     assert report.holds, table(report)
 
 
+async def test_records_on_their_way_while_workers_join_are_neither_lost_nor_doubled(
+    bootstrap_servers: str, tmp_path: Path
+):
+    passed = await pass_through("ours", bootstrap_servers, tmp_path, records=6_000, seed=1, guests=True)
+    assert passed.exact, str(passed)
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 async def test_stock_exactly_once_doubles_records_under_the_script_that_leaves_ours_exact(tmp_path: Path):
