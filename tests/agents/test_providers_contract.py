@@ -22,6 +22,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import (
     Action,
+    CreateOrder,
     Label,
     MustPauseError,
     NotFoundError,
@@ -68,7 +69,10 @@ class World:
         )
 
     async def create(self, file_id, label):
-        return await self.provider.create(file_id=file_id, endpoint=ENDPOINT, label=label, may_start=lambda: True)
+        order = CreateOrder(
+            label=label, endpoint=ENDPOINT, model="gpt-5-mini", file_id=file_id, size_bytes=0, content=nothing
+        )
+        return await self.provider.create(order, may_start=lambda: True)
 
     async def opened(self, count=6, **changes):
         return await self.create(await self.uploaded(self.lines(count)), a_label(**changes))
@@ -91,8 +95,15 @@ class World:
         return batch, await self.rows(batch)
 
 
+async def nothing():
+    return
+    yield b""
+
+
 def a_label(**changes):
-    return replace(Label(app="app", chunk_id="app-3-7", chunk_attempt=1, payload_sha256="ab" * 32), **changes)
+    return replace(
+        Label(app="app", chunk_id="app-3-7", chunk_attempt=1, payload_sha256="ab" * 32, members=6), **changes
+    )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from batchmill.agents.settings import AccountSettings, Settings, SettingsError
 from batchmill.streams.ports import (
     Action,
     BatchFailure,
+    CreateOrder,
     Label,
     MustPauseError,
     NotFoundError,
@@ -27,7 +28,7 @@ from batchmill.streams.ports import (
     TransientError,
 )
 
-LABEL = Label(app="app", chunk_id="app-3-7", chunk_attempt=2, payload_sha256="ab" * 32)
+LABEL = Label(app="app", chunk_id="app-3-7", chunk_attempt=2, payload_sha256="ab" * 32, members=2)
 METADATA = {
     "batchmill_app": "app",
     "batchmill_chunk": "app-3-7",
@@ -118,8 +119,21 @@ async def a_script(**account):
         await server.wait_closed()
 
 
+async def nothing():
+    return
+    yield b""
+
+
 def create(provider, may_start=lambda: True):
-    return provider.create(file_id="file-1", endpoint="/v1/chat/completions", label=LABEL, may_start=may_start)
+    order = CreateOrder(
+        label=LABEL,
+        endpoint="/v1/chat/completions",
+        model="gpt-5-mini",
+        file_id="file-1",
+        size_bytes=0,
+        content=nothing,
+    )
+    return provider.create(order, may_start=may_start)
 
 
 async def test_create_says_what_it_wants_and_whose_it_is():

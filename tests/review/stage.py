@@ -20,9 +20,10 @@ from batchmill.agents.stages.traces import Traces
 from batchmill.schemas import codec
 from batchmill.schemas.records import Record
 from batchmill.schemas.state import Row
+from batchmill.streams.capabilities import facts_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import Prices
-from batchmill.streams.ports import Capabilities, RemoteBatch, RemoteStatus, RowOutcome, TransientError
+from batchmill.streams.ports import RemoteBatch, RemoteStatus, RowOutcome, TransientError
 from batchmill.streams.view import MemoryView
 
 __all__ = ["MemoryLog", "MemoryTask", "Provider", "a_collector", "a_kit", "a_submitter", "slice_of"]
@@ -106,9 +107,7 @@ class Provider:
     """A provider whose answers are functions of the test; counts the calls that were sent."""
 
     name = "openai"
-    capabilities = Capabilities(
-        members_max=1_000, bytes_max=10**8, custom_id_chars_max=64, labels=True, input_file=True, window_seconds=86_400
-    )
+    capabilities = facts_of("openai").can
 
     def __init__(self) -> None:
         self.calls: list[str] = []

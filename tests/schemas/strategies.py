@@ -149,5 +149,5 @@ def job_specs() -> st.SearchStrategy[JobSpec]:
         retry=_retries,
         place=_places,
         dedupe=st.sampled_from(["source", "content"]),
-        budget=st.none() | st.builds(BudgetSpec, run_nanos=_nanos, record_nanos=_nanos),
+        budget=st.none() | st.builds(BudgetSpec, job_nanos=_nanos, record_nanos=_nanos),
     )

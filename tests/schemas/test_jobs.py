@@ -58,7 +58,7 @@ SPEC = JobSpec(
     ),
     retry=RetrySpec(on={Reason.TRUNCATED: RetryRule(max_attempts=1)}),
     place=PlaceSpec(sink="sqlite", table="triage"),
-    budget=BudgetSpec(run_nanos=50 * 10**9),
+    budget=BudgetSpec(job_nanos=50 * 10**9),
 )
 
 
@@ -165,7 +165,7 @@ REFUSED = [
     ("retry.on", {"truncated": {"max_attempts": 0}}, "$.retry.on.truncated.max_attempts"),
     ("place.key", "id", "$.place.key"),
     ("dedupe", "never", "$.dedupe"),
-    ("budget", {"run_nanos": 0}, "$.budget.run_nanos"),
+    ("budget", {"job_nanos": 0}, "$.budget.job_nanos"),
 ]
 
 

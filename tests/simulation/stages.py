@@ -404,6 +404,7 @@ def _label(chunk: Chunk) -> Label:
         chunk_id=chunk.chunk_id,
         chunk_attempt=chunk.attempt,
         payload_sha256=chunk.payload_sha256 or "",
+        members=chunk.members,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -40,6 +40,7 @@ from batchmill.agents.settings_groups import (
     TelemetrySettings,
     ViewSettings,
 )
+from batchmill.streams.capabilities import PROVIDERS
 
 __all__ = [
     "AccountSettings",
@@ -88,6 +89,16 @@ STANDARD_VARIABLES: dict[str, str] = {
     "OPENAI_API_KEY_FILE": "accounts.openai.api_key_file",
     "OPENAI_ORG_ID": "accounts.openai.organization",
     "OPENAI_PROJECT_ID": "accounts.openai.project",
+    "OPENAI_WEBHOOK_SECRET": "accounts.openai.webhook_secret",
+    "AZURE_OPENAI_ENDPOINT": "accounts.azure.base_url",
+    "AZURE_OPENAI_API_KEY": "accounts.azure.api_key",
+    "ANTHROPIC_BASE_URL": "accounts.anthropic.base_url",
+    "ANTHROPIC_API_KEY": "accounts.anthropic.api_key",
+    "ANTHROPIC_API_KEY_FILE": "accounts.anthropic.api_key_file",
+    "GEMINI_API_KEY": "accounts.gemini.api_key",
+    "GEMINI_API_KEY_FILE": "accounts.gemini.api_key_file",
+    "MISTRAL_API_KEY": "accounts.mistral.api_key",
+    "MISTRAL_API_KEY_FILE": "accounts.mistral.api_key_file",
     "NO_COLOR": "log.no_color",
     "OTEL_SDK_DISABLED": "telemetry.disabled",
     "OTEL_SERVICE_NAME": "telemetry.service_name",
@@ -150,11 +161,19 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
+    @field_validator("accounts", mode="before")
+    @classmethod
+    def _named_after_its_kind(cls, given: Any) -> Any:
+        """An account that is called as a provider is one of it, unless it says otherwise."""
+        if not isinstance(given, Mapping):
+            return given
+        return {name: _with_kind(str(name), account) for name, account in given.items()}
+
     @model_validator(mode="after")
     def _spend_only_here(self) -> Self:
         for name, account in self.accounts.items():
             # The untouched default stays loadable (tests need settings without accounts); building it is refused.
-            if self.loopback_only and "base_url" in account.model_fields_set and not is_loopback(account.base_url):
+            if self.loopback_only and account.base_url is not None and not is_loopback(account.base_url):
                 msg = (
                     f"account {name} points at {urlsplit(account.base_url).hostname}, but loopback_only is set so that"
                     f" nothing can be spent; set {env_name(f'accounts.{name}.base_url')} to a simulator on 127.0.0.1"
@@ -190,6 +209,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, _StandardEnv(settings_cls), _file_source(settings_cls))
+
+
+def _with_kind(name: str, account: Any) -> Any:
+    told = isinstance(account, Mapping) and "kind" not in account and name in PROVIDERS
+    return {**account, "kind": name} if told else account
 
 
 class _StandardEnv(PydanticBaseSettingsSource):

@@ -4,11 +4,15 @@ What lives here: declarations and the rules that fields of one group must keep t
 come from (that is `settings`).
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from batchmill.streams.capabilities import PROVIDERS
+from batchmill.streams.ports import Capabilities
 
 __all__ = [
     "AccountSettings",
@@ -159,8 +163,11 @@ class LimitSettings(_Group):
 class AccountSettings(_Group):
     """One account at a provider: where, who pays, how fast, how patient."""
 
-    kind: Literal["openai"] = Field(default="openai", description="Which protocol the provider speaks.")
-    base_url: str = Field(default="https://api.openai.com/v1", description="Where the API begins.")
+    kind: str = Field(
+        default="openai",
+        description="Which provider it is, by the table of capabilities; default: the account's name, if it is one.",
+    )
+    base_url: str | None = Field(default=None, description="Where the API begins; default: the provider's public one.")
     api_key: SecretStr | None = Field(default=None, description="The key. Prefer a file or the standard variable.")
     api_key_file: Path | None = Field(default=None, description="File that holds the key.")
     organization: str | None = Field(default=None, description="Sent as OpenAI-Organization.")
@@ -168,8 +175,34 @@ class AccountSettings(_Group):
     requests_per_minute: Positive = Field(default=600, description="Calls to the provider, all workers together.")
     concurrent_requests_max: Positive = Field(default=8, description="Calls of one worker running at once.")
     open_batches_max: Positive = Field(default=50, description="Batches open at the provider, all tasks together.")
-    batch_requests_max: Positive = Field(default=50_000, description="Most requests the provider takes in one batch.")
-    batch_bytes_max: Positive = Field(default=200 * 10**6, description="Largest input file the provider takes.")
+    batch_requests_max: Positive | None = Field(
+        default=None, description="Most requests of one batch; default: the provider's own limit."
+    )
+    batch_bytes_max: Positive | None = Field(
+        default=None, description="Largest input of one batch; default: the provider's own limit."
+    )
+    batches_per_hour_max: Positive | None = Field(
+        default=None, description="Batches created in any hour, all tasks together; unset: a refusal defers the batch."
+    )
+    queued_max: Positive | None = Field(
+        default=None,
+        description="What all unfinished batches of a model may hold together, in what the provider counts.",
+    )
+    batch_expected_seconds: Seconds | None = Field(
+        default=None, description="How long a batch is expected to take; default: typical of the provider."
+    )
+    online_requests_per_minute: Positive | None = Field(
+        default=None, description="Online calls of all workers together; unset: as fast as the provider answers."
+    )
+    online_tokens_per_minute: Positive | None = Field(
+        default=None, description="Tokens of online calls, prompt and answer, all workers together."
+    )
+    online_concurrent_max: Positive = Field(default=200, description="Online calls of one worker running at once.")
+    online_timeout_seconds: Seconds = Field(default=120, description="Longest one online call may take.")
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Signing secret of the provider's webhooks; unset: none is believed."
+    )
+    webhook_secret_file: Path | None = Field(default=None, description="File that holds the webhook secret.")
     connect_timeout_seconds: Seconds = Field(default=5, description="Longest wait for a connection.")
     read_timeout_seconds: Seconds = Field(default=20, description="Longest silence while reading or writing.")
     total_timeout_seconds: Seconds = Field(
@@ -190,13 +223,43 @@ class AccountSettings(_Group):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if urlsplit(self.base_url).scheme not in {"http", "https"} or not urlsplit(self.base_url).hostname:
+        facts = PROVIDERS.get(self.kind)
+        if facts is None or facts.protocol is None:
+            known = ", ".join(kind for kind, row in PROVIDERS.items() if row.protocol is not None)
+            msg = f"kind {self.kind!r} has no adapter; there is one for: {known}"
+            raise ValueError(msg)
+        if self.base_url is not None and not _is_web_address(self.base_url):
             msg = "base_url must be an absolute http(s) URL, such as https://api.openai.com/v1"
+            raise ValueError(msg)
+        if self.base_url is None and facts.base_url is None:
+            msg = f"base_url must be set: {facts.title} has no address that all accounts share"
             raise ValueError(msg)
         if self.poll_min_seconds > self.poll_max_seconds:
             msg = "poll_min_seconds must not exceed poll_max_seconds"
             raise ValueError(msg)
         return self
+
+    @property
+    def url(self) -> str:
+        """Where the API begins."""
+        found = self.base_url or PROVIDERS[self.kind].base_url
+        assert found is not None, "checked when the account was read"
+        return found
+
+    @property
+    def can(self) -> Capabilities:
+        """What the provider can do, within what is set for this account."""
+        known = PROVIDERS[self.kind].can
+        return replace(
+            known,
+            members_max=self.batch_requests_max or known.members_max,
+            bytes_max=self.batch_bytes_max or known.bytes_max,
+            typical_seconds=round(self.batch_expected_seconds or known.typical_seconds),
+        )
+
+    def webhook_key(self) -> str | None:
+        """Give the webhook secret in clear, from the variable or its file; only the receiver asks."""
+        return _secret(self.webhook_secret, self.webhook_secret_file, "accounts.*.webhook_secret_file")
 
     def key(self) -> str | None:
         """Give the API key in clear, from the variable or its file; only the HTTP seam asks."""
@@ -276,6 +339,11 @@ class TelemetrySettings(_Group):
     metrics_exporter: Literal["otlp", "prometheus", "none"] = Field(
         default="otlp", description="otlp: also push when an endpoint is set; /metrics is always served."
     )
+
+
+def _is_web_address(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:

@@ -30,10 +30,12 @@ __all__ = [
     "LengthSpec",
     "ModeSpec",
     "ModelSpec",
+    "OnlineSpec",
     "PlaceSpec",
     "RetryRule",
     "RetrySpec",
     "Severity",
+    "TruncationSpec",
 ]
 
 #: `where` names the member (`$.judge.confidence`), the message says what belongs there.
@@ -127,17 +129,34 @@ class ChunkSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModeSpec:
-    """How the question travels."""
+class OnlineSpec:
+    """How questions travel one by one, where no batch endpoint is used."""
 
-    prefer: Literal["batch"] = "batch"
-    deadline_seconds: int | None = None  #: from being queued to having an answer
+    max_count: int = 64  #: members of one chunk: as many calls may be in doubt after a crash
+    on_unknown: Literal["resend", "dead"] = "resend"  #: what becomes of a call whose outcome a crash has hidden
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_count <= 1_000, "$.mode.online.max_count", "must be from 1 to 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeSpec:
+    """How the question travels. `auto`: by batch as long as that meets the deadline, online what would be late."""
+
+    prefer: Literal["batch", "online", "auto"] = "batch"
+    deadline_seconds: int | None = None  #: from the event's arrival to having an answer
     hold_submit: bool = False  #: sealed chunks wait for an operator's approval
     chunk: ChunkSpec = field(default_factory=ChunkSpec)
+    online: OnlineSpec = field(default_factory=OnlineSpec)
 
     def __post_init__(self) -> None:
         _require(
             self.deadline_seconds is None or self.deadline_seconds > 0, "$.mode.deadline_seconds", "must be above 0"
+        )
+        _require(
+            self.prefer != "auto" or self.deadline_seconds is not None,
+            "$.mode.deadline_seconds",
+            "must be there: `auto` chooses by it",
         )
 
 
@@ -189,6 +208,18 @@ class RetryRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TruncationSpec:
+    """What is done about an answer that ended at its length limit: it is asked again with more room, or it is lost."""
+
+    factor: float = 2  #: each retry's limit over the one before
+    times: int = 1  #: 0: a truncated answer is terminal; so it is where the job sets no limit that could be raised
+
+    def __post_init__(self) -> None:
+        _require(self.factor > 1, "$.retry.truncated.factor", "must be above 1")
+        _require(0 <= self.times <= 8, "$.retry.truncated.times", "must be from 0 to 8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySpec:
     """How often and how soon a retryable failure is tried again; the wait doubles from base to max."""
 
@@ -196,6 +227,7 @@ class RetrySpec:
     backoff_seconds_base: float = 30
     backoff_seconds_max: float = 3_600
     on: Mapping[Reason, RetryRule] = field(default_factory=dict)
+    truncated: TruncationSpec = field(default_factory=TruncationSpec)
 
     def __post_init__(self) -> None:
         _check_retry(self, "$.retry")
@@ -219,13 +251,13 @@ class PlaceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSpec:
-    """Money in nano-dollars that must not be exceeded."""
+    """Money in nano-dollars that must not be exceeded: by the whole job, and by all attempts of one record."""
 
-    run_nanos: int | None = None
+    job_nanos: int | None = None
     record_nanos: int | None = None
 
     def __post_init__(self) -> None:
-        for member in ("run_nanos", "record_nanos"):
+        for member in ("job_nanos", "record_nanos"):
             limit = getattr(self, member)
             _require(limit is None or limit > 0, f"$.budget.{member}", "must be above 0")
 

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     BODY_GONE = "body_gone"
     RENDER_ERROR = "render_error"
+    OVER_BUDGET = "over_budget"
     TOO_LARGE_FOR_PROVIDER = "too_large_for_provider"
     REFUSED_BY_PROVIDER = "refused_by_provider"
     REQUEST_INVALID = "request_invalid"
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     PROVIDER_CANCELLED = "provider_cancelled"
     MISSING = "missing"
+    OUTCOME_UNKNOWN = "outcome_unknown"
     TRUNCATED = "truncated"
     MODEL_REFUSAL = "model_refusal"
     NOT_JSON = "not_json"
@@ -92,6 +94,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.SUPERSEDED: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
     Reason.BODY_GONE: ReasonInfo(retryable=False, fault=Fault.OPERATOR),
     Reason.RENDER_ERROR: ReasonInfo(retryable=False, fault=Fault.JOB),
+    Reason.OVER_BUDGET: ReasonInfo(retryable=False, fault=Fault.JOB),
     Reason.TOO_LARGE_FOR_PROVIDER: ReasonInfo(retryable=False, fault=Fault.UPSTREAM),
     Reason.REFUSED_BY_PROVIDER: ReasonInfo(retryable=False, fault=Fault.JOB),
     Reason.REQUEST_INVALID: ReasonInfo(retryable=False, fault=Fault.JOB),
@@ -100,6 +103,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.EXPIRED: ReasonInfo(retryable=True, fault=Fault.PROVIDER, costs_attempt=False),
     Reason.PROVIDER_CANCELLED: ReasonInfo(retryable=True, fault=Fault.PROVIDER, costs_attempt=False),
     Reason.MISSING: ReasonInfo(retryable=True, fault=Fault.PROVIDER),
+    Reason.OUTCOME_UNKNOWN: ReasonInfo(retryable=True, fault=Fault.US, costs_attempt=False),
     Reason.TRUNCATED: ReasonInfo(retryable=True, fault=Fault.JOB),
     Reason.MODEL_REFUSAL: ReasonInfo(retryable=False, fault=Fault.PROVIDER),
     Reason.NOT_JSON: ReasonInfo(retryable=True, fault=Fault.PROVIDER),

@@ -119,6 +119,8 @@ class Result:
     input_tokens: int
     output_tokens: int
     cached_tokens: int
+    cache_write_tokens: int = 0  #: part of `input_tokens` that was written to the provider's prompt cache
+    tier: str | None = None  #: batch | online: which price list applied
     cost_nanos: int | None  #: None = unpriced, never 0 for an unknown price
     price_id: str | None
     answered_by: str  #: provider | store

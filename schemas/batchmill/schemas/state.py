@@ -11,7 +11,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Origin
 from batchmill.schemas.status import ChunkState, Status
 
-__all__ = ["Answer", "Arrival", "Chunk", "Job", "Life", "Meta", "Row", "Source"]
+__all__ = ["Answer", "Arrival", "Chunk", "Grant", "Job", "Life", "Meta", "Row", "Source"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,7 @@ class Life:
     output_tokens: int
     confidence: float | None
     redrives: int
+    room: int = 0  #: times the answer's length limit was raised after a truncation
     traceparent: str | None = None  #: W3C trace context of the raw event, when it had one
     origin: Origin
     updated_at_ms: int
@@ -150,7 +151,13 @@ class Chunk:
     repeated_rows: int
     twins: int  #: extra remote batches found and cancelled
     wasted_nanos: int
+    doubtful_nanos: int = 0  #: the most that calls of unknown outcome may have cost beside `cost_nanos`
     cost_nanos: int
+    estimated_nanos: int = 0  #: what it was expected to cost when it was closed
+    reserved_nanos: int = 0  #: held of the job's budget: the worst case, until posted or voided
+    reserved_tokens: int = 0  #: held of the account's queue at the provider
+    reserved_creates: int = 0  #: held of the account's batch creations
+    waits_for: str | None = None  #: the pool whose grant it waits for
     cancel_requested: bool
     reason: Reason | None
     note: str | None
@@ -171,6 +178,7 @@ class Job:
     version: str  #: the one new events are normalized under
     versions_json: str  #: version -> frozen spec
     paused: bool
+    pause_reason: str | None = None  #: the provider's code when the job paused by itself; a person's pause has none
     cancelled_before_ms: int | None  #: lives queued before this instant are cancelled
     last_command_id: str
     updated_at_ms: int
@@ -178,6 +186,24 @@ class Job:
     @property
     def key(self) -> str:
         return self.job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Table `grants`: what this task may use of a pool that all tasks share. Sums since the pool began; never reset."""
+
+    schema: ClassVar[str] = "state.grants"
+    pool: str  #: money/JOB, tokens/ACCOUNT/MODEL, creates/ACCOUNT
+    asked: int  #: wanted so far, from the first request on
+    granted: int  #: handed out to this task so far
+    reserved: int  #: held by open chunks just now
+    posted: int  #: used up for good
+    returned: int  #: given back unused: the overseer may hand it out again
+    updated_at_ms: int
+
+    @property
+    def key(self) -> str:
+        return self.pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,4 +219,4 @@ class Meta:
         return self.name
 
 
-Row = Life | Source | Answer | Arrival | Chunk | Job | Meta
+Row = Life | Source | Answer | Arrival | Chunk | Grant | Job | Meta

@@ -17,9 +17,12 @@ __all__ = [
     "BatchFailure",
     "BatchProvider",
     "Capabilities",
+    "CreateOrder",
+    "FoundBy",
     "Label",
     "MustPauseError",
     "NotFoundError",
+    "OnlineProvider",
     "OutcomeUnknownError",
     "PayloadStore",
     "ProviderError",
@@ -127,6 +130,8 @@ class RemoteBatch:
     completed: int | None = None
     failed: int | None = None
     failure: BatchFailure | None = None
+    #: False: it may be the one that was looked for, but only its results, not there yet, can tell
+    identified: bool = True
     input_tokens: int | None = None  #: billed so far, where the provider says so
     output_tokens: int | None = None
 
@@ -139,6 +144,19 @@ class Label:
     chunk_id: str
     chunk_attempt: int
     payload_sha256: str
+    members: int  #: how many rows; where nothing can be written on a batch it is told by this, its time and its nonce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOrder:
+    """All that a create call needs. `content` reads the payload anew each time it is called."""
+
+    label: Label
+    endpoint: str
+    model: str
+    file_id: str | None  #: of the uploaded payload; None where the provider takes it inline
+    size_bytes: int
+    content: Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,21 +174,43 @@ class RowOutcome:
     model: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int = 0  #: part of `input_tokens` that was read from the provider's prompt cache
+    cache_write_tokens: int = 0  #: part of `input_tokens` that was written to it
     usage_known: bool = True  #: False: perhaps billed, but the provider did not say for what: unpriced, never 0
     billed: bool = True  #: False: the provider says, or its kind implies, that nothing was charged
 
 
+class FoundBy(StrEnum):
+    """What tells a batch of ours from others when the answer to its create call was lost."""
+
+    METADATA = "metadata"  #: our label is written on it
+    DISPLAY_NAME = "display name"  #: our label is its name
+    CONTENT = "time, count and nonce"  #: nothing can be written on it: only its results name it for certain
+    TOKEN = "client token"  # noqa: S105 - the same token twice makes one batch; no secret
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a provider can do, and where its limits lie."""
+    """What a provider can do, and where its limits lie. None: there is no such limit, or none is published."""
 
     members_max: int
+    members_min: int = 1
     bytes_max: int
     custom_id_chars_max: int
-    labels: bool  #: a batch can be found again by what we wrote on it
-    input_file: bool  #: create refers to an uploaded file, which can be deleted
-    window_seconds: int
+    found_by: FoundBy
+    input_file: bool  #: create refers to an uploaded file, which can be deleted; else the payload goes inline
+    one_model: bool  #: all rows of a batch ask the same model
+    bad_row_fails: str  #: "batch" or "row": what one invalid row takes down with it
+    window_seconds: int  #: when a batch expires at the latest
+    typical_seconds: int  #: how long a batch takes as a rule; `auto` plans with it
+    retention_seconds: int | None  #: how long results can be fetched
+    creates_per_hour_max: int | None
+    queue_counts: str | None  #: "tokens" or "requests": what the provider limits of all unfinished batches together
+    queue_max: int | None
+    batch_percent: int  #: of the list price
+    endpoints: tuple[str, ...]  #: what a batch row may ask, the default first
+    online_endpoints: tuple[str, ...] = ()  #: what can be called one by one
+    output_tokens_default: int | None = None  #: sent where the job sets no limit and the provider demands one
 
 
 class BatchProvider(Protocol):
@@ -203,7 +243,7 @@ class BatchProvider(Protocol):
         """
         ...
 
-    async def create(self, *, file_id: str, endpoint: str, label: Label, may_start: Callable[[], bool]) -> RemoteBatch:
+    async def create(self, order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
         """Spend money.
 
         Raises TransientError, MustPauseError, NotFoundError (the input file) or RefusedError only when the batch
@@ -215,7 +255,11 @@ class BatchProvider(Protocol):
     async def get(self, batch_id: str) -> RemoteBatch: ...
 
     async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
-        """Every batch of the account created since, whose label names this app and chunk (any attempt). Full paging."""
+        """Every batch of the account created since, whose label names this app and chunk (any attempt). Full paging.
+
+        Where nothing can be written on a batch: those that could be it by time and count, `identified` once their
+        results show the chunk's nonce, and left out once they show another.
+        """
         ...
 
     async def cancel(self, batch_id: str) -> RemoteBatch: ...
@@ -224,6 +268,22 @@ class BatchProvider(Protocol):
 
     async def delete_file(self, file_id: str) -> None:
         """Done when the file is gone; not finding it is success."""
+        ...
+
+
+class OnlineProvider(Protocol):
+    """One account's endpoints for single questions."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def ask(self, *, endpoint: str, line: bytes, tokens: int, may_start: Callable[[], bool]) -> RowOutcome:
+        """Send the question of one payload line (see `BatchProvider.request_line`), once.
+
+        `tokens` is the estimate of prompt and answer together, for the account's rate. Raises TransientError or
+        MustPauseError when the question certainly was not answered nor billed, OutcomeUnknownError when nobody knows;
+        a refusal of this very question is a RowOutcome.
+        """
         ...
 
 

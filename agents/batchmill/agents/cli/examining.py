@@ -111,28 +111,28 @@ async def _account(name: str, account: "AccountSettings", settings: "Settings") 
     from batchmill.agents.settings import env_name, is_loopback
 
     what, key = f"account {name}", account.key()
-    if key is None and not is_loopback(account.base_url):
+    if key is None and not is_loopback(account.url):
         mend = f"set OPENAI_API_KEY, or {env_name(f'accounts.{name}.api_key_file')}"
-        yield Finding(what=what, level=Level.FAIL, found=f"no key for {account.base_url}", mend=mend)
+        yield Finding(what=what, level=Level.FAIL, found=f"no key for {account.url}", mend=mend)
         return
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    if settings.loopback_only and not is_loopback(account.base_url):
+    if settings.loopback_only and not is_loopback(account.url):
         yield Finding(what=what, level=Level.WARN, found="not asked: loopback_only is set")
         return
     try:
         async with httpx.AsyncClient(timeout=_HTTP_SECONDS) as client:
             asked_ms = clock.wall_ms()
-            answer = await client.get(f"{account.base_url.rstrip('/')}/models", headers=headers)
+            answer = await client.get(f"{account.url.rstrip('/')}/models", headers=headers)
     except httpx.HTTPError as error:
         mend = "check OPENAI_BASE_URL and the network; `batchmill simulate` gives one to try with"
-        found = f"{account.base_url} does not answer: {type(error).__name__}"
+        found = f"{account.url} does not answer: {type(error).__name__}"
         yield Finding(what=what, level=Level.FAIL, found=found, mend=mend)
         return
     if answer.status_code in _UNAUTHORISED:
-        found = f"{account.base_url} refuses the key (HTTP {answer.status_code})"
+        found = f"{account.url} refuses the key (HTTP {answer.status_code})"
         yield Finding(what=what, level=Level.FAIL, found=found, mend="use a key that may use the Batch API")
         return
-    yield Finding(what=what, level=Level.OK, found=f"{account.base_url} answers")
+    yield Finding(what=what, level=Level.OK, found=f"{account.url} answers")
     yield _skew(name, account, answer, asked_ms)
 
 

@@ -67,7 +67,7 @@ class HttpSeam:
         on_call: Callable[[CallSeen], None],
         loopback_only: bool,
     ) -> None:
-        near = is_loopback(account.base_url)
+        near = is_loopback(account.url)
         if loopback_only and not near:
             raise SettingsError(
                 f"account {name} points beyond this machine, but loopback_only is set so that nothing can be spent;"
@@ -80,7 +80,7 @@ class HttpSeam:
             cooldown_max_seconds=account.cooldown_max_seconds,
         )
         self._client = httpx.AsyncClient(
-            base_url=account.base_url.rstrip("/") + "/",
+            base_url=account.url.rstrip("/") + "/",
             headers=dict(headers),
             timeout=httpx.Timeout(account.read_timeout_seconds, connect=account.connect_timeout_seconds),
             limits=httpx.Limits(max_connections=account.concurrent_requests_max, keepalive_expiry=KEEPALIVE_SECONDS),

@@ -21,6 +21,7 @@ from batchmill.streams.ports import (
     Action,
     BatchFailure,
     Capabilities,
+    CreateOrder,
     Label,
     NotFoundError,
     RemoteBatch,
@@ -29,10 +30,8 @@ from batchmill.streams.ports import (
     TransientError,
 )
 
-__all__ = ["OpenAIBatchProvider"]
+__all__ = ["PROVIDER", "OpenAIBatchProvider"]
 
-WINDOW_SECONDS = 86_400
-CUSTOM_ID_CHARS_MAX = 64
 PAGE_BATCHES = 100
 #: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
 FIND_PAGES_MAX = 1_000
@@ -71,14 +70,7 @@ class OpenAIBatchProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            members_max=self._account.batch_requests_max,
-            bytes_max=self._account.batch_bytes_max,
-            custom_id_chars_max=CUSTOM_ID_CHARS_MAX,
-            labels=True,
-            input_file=True,
-            window_seconds=WINDOW_SECONDS,
-        )
+        return self._account.can
 
     def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
         return request_line(custom_id=custom_id, endpoint=endpoint, body=body)
@@ -100,15 +92,15 @@ class OpenAIBatchProvider:
         )
         return str(reply.document["id"])
 
-    async def create(self, *, file_id: str, endpoint: str, label: Label, may_start: Callable[[], bool]) -> RemoteBatch:
-        order = {
-            "input_file_id": file_id,
-            "endpoint": endpoint,
+    async def create(self, order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
+        body = {
+            "input_file_id": order.file_id,
+            "endpoint": order.endpoint,
             "completion_window": "24h",
-            "metadata": _metadata(label),
+            "metadata": _metadata(order.label),
         }
         reply = await self._http.call(
-            "create", "POST", "batches", json=order, names=True, spends=True, may_start=may_start
+            "create", "POST", "batches", json=body, names=True, spends=True, may_start=may_start
         )
         return _batch(reply.document, reply.server_time)
 
@@ -278,3 +270,7 @@ def _list(value: Any) -> list[Any]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+#: What the registry makes of an account whose row names this protocol.
+PROVIDER = OpenAIBatchProvider

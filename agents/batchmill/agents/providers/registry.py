@@ -1,28 +1,48 @@
 """The accounts of this process: one provider client each, made once.
 
-What lives here: which protocol serves which kind of account, and finding an account by the name a job uses. What must
-not: any call. A job that names no account says `default`: that is the account of this name, else the one named after
-the protocol (`openai`).
+What lives here: which adapter serves which account, and finding an account by the name a job uses. What must not: any
+call. An adapter is found by the protocol that the table of capabilities names (`streams.capabilities`): module
+`<protocol>_batch`, its `PROVIDER`. A job that names no account says `default`: that is the account of this name, else
+the one named after the protocol (`openai`).
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Protocol, cast
 
 from batchmill.agents.providers.http import CallSeen
-from batchmill.agents.providers.openai_batch import OpenAIBatchProvider
 from batchmill.agents.settings import AccountSettings, Settings, SettingsError, env_name
+from batchmill.streams.capabilities import facts_of
+from batchmill.streams.ports import BatchProvider
 
-__all__ = ["Providers", "provider_for"]
+__all__ = ["BatchAdapter", "Providers", "provider_for"]
 
 DEFAULT = "default"
 
 
+class BatchAdapter(BatchProvider, Protocol):
+    """What a process needs of an adapter beside the port."""
+
+    def set_share(self, *, owned: int, of: int) -> None:
+        """Use `owned`/`of` of the account's rate from now on."""
+
+    async def close(self) -> None:
+        """Close idle connections."""
+
+
+class _Make(Protocol):
+    def __call__(
+        self, *, name: str, account: AccountSettings, on_call: Callable[[CallSeen], None], loopback_only: bool
+    ) -> BatchAdapter: ...
+
+
 def provider_for(
     name: str, account: AccountSettings, *, on_call: Callable[[CallSeen], None], loopback_only: bool
-) -> OpenAIBatchProvider:
+) -> BatchAdapter:
     """Make the client of one account; refuses one beyond this machine when `loopback_only`."""
-    match account.kind:
-        case "openai":
-            return OpenAIBatchProvider(name=name, account=account, on_call=on_call, loopback_only=loopback_only)
+    module = import_module(f"batchmill.agents.providers.{facts_of(account.kind).protocol}_batch")
+    make = cast("_Make", module.PROVIDER)
+    return make(name=name, account=account, on_call=on_call, loopback_only=loopback_only)
 
 
 class Providers:
@@ -35,7 +55,7 @@ class Providers:
             for name, account in settings.accounts.items()
         }
 
-    def of(self, account: str) -> OpenAIBatchProvider:
+    def of(self, account: str) -> BatchAdapter:
         """Find the client of the account a job names."""
         return self._clients[self._known(account)]
 

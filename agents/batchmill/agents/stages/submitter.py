@@ -24,7 +24,7 @@ from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import Place, custom_id_of, members
-from batchmill.streams.ports import Label, ProviderError, RemoteBatch
+from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
 from batchmill.streams.sealing import ChunkLimits, Queue, queues, seal
@@ -247,13 +247,19 @@ class Submitter:
         self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
 
     async def _create(self, task: Task, chunk: Chunk) -> RemoteBatch | ProviderError:
-        assert chunk.file_id is not None, f"chunk {chunk.chunk_id} is attempted without an input file"
+        uri = chunk.payload_uri
+        assert uri is not None, f"chunk {chunk.chunk_id} is attempted without a payload"
+        order = CreateOrder(
+            label=self.label_of(chunk),
+            endpoint=chunk.endpoint,
+            model=chunk.model,
+            file_id=chunk.file_id,
+            size_bytes=0 if chunk.file_id is not None else await self.payloads.size(uri),
+            content=lambda: self.payloads.read(uri),
+        )
         try:
             return await self.providers.of(chunk.account).create(
-                file_id=chunk.file_id,
-                endpoint=chunk.endpoint,
-                label=self.label_of(chunk),
-                may_start=lambda: may_create(task.view, chunk) and self._may_spend(task, chunk),
+                order, may_start=lambda: may_create(task.view, chunk) and self._may_spend(task, chunk)
             )
         except ProviderError as error:
             return error
@@ -274,6 +280,7 @@ class Submitter:
             chunk_id=chunk.chunk_id,
             chunk_attempt=chunk.attempt,
             payload_sha256=chunk.payload_sha256,
+            members=chunk.members,
         )
 
     def _patience(self, chunk: Chunk) -> CreateSchedule:
