@@ -65,6 +65,8 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
 
 def routes() -> Sequence[Route]:
     return [
+        # first, because routes are tried in order and these are asked thousands of times a second
+        *(Route(path, _endpoint(_single_call, control=False), methods=["POST"]) for path in ENDPOINTS),
         Route("/v1/files", _endpoint(_create_file), methods=["POST"]),
         Route("/v1/files", _endpoint(_list_files), methods=["GET"]),
         Route("/v1/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
@@ -74,7 +76,6 @@ def routes() -> Sequence[Route]:
         Route("/v1/batches", _endpoint(_list_batches), methods=["GET"]),
         Route("/v1/batches/{batch_id}", _endpoint(_get_batch), methods=["GET"]),
         Route("/v1/batches/{batch_id}/cancel", _endpoint(_cancel_batch), methods=["POST"]),
-        *(Route(path, _endpoint(_single_call, control=False), methods=["POST"]) for path in ENDPOINTS),
     ]
 
 
