@@ -19,7 +19,7 @@ from batchmill.agents.settings import AccountSettings
 from batchmill.agents.simulator import FAULTS, SimulatorConfig, plan_from_json, read_ledger, running_simulator
 from batchmill.agents.simulator.faults import Fault, Place
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.status import Outcome
+from batchmill.schemas.status import ChunkState, Outcome
 from batchmill.streams.ports import (
     Action,
     CreateOrder,
@@ -30,6 +30,8 @@ from batchmill.streams.ports import (
     RemoteStatus,
     TransientError,
 )
+from batchmill.streams.submitting import after_look
+from tests.streams.rows import make_chunk, make_life
 
 ENDPOINT = "/v1/chat/completions"
 LOOKS_MAX = 1_000
@@ -162,8 +164,22 @@ async def test_a_batch_whose_creation_was_not_confirmed_is_found_by_its_label(wo
         assert len(w.batches()) == 1  # it exists: sending again would pay twice
         (found,) = await w.provider.find(label=a_label(chunk_attempt=2), since_ms=w.since_ms)
         assert found.batch_id == w.batches()[0].batch_id
-        assert found.label["batchmill_attempt"] == "1"
+        assert found.label["chunk_attempt"] == "1"
         await w.until(found.batch_id, RemoteStatus.ENDED)
+
+
+async def test_a_refused_batch_of_an_earlier_attempt_is_told_from_this_one_by_what_the_adapter_read(world):
+    """Adapter and decision must speak of attempts in the same words: one reads what the other wrote."""
+    async with world({"token_limit_exceeded": {"nth": [1]}}) as w:
+        refused = await w.opened(3)
+        await w.until(refused.batch_id, RemoteStatus.FAILED)
+        found = await w.provider.find(label=a_label(chunk_attempt=2), since_ms=w.since_ms)
+    assert [batch.batch_id for batch in found] == [refused.batch_id]
+    states = {}
+    for attempt in (1, 2):
+        chunk, _ = make_chunk([make_life(0)], ChunkState.ATTEMPTING, attempt=attempt, file_id="f")
+        states[attempt] = after_look(chunk, found, w.since_ms).orders[0].row.state
+    assert states == {1: ChunkState.OPEN, 2: ChunkState.ATTEMPTING}
 
 
 async def test_a_create_that_failed_for_sure_made_nothing_and_one_that_may_have_is_unknown(world):
@@ -308,7 +324,7 @@ async def test_a_cancelled_batch_ends_with_every_row_told(world):
         batch = await w.until(made.batch_id, RemoteStatus.ENDED)
         rows = await w.rows(batch)
     assert {row.outcome for row in rows} <= {Outcome.SUCCEEDED, Outcome.CANCELLED}
-    assert len({row.custom_id for row in rows}) == 20
+    assert len({row.custom_id for row in rows}) == (20 if batch.total else 0)  # cancelled while validating: no rows yet
 
 
 ROWS = {
