@@ -243,7 +243,7 @@ class Collector:
 
     async def _told(self, chunk: Chunk) -> RemoteBatch | None:
         """The batch in the provider's own counts; None when it was gone before, or does not say for long."""
-        if chunk.failures >= TOLD_TRIES_MAX or (chunk.output_uri is None and chunk.error_uri is None):
+        if chunk.failures >= TOLD_TRIES_MAX or is_gone(chunk):
             return None
         try:
             return await self._provider(chunk).get(_batch_id(chunk))
