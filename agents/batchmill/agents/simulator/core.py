@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents import clock
@@ -133,30 +134,63 @@ class Core:
     # Batches -------------------------------------------------------------------------------------------------------
 
     async def create_batch(self, file: StoredFile, *, endpoint: str, window: str, metadata: Mapping[str, str]) -> Batch:
-        occurrence = self.store.count(f"input:{file.sha256}")
-        key = f"{file.sha256}/{occurrence}"
+        batch = self._planned(file.provider, "batch_", file.id, file.sha256, endpoint=endpoint, window=window)
+        due = batch.created_ms + round(self.config.validating_seconds * 1000)
+        return await self._opened(replace(batch, due_ms=due, metadata=dict(metadata)))
+
+    async def create_inline_batch(
+        self, upload: Upload, *, provider: str, id_prefix: str, endpoint: str, window: str, rows: int
+    ) -> Batch:
+        """Of requests that came in the create call and were checked on their way in: it runs at once.
+
+        They are no file of the account's: nobody can read or delete them, and they go when the batch ends.
+        """
+        input_id = f"inline-{secrets.token_hex(12)}"
+        upload.path.replace(self.store.payload_path(input_id))
+        batch = self._planned(provider, id_prefix, input_id, upload.sha256, endpoint=endpoint, window=window)
+        return await self._opened(lives.begun(batch, batch.created_ms, total=rows, model=None))
+
+    def _planned(
+        self, provider: str, id_prefix: str, input_id: str, sha256: str, *, endpoint: str, window: str
+    ) -> Batch:
+        """Everything that chance decides about a batch is decided here."""
+        occurrence = self.store.count(f"input:{sha256}")
+        key = f"{sha256}/{occurrence}"
         plan, now = self.plan, clock.wall_ms()
         faults = {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
         lag = faults[Fault.LIST_LAG].seconds if Fault.LIST_LAG in faults else 0.0
-        batch = Batch(
-            id=f"batch_{secrets.token_hex(12)}",
-            provider=file.provider,
+        return Batch(
+            id=f"{id_prefix}{secrets.token_hex(12)}",
+            provider=provider,
             endpoint=endpoint,
-            input_file_id=file.id,
-            input_sha256=file.sha256,
+            input_file_id=input_id,
+            input_sha256=sha256,
             occurrence=occurrence,
             window=window,
             created_ms=now,
             expires_ms=now + WINDOW_MS,
             listed_ms=now + round(lag * 1000),
             latency_ms=lives.latency_ms(self.config, key),
-            due_ms=now + round(self.config.validating_seconds * 1000),
-            metadata=dict(metadata),
             faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
         )
+
+    async def _opened(self, batch: Batch) -> Batch:
         await self._record(lambda: self.store.add_batch(batch), entry_bytes("batch_created", _created(batch)))
         self._engine.wake()
         return batch
+
+    async def delete_batch(self, batch: Batch) -> None:
+        """An ended one: it is shown no more, and its results are gone. What it cost stays in the totals."""
+        gone = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
+
+        def change() -> None:
+            self.store.hide_batch(batch.id)
+            for file_id in gone:
+                self.store.delete_file(file_id)
+
+        await self._record(change, *(entry_bytes("file_deleted", {"file_id": file_id}) for file_id in gone))
+        for file_id in gone:
+            self.store.drop_unused_payload(file_id)
 
     async def cancel_batch(self, batch: Batch, *, ignored: bool) -> Batch:
         wait_ms = round(self.config.cancelling_seconds * 1000)
