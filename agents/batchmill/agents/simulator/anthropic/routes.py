@@ -1,4 +1,4 @@
-"""Law: the Anthropic Message Batches endpoints: read the request, ask the core, answer in Anthropic's words.
+"""Law: the Anthropic endpoints for messages and batches of them: read the request, ask the core, answer in its words.
 
 Faults of creates, reads and downloads strike here, because here is where an answer can go wrong.
 """
@@ -6,12 +6,14 @@ Faults of creates, reads and downloads strike here, because here is where an ans
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from batchmill.agents import clock
+from batchmill.agents.simulator.anthropic.headers import rate_headers
 from batchmill.agents.simulator.anthropic.objects import (
     batch_object,
     deleted_object,
@@ -19,17 +21,25 @@ from batchmill.agents.simulator.anthropic.objects import (
     has_results,
     list_object,
 )
-from batchmill.agents.simulator.anthropic.rows import RequestError, RequestReader
+from batchmill.agents.simulator.anthropic.rows import (
+    RequestError,
+    RequestReader,
+    call_problem,
+    message_object,
+    question_of,
+)
+from batchmill.agents.simulator.calling import NO_MODEL, Call, Called
 from batchmill.agents.simulator.elements import ElementReader, ElementsError
-from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note
+from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note, silence
 from batchmill.agents.simulator.faults import Fault, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
     from batchmill.agents.simulator.core import Core, Upload
+    from batchmill.agents.simulator.limits import Verdict
     from batchmill.agents.simulator.records import Batch
 
 __all__ = ["PROVIDER", "routes"]
@@ -41,6 +51,8 @@ WINDOW: Final = "24h"
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 1_000
 BODY_BYTES_MAX: Final = 256 * 10**6
+CALL_BYTES_MAX: Final = 32 * 1024 * 1024
+CUSTOM_ID: Final = "x-client-request-id"  # not the real service's: a name for a single call in the ledger
 POLL_AFTER_SECONDS: Final = 10
 
 #: What each kind of error is answered with.
@@ -54,6 +66,12 @@ _STATUS: Final = {
     "api_error": 500,
     "overloaded_error": 529,
 }
+#: What a client hears of a single call that a fault struck, by the status of the fault.
+_CALL_FAILURES: Final = {
+    429: ("rate_limit_error", "This request would exceed your rate limit. Please try again later."),
+    500: ("api_error", "Internal server error"),
+    503: ("overloaded_error", "Overloaded"),
+}
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
@@ -65,15 +83,18 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
         status: int | None = None,
         code: str | None = None,
         retry_after_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.kind, self.message, self.code = kind, message, code
         self.status = status or _STATUS[kind]
-        self.headers = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+        wait = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+        self.headers = {**(headers or {}), **wait}
 
 
 def routes() -> Sequence[Route]:
     return [
+        Route(ENDPOINT, _endpoint(_single_call, control=False), methods=["POST"]),
         Route(BATCHES, _endpoint(_create_batch), methods=["POST"]),
         Route(BATCHES, _endpoint(_list_batches), methods=["GET"]),
         Route(f"{BATCHES}/{{batch_id}}", _endpoint(_get_batch), methods=["GET"]),
@@ -83,12 +104,16 @@ def routes() -> Sequence[Route]:
     ]
 
 
-def _endpoint(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    handler: Callable[[Core, Request], Awaitable[Response]], *, control: bool = True
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         core: Core = request.app.state.core
         request_id = f"req_{secrets.token_hex(12)}"
         try:
-            _authorize(core, request)
+            key = _authorized(core, request)
+            if control:
+                _within(core.ask_control(PROVIDER, key))
             response = await handler(core, request)
         except _Refusal as refusal:
             body = error_object(refusal.kind, refusal.message, request_id=request_id, code=refusal.code)
@@ -99,16 +124,32 @@ def _endpoint(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callab
     return endpoint
 
 
-def _authorize(core: Core, request: Request) -> None:
-    """The key comes in a header of its own or, as the official SDK has it by now, as a bearer token."""
-    _, _, token = request.headers.get("authorization", "").partition(" ")
-    key = (request.headers.get("x-api-key") or token).strip()
+def _authorized(core: Core, request: Request) -> str:
+    key = _key_of(request)
     if not key:
         raise _Refusal("authentication_error", "x-api-key header is required")
     if core.config.api_key is not None and key != core.config.api_key:
         raise _Refusal("authentication_error", "invalid x-api-key")
     if not request.headers.get("anthropic-version"):
         raise _Refusal("invalid_request_error", "anthropic-version: header is required")
+    return key
+
+
+def _key_of(request: Request) -> str:
+    """The key comes in a header of its own or, as the official SDK has it by now, as a bearer token."""
+    _, _, token = request.headers.get("authorization", "").partition(" ")
+    return (request.headers.get("x-api-key") or token).strip()
+
+
+def _within(rates: Verdict) -> None:
+    if rates.limited_by is not None:
+        raise _throttled(rates)
+
+
+def _throttled(rates: Verdict) -> _Refusal:
+    message = f"This request would exceed your rate limit ({rates.limited_by} per minute). Please try again later."
+    headers = rate_headers(rates, now_ms=clock.wall_ms())
+    return _Refusal("rate_limit_error", message, retry_after_seconds=rates.wait_seconds, headers=headers)
 
 
 def _server_error(status: int = 500) -> _Refusal:
@@ -122,6 +163,9 @@ async def _create_batch(core: Core, request: Request) -> Response:
     upload = core.upload()
     try:
         rows = await _receive(request, upload)
+        _within(core.ask_create(PROVIDER, _key_of(request)))
+        if not core.has_room(PROVIDER, requests=rows):
+            raise _Refusal("rate_limit_error", "This batch would exceed the number of requests that may be queued.")
         fault = core.strike(Place.CREATE, upload.sha256)
         note(request, **({"fault": fault} if fault else {}))
         _reject(core, fault)
@@ -168,9 +212,13 @@ def _reject(core: Core, fault: Fault | None) -> None:
             message = "You have reached the spend limit of your tier."
             raise _Refusal("rate_limit_error", message, code="enforced_spend_limit_reached")
         case Fault.REJECT_BILLING:
-            raise _Refusal("billing_error", "Your credit balance is too low to access the API.")
+            raise _no_money()
         case _:
             return
+
+
+def _no_money() -> _Refusal:
+    return _Refusal("billing_error", "Your credit balance is too low to access the API.")
 
 
 def _accepted(core: Core, request: Request, batch: Batch, fault: Fault | None) -> Response:
@@ -292,3 +340,63 @@ async def _results(core: Core, request: Request) -> Response:
     if fault is Fault.DOWNLOAD_500:
         raise _server_error()
     return HalfFile(path)
+
+
+# Single calls ------------------------------------------------------------------------------------------------------
+
+
+async def _single_call(core: Core, request: Request) -> Response:
+    body = await _body(request)
+    params = _json_object(body)
+    problem = call_problem(params)
+    if problem is not None:
+        raise _Refusal("invalid_request_error", problem)
+    question = question_of(params)
+    call = Call(
+        provider=PROVIDER,
+        key=_key_of(request),
+        question=question,
+        body=body,
+        custom_id=request.headers.get(CUSTOM_ID, ""),
+    )
+    called = await core.call(call)
+    note(request, call_id=called.id, **({"fault": called.fault} if called.fault else {}))
+    if called.answer is None:
+        return silence(called) or _unanswered(called, question.model)
+    message = message_object(f"msg_{called.id[:24]}", question.model, called.answer, tier="standard")
+    return Response(orjson.dumps(message), media_type="application/json", headers=_call_headers(called))
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > CALL_BYTES_MAX:
+            raise _Refusal("request_too_large", "Request exceeds the maximum size")
+    return bytes(body)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise _Refusal("invalid_request_error", "The request body is not valid JSON")
+    return value
+
+
+def _unanswered(called: Called, model: str) -> Response:
+    """Refused by a limit, by the model's absence, or by a fault."""
+    if called.rates.limited_by is not None:
+        raise _throttled(called.rates)
+    if called.status == NO_MODEL:
+        raise _Refusal("not_found_error", f"model: {model}")
+    if called.fault is Fault.CALL_QUOTA:
+        raise _no_money()
+    kind, message = _CALL_FAILURES[called.status]
+    raise _Refusal(kind, message, retry_after_seconds=called.seconds, headers=_call_headers(called))
+
+
+def _call_headers(called: Called) -> dict[str, str]:
+    return rate_headers(called.rates, now_ms=clock.wall_ms())

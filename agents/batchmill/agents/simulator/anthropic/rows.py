@@ -1,4 +1,4 @@
-"""Law: the requests of an Anthropic batch, read, checked and answered. Pure.
+"""Law: what a Claude model is asked, in a batch or a single call: read, checked and answered. Pure.
 
 Two checks at two times, as the real service makes them: a custom id is looked at when the batch is created, and a bad
 one refuses the whole; the parameters are looked at when the row is worked, and a bad one is an errored row of its own.
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from batchmill.agents.simulator.dialect import Checker
     from batchmill.agents.simulator.records import Batch
 
-__all__ = ["REQUESTS_MAX", "AnthropicDialect", "RequestError", "RequestReader", "message_object"]
+__all__ = [
+    "REQUESTS_MAX",
+    "AnthropicDialect",
+    "RequestError",
+    "RequestReader",
+    "call_problem",
+    "message_object",
+    "question_of",
+]
 
 REQUESTS_MAX: Final = 100_000
 _CUSTOM_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -114,9 +122,9 @@ class AnthropicDialect:
     def request(self, line: bytes) -> RowRequest:
         row = orjson.loads(line)
         custom_id, params = row["custom_id"], row["params"]
-        problem = _in_a_batch(params) or _params_problem(params)
+        problem = _row_problem(params)
         if problem is None:
-            return RowRequest(custom_id=custom_id, question=_question(params))
+            return RowRequest(custom_id=custom_id, question=question_of(params))
         error = error_object("invalid_request_error", problem, request_id=None)
         invalid = _line(custom_id, {"type": "errored", "error": error})
         return RowRequest(custom_id=custom_id, question=Question(model="", text="", chars=0), invalid=invalid)
@@ -167,18 +175,25 @@ def _line(custom_id: str, result: dict[str, Any]) -> bytes:
 # Parameters --------------------------------------------------------------------------------------------------------
 
 
-def _in_a_batch(params: dict[str, Any]) -> str | None:
-    """What a batch is stricter about than a single call."""
+def call_problem(params: dict[str, Any]) -> str | None:
+    """What is wrong with the body of a single call."""
+    if params.get("stream"):
+        return "stream: this simulator does not stream"
+    return _params_problem(params, tokens_min=0)
+
+
+def _row_problem(params: dict[str, Any]) -> str | None:
+    """A batch is stricter than a single call."""
     used = next((name for name in _NOT_IN_A_BATCH if params.get(name)), None)
-    return None if used is None else f"{used}: not supported in a batch"
+    return _params_problem(params, tokens_min=1) if used is None else f"{used}: not supported in a batch"
 
 
-def _params_problem(params: dict[str, Any]) -> str | None:
+def _params_problem(params: dict[str, Any], *, tokens_min: int) -> str | None:
     model, tokens = params.get("model"), params.get("max_tokens")
     if not isinstance(model, str) or not model:
         return "model: Field required"
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        return "max_tokens: Input should be greater than or equal to 1"
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < tokens_min:
+        return f"max_tokens: Input should be greater than or equal to {tokens_min}"
     unknown = next((name for name in params if name not in _KNOWN), None)
     if unknown is not None:
         return f"{unknown}: Extra inputs are not permitted"
@@ -224,7 +239,7 @@ def _parts(schema: dict[str, Any]) -> list[Any]:
     return [*named, *items, *(schema.get("anyOf") or []), *(schema.get("allOf") or [])]
 
 
-def _question(params: dict[str, Any]) -> Question:
+def question_of(params: dict[str, Any]) -> Question:
     messages = [(message["role"], _text_of(message["content"])) for message in params["messages"]]
     form = (params.get("output_config") or {}).get("format") or {}
     return Question(
