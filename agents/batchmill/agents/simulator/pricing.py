@@ -69,6 +69,8 @@ def tokens_of_chars(chars: int) -> int:
 FALLBACK_PRICE: Final = Price(input_nanos=150, output_nanos=600)
 DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
     {
+        "claude-haiku-4-5": Price(input_nanos=1_000, output_nanos=5_000, cached_nanos=100, cache_write_nanos=1_250),
+        "claude-sonnet-4-5": Price(input_nanos=3_000, output_nanos=15_000, cached_nanos=300, cache_write_nanos=3_750),
         # Only where half of the cached price is a whole number too; for the others cached input costs as other input.
         "gpt-4.1-mini": Price(input_nanos=400, output_nanos=1_600, cached_nanos=100),
         "gpt-4.1-nano": Price(input_nanos=100, output_nanos=400),

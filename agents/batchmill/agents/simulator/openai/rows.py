@@ -92,6 +92,8 @@ class OpenAIChecker:
 
 
 class OpenAIDialect:
+    one_file = False
+
     def checker(self, batch: Batch, *, rows_max: int) -> OpenAIChecker:
         return OpenAIChecker(batch.endpoint, rows_max=rows_max)
 
