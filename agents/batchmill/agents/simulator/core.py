@@ -50,6 +50,7 @@ class Core:
         staged = self.store.staged()
         self.ledger = LedgerWriter(config.ledger_file, staged=staged.values())
         self.store.unstage(staged)
+        self._dialects = dialects
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
         self._engine = Engine(
@@ -132,7 +133,16 @@ class Core:
 
     # Batches -------------------------------------------------------------------------------------------------------
 
-    async def create_batch(self, file: StoredFile, *, endpoint: str, window: str, metadata: Mapping[str, str]) -> Batch:
+    async def create_batch(
+        self,
+        file: StoredFile,
+        *,
+        endpoint: str,
+        window: str,
+        metadata: Mapping[str, str],
+        model: str | None = None,
+    ) -> Batch:
+        """`model` where the create call names it; else the rows do."""
         occurrence = self.store.count(f"input:{file.sha256}")
         key = f"{file.sha256}/{occurrence}"
         plan, now = self.plan, clock.wall_ms()
@@ -152,14 +162,16 @@ class Core:
             latency_ms=lives.latency_ms(self.config, key),
             due_ms=now + round(self.config.validating_seconds * 1000),
             metadata=dict(metadata),
-            faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
+            model=model,
+            faults={str(fault): self._measure(file.provider, fault, rule) for fault, rule in faults.items()},
         )
         await self._record(lambda: self.store.add_batch(batch), entry_bytes("batch_created", _created(batch)))
         self._engine.wake()
         return batch
 
     async def cancel_batch(self, batch: Batch, *, ignored: bool) -> Batch:
-        wait_ms = round(self.config.cancelling_seconds * 1000)
+        at_once = self._dialects[batch.provider].ways.cancels_at_once
+        wait_ms = 0 if at_once else round(self.config.cancelling_seconds * 1000)
         asked = lives.cancelling(batch, clock.wall_ms(), wait_ms=wait_ms, ignored=ignored)
         entries = [entry_bytes("batch_cancel_asked", {"batch_id": batch.id})]
         if asked.status.ended:  # cancelled before its rows were looked at
@@ -169,6 +181,15 @@ class Core:
             self.store.drop_unused_payload(batch.input_file_id)
         self._engine.wake()
         return asked
+
+    def delete_batch(self, batch: Batch) -> None:
+        """Nobody is shown it any more. What it cost stays."""
+        self.store.hide_batch(batch.id)
+
+    def _measure(self, provider: str, fault: Fault, rule: FaultRule) -> float:
+        if fault is not Fault.EXPIRE:
+            return rule.seconds
+        return 1.0 if self._dialects[provider].ways.expires_whole else rule.share
 
     async def _record(self, change: Callable[[], None], *entries: bytes) -> None:
         """A change of state and its ledger lines in one transaction; returns when the lines are on disk."""
@@ -204,10 +225,6 @@ class Upload:
 
 def _gold(config: SimulatorConfig, path: Path) -> GoldTable:
     return load_gold(path, text_field=config.gold_text_field, label_field=config.gold_label_field)
-
-
-def _measure(fault: Fault, rule: FaultRule) -> float:
-    return rule.share if fault is Fault.EXPIRE else rule.seconds
 
 
 def _created(batch: Batch) -> dict[str, Any]:

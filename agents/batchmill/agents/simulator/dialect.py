@@ -13,13 +13,23 @@ if TYPE_CHECKING:
     from batchmill.agents.simulator.answering import Answer, Question
     from batchmill.agents.simulator.records import Batch, BatchProblem
 
-__all__ = ["Checker", "Dialect", "RowRequest"]
+__all__ = ["Checker", "Dialect", "RowRequest", "Ways"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How a provider treats a batch, where providers differ."""
+
+    one_file: bool = False  # failed rows lie among the answers
+    expires_whole: bool = False  # of a batch that expires nothing is delivered and nothing is billed
+    cancels_at_once: bool = False  # a cancel that is taken ends the batch without a time of cancelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRequest:
     custom_id: str
     question: Question
+    refused: bool = False  # the model does not take it: the row fails with 400, and the others go on
 
 
 class Checker(Protocol):
@@ -34,6 +44,8 @@ class Checker(Protocol):
 
 
 class Dialect(Protocol):
+    ways: Ways
+
     def checker(self, batch: Batch, *, rows_max: int) -> Checker: ...
 
     def request(self, line: bytes) -> RowRequest:
@@ -46,4 +58,4 @@ class Dialect(Protocol):
         """The error line of a row that ended with an HTTP status; 0 is a row without any response."""
 
     def not_run(self, batch: Batch, row: RowRequest, *, expired: bool) -> bytes:
-        """The error line of a row the batch did not come to."""
+        """The error line of a row the batch did not come to; empty where the provider writes none."""

@@ -147,9 +147,10 @@ class Engine:
     # Working rows --------------------------------------------------------------------------------------------------
 
     async def _finish(self, batch: Batch) -> None:
+        dialect = self._dialects[batch.provider]
         bench = Bench(
             batch=batch,
-            dialect=self._dialects[batch.provider],
+            dialect=dialect,
             config=self._config,
             gold=self._gold,
             plan=self._plan(),
@@ -157,8 +158,9 @@ class Engine:
         output = _ResultFile(self._store, batch, "output")
         error = _ResultFile(self._store, batch, "error")
         with output, error:
-            tally, bills = await self._work_rows(bench, output, error)
-        made = [output.kept(), error.kept(even_empty=Fault.EMPTY_ERROR_FILE in batch.faults)]
+            tally, bills = await self._work_rows(bench, output, output if dialect.ways.one_file else error)
+        empty_error = Fault.EMPTY_ERROR_FILE in batch.faults and not dialect.ways.one_file
+        made = [output.kept(), error.kept(even_empty=empty_error)]
         ids = [None if file is None else file.id for file in made]
         now = clock.wall_ms()
         final = lives.ended(batch, now, tally, output_file_id=ids[0], error_file_id=ids[1])

@@ -77,6 +77,7 @@ class Fault(StrEnum):
     EMPTY_ERROR_FILE = "empty_error_file"
     STATUS_FLAP = "status_flap"
     CANCEL_LOSES_FINISHED = "cancel_loses_finished"
+    INLINE_METADATA_MISSING = "inline_metadata_missing"
     ROW_400 = "row_400"
     ROW_429 = "row_429"
     ROW_500 = "row_500"
@@ -93,6 +94,7 @@ class Fault(StrEnum):
     SCHEMA_VIOLATION = "schema_violation"
     WRONG_ANSWER = "wrong_answer"
     USAGE_ABSENT = "usage_absent"
+    JSON_SCHEMA_DEGENERATE = "json_schema_degenerate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.CANCEL_LOSES_FINISHED: _at(
             Place.BATCH, "a cancelled batch delivers none of the rows it finished and billed"
         ),
+        Fault.INLINE_METADATA_MISSING: _at(
+            Place.BATCH, "responses to inline requests come without the metadata that tells them apart (Gemini)"
+        ),
         Fault.ROW_400: _at(Place.ROW, "the row fails with HTTP 400 in the error file", transient=False),
         Fault.ROW_429: _at(Place.ROW, "the row fails with HTTP 429 in the error file"),
         Fault.ROW_500: _at(Place.ROW, "the row fails with HTTP 500 in the error file"),
@@ -188,6 +193,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.SCHEMA_VIOLATION: _at(Place.ROW, "the content is JSON that the schema forbids"),
         Fault.WRONG_ANSWER: _at(Place.ROW, "the content satisfies the schema and is wrong", transient=False),
         Fault.USAGE_ABSENT: _at(Place.ROW, "the answer carries no usage; it is billed"),
+        Fault.JSON_SCHEMA_DEGENERATE: _at(
+            Place.ROW, "a schema given as responseJsonSchema is answered with noise (Gemini)", transient=False
+        ),
     }
 )
 

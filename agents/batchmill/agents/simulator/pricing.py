@@ -44,11 +44,18 @@ def tokens_of_chars(chars: int) -> int:
 FALLBACK_PRICE: Final = Price(input_nanos=150, output_nanos=600)
 DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
     {
+        "gemini-2.5-flash": Price(input_nanos=300, output_nanos=2_500),
+        "gemini-2.5-flash-lite": Price(input_nanos=100, output_nanos=400),
+        "gemini-2.5-pro": Price(input_nanos=1_250, output_nanos=10_000),
         "gpt-4.1-mini": Price(input_nanos=400, output_nanos=1_600),
         "gpt-4.1-nano": Price(input_nanos=100, output_nanos=400),
         "gpt-4o": Price(input_nanos=2_500, output_nanos=10_000),
         "gpt-4o-mini": Price(input_nanos=150, output_nanos=600),
         "gpt-5-mini": Price(input_nanos=250, output_nanos=2_000),
         "gpt-5-nano": Price(input_nanos=50, output_nanos=400),
+        "ministral-8b-latest": Price(input_nanos=150, output_nanos=150),
+        "mistral-large-latest": Price(input_nanos=2_000, output_nanos=6_000),
+        "mistral-medium-latest": Price(input_nanos=1_500, output_nanos=7_500),
+        "mistral-small-latest": Price(input_nanos=150, output_nanos=600),
     }
 )

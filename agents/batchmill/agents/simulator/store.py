@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 CREATE TABLE IF NOT EXISTS outbox (first_seq INTEGER PRIMARY KEY, lines BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+_NEVER_MS: Final = 1 << 62
 _FILE_COLUMNS: Final = "id, provider, filename, purpose, size_bytes, sha256, created_ms"
 
 
@@ -114,6 +115,15 @@ class Store:
 
     def batch(self, batch_id: str) -> Batch | None:
         row = self._db.execute("SELECT body FROM batches WHERE id = ?", (batch_id,)).fetchone()
+        return None if row is None else batch_from_json(row[0])
+
+    def hide_batch(self, batch_id: str) -> None:
+        """The list does not show it, and `shown` neither; the engine and the sums still know it."""
+        self._db.execute("UPDATE batches SET listed_ms = ? WHERE id = ?", (_NEVER_MS, batch_id))
+
+    def shown(self, provider: str, batch_id: str) -> Batch | None:
+        query = "SELECT body FROM batches WHERE provider = ? AND id = ? AND listed_ms < ?"
+        row = self._db.execute(query, (provider, batch_id, _NEVER_MS)).fetchone()
         return None if row is None else batch_from_json(row[0])
 
     def batches_after(self, provider: str, after: str | None, *, now_ms: int, limit: int) -> list[Batch] | None:

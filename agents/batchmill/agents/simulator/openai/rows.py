@@ -11,7 +11,7 @@ import orjson
 
 from batchmill.agents.simulator.answering import Question
 from batchmill.agents.simulator.chance import digest_of
-from batchmill.agents.simulator.dialect import RowRequest
+from batchmill.agents.simulator.dialect import RowRequest, Ways
 from batchmill.agents.simulator.records import Batch, BatchProblem
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class OpenAIChecker:
 
 
 class OpenAIDialect:
+    ways = Ways()
+
     def checker(self, batch: Batch, *, rows_max: int) -> OpenAIChecker:
         return OpenAIChecker(batch.endpoint, rows_max=rows_max)
 
