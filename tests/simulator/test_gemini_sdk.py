@@ -124,6 +124,7 @@ def test_the_sdk_lists_over_pages_and_deletes(sdk, tmp_path):
     made = [sdk.batches.create(model=MODEL, src=file.name, config={"display_name": f"n{n}"}) for n in range(5)]
     listed = list(sdk.batches.list(config={"page_size": 2}))
     assert [batch.display_name for batch in listed] == ["n4", "n3", "n2", "n1", "n0"]
+    _ended(sdk, made[0].name)
     sdk.batches.delete(name=made[0].name)
     with pytest.raises(errors.ClientError) as gone:
         sdk.batches.get(name=made[0].name)
@@ -149,7 +150,9 @@ def test_a_cancel_ends_a_batch_at_once_and_only_once(config):
     ("fault", "code", "status"),
     [
         ("reject_429", 429, "RESOURCE_EXHAUSTED"),
-        ("reject_quota", 403, "PERMISSION_DENIED"),
+        ("reject_quota", 429, "RESOURCE_EXHAUSTED"),
+        ("reject_billing", 403, "PERMISSION_DENIED"),
+        ("reject_overloaded", 503, "UNAVAILABLE"),
         ("reject_500", 500, "INTERNAL"),
         ("accept_then_503", 503, "UNAVAILABLE"),
     ],

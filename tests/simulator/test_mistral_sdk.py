@@ -165,7 +165,14 @@ def test_a_job_is_cancelled_on_request_and_only_while_it_runs(config, make):
 
 @pytest.mark.parametrize(
     ("fault", "status", "exists"),
-    [("reject_429", 429, 0), ("reject_quota", 402, 0), ("reject_500", 500, 0), ("accept_then_503", 503, 1)],
+    [
+        ("reject_429", 429, 0),
+        ("reject_quota", 429, 0),
+        ("reject_billing", 402, 0),
+        ("reject_500", 500, 0),
+        ("reject_overloaded", 503, 0),
+        ("accept_then_503", 503, 1),
+    ],
 )
 def test_refusals_of_a_create_are_in_the_form_the_sdk_reads(sdk, simulator, make, fault, status, exists):
     simulator.set_faults({fault: 1})

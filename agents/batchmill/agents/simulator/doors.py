@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from batchmill.agents.simulator.core import Core
+    from batchmill.agents.simulator.limits import Verdict
     from batchmill.agents.simulator.records import StoredFile
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "object_in",
     "received",
     "struck",
+    "within",
 ]
 
 
@@ -44,19 +46,29 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
 
 
 def guarded(
-    handler: Callable[[Core, Request], Awaitable[Response]], authorize: Callable[[Core, Request], None]
+    handler: Callable[[Core, Request], Awaitable[Response]],
+    *,
+    provider: str,
+    key_of: Callable[[Core, Request], str],
+    throttled: Callable[[float | None], Refusal],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Make an endpoint of a handler."""
+    """Make an endpoint of a handler. `key_of` refuses who may not call; `throttled` whom a limit stops."""
 
     async def endpoint(request: Request) -> Response:
         core: Core = request.app.state.core
         try:
-            authorize(core, request)
+            key = key_of(core, request)
+            within(core.ask_control(provider, key), throttled)
             return await handler(core, request)
         except Refusal as refusal:
             return JSONResponse(refusal.body, status_code=refusal.status, headers=refusal.headers)
 
     return endpoint
+
+
+def within(verdict: Verdict, throttled: Callable[[float | None], Refusal]) -> None:
+    if verdict.limited_by is not None:
+        raise throttled(verdict.wait_seconds)
 
 
 def struck(core: Core, request: Request, place: Place, key: str) -> Fault | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batchmill.agents.simulator import gemini, mistral, openai
+from batchmill.agents.simulator import anthropic, gemini, mistral, openai
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ class Provider:
 
 PROVIDERS: Final = (
     Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes),
+    Provider(name="anthropic", dialect=anthropic.AnthropicDialect(), routes=anthropic.routes),
     Provider(name="gemini", dialect=gemini.GeminiDialect(), routes=gemini.routes),
     Provider(name="mistral", dialect=mistral.MistralDialect(), routes=mistral.routes),
 )

@@ -35,7 +35,6 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 CREATE TABLE IF NOT EXISTS outbox (first_seq INTEGER PRIMARY KEY, lines BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
-_NEVER_MS: Final = 1 << 62
 _FILE_COLUMNS: Final = "id, provider, filename, purpose, size_bytes, sha256, created_ms"
 
 
@@ -114,16 +113,7 @@ class Store:
         self._db.execute(query, (*_moving(batch), batch.id))
 
     def batch(self, batch_id: str) -> Batch | None:
-        row = self._db.execute("SELECT body FROM batches WHERE id = ?", (batch_id,)).fetchone()
-        return None if row is None else batch_from_json(row[0])
-
-    def hide_batch(self, batch_id: str) -> None:
-        """The list does not show it, and `shown` neither; the engine and the sums still know it."""
-        self._db.execute("UPDATE batches SET listed_ms = ? WHERE id = ?", (_NEVER_MS, batch_id))
-
-    def shown(self, provider: str, batch_id: str) -> Batch | None:
-        query = "SELECT body FROM batches WHERE provider = ? AND id = ? AND listed_ms < ?"
-        row = self._db.execute(query, (provider, batch_id, _NEVER_MS)).fetchone()
+        row = self._db.execute("SELECT body FROM batches WHERE id = ? AND provider <> ''", (batch_id,)).fetchone()
         return None if row is None else batch_from_json(row[0])
 
     def batches_after(self, provider: str, after: str | None, *, now_ms: int, limit: int) -> list[Batch] | None:
@@ -133,6 +123,22 @@ class Store:
             return None
         query = "SELECT body FROM batches WHERE provider = ? AND seq < ? AND listed_ms <= ? ORDER BY seq DESC LIMIT ?"
         return [batch_from_json(row[0]) for row in self._db.execute(query, (provider, seq, now_ms, limit))]
+
+    def batches_before(self, provider: str, before: str, *, now_ms: int, limit: int) -> list[Batch] | None:
+        """The next newer ones, newest first; None when `before` is unknown."""
+        seq = self._seq_of("batches", before)
+        if seq is None:
+            return None
+        query = "SELECT body FROM batches WHERE provider = ? AND seq > ? AND listed_ms <= ? ORDER BY seq LIMIT ?"
+        return [batch_from_json(row[0]) for row in self._db.execute(query, (provider, seq, now_ms, limit))][::-1]
+
+    def hide_batch(self, batch_id: str) -> None:
+        """A deleted batch is found and listed no more; its place in the list, and what it cost, stay."""
+        self._db.execute("UPDATE batches SET provider = '' WHERE id = ?", (batch_id,))
+
+    def unfinished(self, provider: str) -> list[Batch]:
+        query = "SELECT body FROM batches WHERE due_ms IS NOT NULL AND provider = ?"
+        return [batch_from_json(row[0]) for row in self._db.execute(query, (provider,))]
 
     def due_ids(self, now_ms: int) -> list[str]:
         rows = self._db.execute("SELECT id FROM batches WHERE due_ms <= ? ORDER BY due_ms, seq", (now_ms,))

@@ -24,6 +24,7 @@ from batchmill.agents.simulator.doors import (
     object_in,
     received,
     struck,
+    within,
 )
 from batchmill.agents.simulator.exchange import Disconnect, note
 from batchmill.agents.simulator.faults import Fault, Place
@@ -64,7 +65,7 @@ def routes() -> Sequence[Route]:
     sessions = Sessions()
 
     def door(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        return guarded(handler, _authorize)
+        return guarded(handler, provider=PROVIDER, key_of=_key_of, throttled=_throttled)
 
     async def upload(core: Core, request: Request) -> Response:
         return await _upload(sessions, core, request)
@@ -97,15 +98,21 @@ def _failed(status: int) -> Refusal:
     return _refusal(status, "An internal error has occurred. Please retry.")
 
 
-def _authorize(core: Core, request: Request) -> None:
+def _throttled(wait_seconds: float | None) -> Refusal:
+    message = "Resource has been exhausted (e.g. check quota)."
+    return Refusal(429, error_object(429, message, wait_seconds=wait_seconds))
+
+
+def _key_of(core: Core, request: Request) -> str:
     """The address of an upload is a key to it: the SDK sends no other there."""
     if "upload_id" in request.query_params:
-        return
+        return request.query_params["upload_id"]
     key = request.headers.get("x-goog-api-key") or request.query_params.get("key")
     if not key:
         raise _refusal(403, "Method doesn't allow unregistered callers.")
     if core.config.api_key is not None and key != core.config.api_key:
         raise _refusal(400, "API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID")
+    return key
 
 
 # Files -------------------------------------------------------------------------------------------------------------
@@ -216,6 +223,7 @@ async def _create_batch(core: Core, request: Request) -> Response:
     name, source = _checked(asked.get("batch"))
     file = await _input(core, source)
     note(request, file_id=file.id)
+    within(core.ask_create(PROVIDER, _key_of(core, request)), _throttled)
     fault = struck(core, request, Place.CREATE, file.sha256)
     _reject(core, fault)
     batch = await core.create_batch(
@@ -268,9 +276,12 @@ def _reject(core: Core, fault: Fault | None) -> None:
     if fault is Fault.REJECT_500:
         raise _failed(500)
     if fault is Fault.REJECT_429:
-        message = "Resource has been exhausted (e.g. check quota)."
-        raise Refusal(429, error_object(429, message, wait_seconds=core.plan[fault].seconds))
+        raise _throttled(core.plan[fault].seconds)
+    if fault is Fault.REJECT_OVERLOADED:
+        raise _failed(503)
     if fault is Fault.REJECT_QUOTA:
+        raise _refusal(429, "Your prepayment credits are depleted.")
+    if fault is Fault.REJECT_BILLING:
         raise _refusal(403, "This API method requires billing to be enabled.", reason="BILLING_DISABLED")
 
 
@@ -309,8 +320,8 @@ def _readable(line: bytes) -> dict[str, Any] | None:
 def _batch(core: Core, request: Request) -> Batch:
     batch_id = request.path_params["batch_id"]
     note(request, batch_id=batch_id)
-    batch = core.store.shown(PROVIDER, batch_id)
-    if batch is None:
+    batch = core.store.batch(batch_id)
+    if batch is None or batch.provider != PROVIDER:
         raise _no_batch(batch_id)
     return batch
 
@@ -355,9 +366,9 @@ async def _cancel_batch(core: Core, request: Request) -> Response:
 
 async def _delete_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
-    if not operation_ended(batch):
-        await core.cancel_batch(batch, ignored=False)
-    core.delete_batch(batch)
+    if not batch.status.ended:
+        raise _refusal(400, f"batches/{batch.id} has not ended.", word="FAILED_PRECONDITION")
+    await core.delete_batch(batch)
     return JSONResponse({})
 
 

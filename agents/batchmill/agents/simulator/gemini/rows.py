@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from batchmill.agents.simulator.answering import Question
 from batchmill.agents.simulator.chance import digest_of
-from batchmill.agents.simulator.dialect import Dialect, RowRequest, Ways
+from batchmill.agents.simulator.dialect import Dialect, RowRequest
 from batchmill.agents.simulator.records import Batch, BatchProblem
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _SCHEMA_WORDS: Final = frozenset(
 _FAILURES: Final[Mapping[int, tuple[int, str]]] = MappingProxyType(
     {
         400: (3, "Request contains an invalid argument."),
+        404: (5, "The model is not found."),
         429: (8, "Resource has been exhausted (e.g. check quota)."),
         500: (13, "An internal error has occurred."),
     }
@@ -76,7 +77,9 @@ class GeminiChecker:
 
 
 class GeminiDialect(Dialect):
-    ways = Ways(one_file=True, expires_whole=True, cancels_at_once=True)
+    one_file = True
+    expires_whole = True
+    cancels_at_once = True
 
     @override
     def checker(self, batch: Batch, *, rows_max: int) -> GeminiChecker:
@@ -85,9 +88,8 @@ class GeminiDialect(Dialect):
     @override
     def request(self, line: bytes) -> RowRequest:
         row = orjson.loads(line)
-        return RowRequest(
-            custom_id=row["key"], question=_question(row["request"]), refused=_is_unreadable(row["request"])
-        )
+        invalid = _failure(row["key"], 400) if _is_unreadable(row["request"]) else None
+        return RowRequest(custom_id=row["key"], question=_question(row["request"]), invalid=invalid)
 
     @override
     def answered(self, batch: Batch, row: RowRequest, answer: Answer) -> bytes:
@@ -102,10 +104,7 @@ class GeminiDialect(Dialect):
 
     @override
     def failed(self, batch: Batch, row: RowRequest, status: int) -> bytes:
-        if status == 0:
-            return _line({"key": row.custom_id})
-        code, message = _FAILURES[status]
-        return _line({"key": row.custom_id, "error": {"code": code, "message": message}})
+        return _line({"key": row.custom_id}) if status == 0 else _failure(row.custom_id, status)
 
     @override
     def not_run(self, batch: Batch, row: RowRequest, *, expired: bool) -> bytes:
@@ -195,6 +194,11 @@ def _usage(answer: Answer) -> dict[str, int]:
         "candidatesTokenCount": answer.output_tokens,
         "totalTokenCount": answer.input_tokens + answer.output_tokens,
     }
+
+
+def _failure(key: str, status: int) -> bytes:
+    code, message = _FAILURES[status]
+    return _line({"key": key, "error": {"code": code, "message": message}})
 
 
 def _line(row: dict[str, Any]) -> bytes:

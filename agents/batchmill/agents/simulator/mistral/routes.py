@@ -24,6 +24,7 @@ from batchmill.agents.simulator.doors import (
     keep_lines,
     object_in,
     struck,
+    within,
 )
 from batchmill.agents.simulator.exchange import Disconnect, note
 from batchmill.agents.simulator.faults import Fault, Place
@@ -64,7 +65,7 @@ LISTING: Final = frozenset(
 
 def routes() -> Sequence[Route]:
     def door(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        return guarded(handler, _authorize)
+        return guarded(handler, provider=PROVIDER, key_of=_key_of, throttled=_throttled)
 
     return [
         Route(f"{PREFIX}/files", door(_create_file), methods=["POST"]),
@@ -95,11 +96,17 @@ def _failed(status: int) -> Refusal:
     return _refusal(status, "Internal server error", kind="server_error")
 
 
-def _authorize(core: Core, request: Request) -> None:
+def _throttled(wait_seconds: float | None) -> Refusal:
+    body = error_object("Rate limit exceeded", kind="rate_limited", code="1300", status=429)
+    return Refusal(429, body, headers={} if wait_seconds is None else {"retry-after": f"{wait_seconds:g}"})
+
+
+def _key_of(core: Core, request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     known = core.config.api_key is None or token.strip() == core.config.api_key
     if scheme.lower() != "bearer" or not token.strip() or not known:
         raise Refusal(401, {"detail": "Unauthorized"})
+    return token.strip()
 
 
 # Files -------------------------------------------------------------------------------------------------------------
@@ -187,6 +194,7 @@ async def _create_job(core: Core, request: Request) -> Response:
     endpoint, model, hours, metadata = _endpoint(asked), _model(core, asked), _hours(asked), _metadata(asked)
     file = await _input(core, asked)
     note(request, file_id=file.id)
+    within(core.ask_create(PROVIDER, _key_of(core, request)), _throttled)
     fault = struck(core, request, Place.CREATE, file.sha256)
     _reject(core, fault)
     batch = await core.create_batch(file, endpoint=endpoint, window=f"{hours}h", metadata=metadata, model=model)
@@ -255,17 +263,20 @@ def _reject(core: Core, fault: Fault | None) -> None:
     if fault is Fault.REJECT_500:
         raise _failed(500)
     if fault is Fault.REJECT_429:
-        body = error_object("Rate limit exceeded", kind="rate_limited", code="1300", status=429)
-        raise Refusal(429, body, headers={"retry-after": f"{core.plan[fault].seconds:g}"})
+        raise _throttled(core.plan[fault].seconds)
+    if fault is Fault.REJECT_OVERLOADED:
+        raise _failed(503)
     if fault is Fault.REJECT_QUOTA:
+        raise _throttled(None)
+    if fault is Fault.REJECT_BILLING:
         raise _refusal(402, "Payment required: the limit of the workspace is reached.", kind="payment_required")
 
 
 def _job(core: Core, request: Request) -> Batch:
     job_id = request.path_params["job_id"]
     note(request, batch_id=job_id)
-    batch = core.store.shown(PROVIDER, job_id)
-    if batch is None:
+    batch = core.store.batch(job_id)
+    if batch is None or batch.provider != PROVIDER:
         raise _no_job(job_id)
     return batch
 
@@ -359,8 +370,8 @@ async def _cancel_job(core: Core, request: Request) -> Response:
 async def _delete_job(core: Core, request: Request) -> Response:
     batch = _job(core, request)
     if not batch.status.ended:
-        await core.cancel_batch(batch, ignored=False)
-    core.delete_batch(batch)
+        raise _refusal(400, f"Batch job {batch.id} has not ended.")
+    await core.delete_batch(batch)
     return JSONResponse({"id": batch.id, "object": "batch", "deleted": True})
 
 

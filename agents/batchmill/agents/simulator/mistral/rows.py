@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from batchmill.agents.simulator.answering import Question
 from batchmill.agents.simulator.chance import digest_of
-from batchmill.agents.simulator.dialect import Dialect, RowRequest, Ways
+from batchmill.agents.simulator.dialect import Dialect, RowRequest
 from batchmill.agents.simulator.mistral.objects import error_object
 from batchmill.agents.simulator.records import Batch, BatchProblem
 
@@ -34,6 +34,7 @@ _UNKNOWN: Final = frozenset({"max_completion_tokens", "seed", "logprobs", "top_l
 _FAILURES: Final[Mapping[int, tuple[str, str | None, str]]] = MappingProxyType(
     {
         400: ("invalid_request_error", None, "The request was not accepted by the model."),
+        404: ("invalid_model", "1500", "Invalid model"),
         429: ("rate_limited", "1300", "Rate limit exceeded"),
         500: ("server_error", None, "Internal server error"),
     }
@@ -83,7 +84,9 @@ class MistralChecker:
 
 
 class MistralDialect(Dialect):
-    ways = Ways()
+    one_file = False
+    expires_whole = False
+    cancels_at_once = False
 
     @override
     def checker(self, batch: Batch, *, rows_max: int) -> MistralChecker:
@@ -93,11 +96,10 @@ class MistralDialect(Dialect):
     def request(self, line: bytes) -> RowRequest:
         row = orjson.loads(line)
         body = row["body"]
-        custom_id = row.get("custom_id")
+        custom_id = "" if row.get("custom_id") is None else str(row["custom_id"])
+        is_good = _has_messages(body) and not _UNKNOWN & body.keys()
         return RowRequest(
-            custom_id="" if custom_id is None else str(custom_id),
-            question=_question(body),
-            refused=bool(_UNKNOWN & body.keys()) or not _has_messages(body),
+            custom_id=custom_id, question=_question(body), invalid=None if is_good else _failure(custom_id, 400)
         )
 
     @override
@@ -111,15 +113,13 @@ class MistralDialect(Dialect):
         }
         if answer.usage_told:
             body["usage"] = _usage(answer)
-        return _line(batch, row, {"status_code": 200, "body": body})
+        return _line(row.custom_id, {"status_code": 200, "body": body})
 
     @override
     def failed(self, batch: Batch, row: RowRequest, status: int) -> bytes:
         if status == 0:
-            return _line(batch, row, {"status_code": 0, "body": {}})
-        kind, code, message = _FAILURES[status]
-        body = error_object(message, kind=kind, code=code, status=status)
-        return _line(batch, row, {"status_code": status, "body": body})
+            return _line(row.custom_id, {"status_code": 0, "body": {}})
+        return _failure(row.custom_id, status)
 
     @override
     def not_run(self, batch: Batch, row: RowRequest, *, expired: bool) -> bytes:
@@ -178,7 +178,13 @@ def _request_id(batch: Batch, row: RowRequest) -> str:
     return digest_of(batch.id, row.custom_id).hex()[:32]
 
 
-def _line(batch: Batch, row: RowRequest, response: dict[str, Any]) -> bytes:
-    line_id = f"batch-{_request_id(batch, row)}"
-    line = {"id": line_id, "custom_id": row.custom_id or None, "response": response, "error": None}
+def _failure(custom_id: str, status: int) -> bytes:
+    kind, code, message = _FAILURES[status]
+    body = error_object(message, kind=kind, code=code, status=status)
+    return _line(custom_id, {"status_code": status, "body": body})
+
+
+def _line(custom_id: str, response: dict[str, Any]) -> bytes:
+    line_id = f"batch-{digest_of(custom_id).hex()[:32]}"
+    line = {"id": line_id, "custom_id": custom_id or None, "response": response, "error": None}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
