@@ -2,7 +2,8 @@
 
 What lives here: the tables that turn (HTTP status, error code) into one of the port's errors, into what a refused batch
 asks of us, or into the reason of one row; and how long a 429 asks us to wait. What must not: any call, any retry.
-OpenAI's words, and Google's and Mistral's where they differ; the dialects of compatible gateways only add codes.
+OpenAI's words, and Anthropic's, Google's and Mistral's where they differ; the dialects of compatible gateways only add
+codes.
 
 Google's status is a word, its code repeats HTTP's, and the reason of a refusal lies in `details`. Money that has run
 out has no word of its own there: it is RESOURCE_EXHAUSTED like any other limit, and waits like one.
@@ -49,13 +50,23 @@ MONEY_CODES = frozenset(
         "organization_usage_limit_exceeded",
         "enforced_spend_limit_reached",
         "contract_spend_limit_reached",
+        "billing_error",
+        "linked_organization_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "user_profile_not_billable",
+        "user_profile_billing_not_authorized",
+        "BILLING_DISABLED",
     }
 )
-AUTH_STATUSES = frozenset({401, 402, 403})
-#: google.api.ErrorReason: the key, the project or its bill, whatever the status; a person must act.
-ACCOUNT_REASONS = frozenset(
+#: Refusals of who we are rather than of what we ask, that come with a status of their own: a person must act.
+STANDING_CODES = frozenset(
     {
-        "BILLING_DISABLED",
+        "organization_on_hold",
+        "workspace_human_review_disabled",
+        "claude_code_key_creator_not_member",
+        "cmek_key_disabled",
+        "cmek_key_network_blocked",
+        # google.api.ErrorReason
         "CONSUMER_INVALID",
         "CONSUMER_SUSPENDED",
         "SERVICE_DISABLED",
@@ -65,11 +76,13 @@ ACCOUNT_REASONS = frozenset(
         "API_KEY_IP_ADDRESS_BLOCKED",
     }
 )
+AUTH_STATUSES = frozenset({401, 402, 403})
 #: Of a call that spends: the account is not ready for it (no billing, say). Of others: too late, or too soon.
 PRECONDITION = "FAILED_PRECONDITION"
 #: A look-up may be made again after these; after a call that spends money nobody knows what they mean.
 CAPACITY_STATUSES = frozenset({408, 409, 425})
 THROTTLED = 429
+TOO_LARGE = 413
 CODE_CHARS_MAX = 100
 #: A create that names a file which is gone is refused with 400 or 422, about this member.
 INPUT_FILE = frozenset({"input_file_id", "input_files"})
@@ -138,13 +151,14 @@ class Complaint:
 
     @property
     def about_money(self) -> bool:
-        return self.code in MONEY_CODES | ACCOUNT_REASONS or self.kind in MONEY_CODES
+        return self.code in MONEY_CODES or self.kind in MONEY_CODES
 
 
 def complaint_in(document: object, fallback: str) -> Complaint:
     """Find the code in an error document: `{"error": {"code", "type"}}`, or the inner object alone.
 
-    Google's is told by its word of a status, Mistral's for a malformed request by its list `detail`.
+    Anthropic's code lies deeper, in `error.details.error_code`, and is often absent. Google's is told by its word of a
+    status, Mistral's for a malformed request by its list `detail`.
     """
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
@@ -156,6 +170,8 @@ def complaint_in(document: object, fallback: str) -> Complaint:
     if isinstance(error.get("detail"), list):
         return _form_complaint(error["detail"], fallback)
     code, kind, param = (_word(error.get(name)) for name in ("code", "type", "param"))
+    details = error.get("details")
+    code = code or (_word(details.get("error_code")) if isinstance(details, Mapping) else "")
     return Complaint(code=code or kind or fallback, kind=kind, param=param)
 
 
@@ -169,13 +185,17 @@ def error_for(
     wait_seconds = retry_after_seconds(headers, now) if said is None else said
     if unclear and spends:
         return OutcomeUnknownError(code, http_status=status, retry_after_seconds=wait_seconds)
-    if status in AUTH_STATUSES or complaint.about_money or (spends and code == PRECONDITION):
+    stands = code in STANDING_CODES or (spends and code == PRECONDITION)
+    if status in AUTH_STATUSES or complaint.about_money or stands:
         return MustPauseError(code, http_status=status, hint="look at the account's key, balance and limits")
     if unclear or status == THROTTLED:
         return TransientError(code, http_status=status, retry_after_seconds=wait_seconds)
     if complaint.param in INPUT_FILE or (status == 404 and code != "model_not_found"):
         return NotFoundError(code, http_status=status)
-    return RefusedError(code, http_status=status)
+    refused = RefusedError(code, http_status=status)
+    if spends and (status == TOO_LARGE or code in SPLIT_CODES):
+        refused.action = Action.RETRY_ROW  # of the whole of a batch that came inline: its halves may pass
+    return refused
 
 
 def batch_action(code: str, *, line: int | None) -> Action:
