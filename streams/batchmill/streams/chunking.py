@@ -26,6 +26,7 @@ __all__ = [
     "new_chunk",
     "next_members",
     "sends_of",
+    "share_of_estimate",
     "with_members",
 ]
 
@@ -106,6 +107,11 @@ def with_members(chunk: Chunk, taken: Sequence[Life], now_ms: int) -> Chunk:
         first_queued_at_ms=min([chunk.first_queued_at_ms, *(life.queued_at_ms for life in taken)]),
         updated_at_ms=now_ms,
     )
+
+
+def share_of_estimate(chunk: Chunk, some: int) -> int:
+    """What so many of the chunk's members were expected to cost together."""
+    return chunk.estimated_nanos * some // max(1, chunk.members)
 
 
 def members(view: StateView, chunk_id: str, *, after: str | None = None, limit: int = CUT_MEMBERS) -> list[Life]:

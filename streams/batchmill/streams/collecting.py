@@ -20,7 +20,15 @@ from batchmill.schemas.records import Result, Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome, Status
 from batchmill.streams import view as read
-from batchmill.streams.chunking import CUT_MEMBERS, Place, custom_id_of, members, new_chunk, with_members
+from batchmill.streams.chunking import (
+    CUT_MEMBERS,
+    Place,
+    custom_id_of,
+    members,
+    new_chunk,
+    share_of_estimate,
+    with_members,
+)
 from batchmill.streams.facts import (
     FREE,
     Answered,
@@ -41,6 +49,7 @@ from batchmill.streams.submitting import fail_batch
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "Doubt",
     "PollSchedule",
     "Price",
     "RowIndex",
@@ -75,6 +84,8 @@ _ENDS_MEMBERS: Final = frozenset({Reason.REFUSED_BY_PROVIDER, Reason.POISON})
 
 #: prices one row: (nano-dollars, or None when there is no price; id of the price list)
 Price = Callable[[RowOutcome], tuple[int | None, str | None]]
+#: the most that a member's call may have cost, when nothing came back that could tell
+Doubt = Callable[[Life], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +222,7 @@ def bounded(row: RowOutcome, output_bytes_max: int) -> RowOutcome:
         input_tokens=min(row.input_tokens, _TOKENS_MAX),
         output_tokens=min(row.output_tokens, _TOKENS_MAX),
         cached_tokens=min(row.cached_tokens, _TOKENS_MAX),
+        cache_write_tokens=min(row.cache_write_tokens, _TOKENS_MAX),
     )
     if max(_bytes(row.output), _bytes(row.refusal)) <= output_bytes_max:
         return row
@@ -241,18 +253,20 @@ def collect_cut(
     *,
     retry: RetrySpec,
     price: Price,
+    doubt: Doubt | None = None,
     now_ms: int,
 ) -> list[Order]:
     """Give each member of `cut` (the next ones of `chunking.members`) its one outcome; no member left: collected.
 
-    `rows` holds the parsed rows of these members by custom id; a member without a row is missing.
+    `rows` holds the parsed rows of these members by custom id; a member without a row is missing: it costs nothing that
+    is known, and what it may have cost is doubtful.
     """
     assert chunk.state is ChunkState.DOWNLOADED, f"chunk {chunk.chunk_id} is {chunk.state}"
     if not cut:
         return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("poll")]
     orders: list[Order] = []
     counts = dict.fromkeys(Outcome, 0)
-    spent = 0
+    spent = doubtful = 0
     for life in cut:
         name = custom_id_of(chunk, life)
         row = rows.get(name) or RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
@@ -260,9 +274,11 @@ def collect_cut(
         nanos, price_id = price(row) if row.billed else (0, None)
         counts[row.outcome] += 1
         spent += nanos or 0
+        doubtful += doubt(life) if doubt is not None and row.outcome is Outcome.MISSING else 0
         result = _result(chunk, life, row, nanos, price_id, now_ms)
         orders += _outcome(view, life, row, result, retry, now_ms)
-    return [Put(_counted(chunk, counts, spent, now_ms)), *orders]
+    counted = _counted(chunk, counts, spent, now_ms)
+    return [Put(replace(counted, doubtful_nanos=chunk.doubtful_nanos + doubtful)), *orders]
 
 
 def finish(chunk: Chunk, index: RowIndex, now_ms: int) -> list[Order]:
@@ -327,6 +343,8 @@ def _result(chunk: Chunk, life: Life, row: RowOutcome, nanos: int | None, price_
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         cached_tokens=row.cached_tokens,
+        cache_write_tokens=row.cache_write_tokens,
+        tier=chunk.mode,
         cost_nanos=nanos,
         price_id=price_id,
         answered_by="provider",
@@ -381,7 +399,7 @@ def settle_cut(view: StateView, chunk: Chunk, place: Place, now_ms: int) -> list
             wanted.append(_queued(kept, now_ms))
     if chunk.reason is not Reason.PROVIDER_CANCELLED or not wanted:
         return [*orders, *(Put(life) for life in wanted), Wake("sealing")]
-    return [*orders, *_regrouped(view, place, wanted, now_ms)]
+    return [*orders, *_regrouped(view, chunk, place, wanted, now_ms)]
 
 
 def _let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
@@ -406,8 +424,9 @@ def _refused(chunk: Chunk, cut: Sequence[Life], reason: Reason, now_ms: int) -> 
     return orders
 
 
-def _regrouped(view: StateView, place: Place, wanted: Sequence[Life], now_ms: int) -> list[Order]:
-    chunk, counted = new_chunk(view, place, wanted[0], now_ms)
-    sealed = replace(with_members(chunk, wanted, now_ms), state=ChunkState.SEALED)
-    taken = [Put(moved(life, TakenIn(chunk_id=chunk.chunk_id), now_ms)) for life in wanted]
+def _regrouped(view: StateView, chunk: Chunk, place: Place, wanted: Sequence[Life], now_ms: int) -> list[Order]:
+    made, counted = new_chunk(view, place, wanted[0], now_ms)
+    estimated = share_of_estimate(chunk, len(wanted))
+    sealed = replace(with_members(made, wanted, now_ms), state=ChunkState.SEALED, estimated_nanos=estimated)
+    taken = [Put(moved(life, TakenIn(chunk_id=made.chunk_id), now_ms)) for life in wanted]
     return [counted, Put(sealed), *taken, Wake("dispatch")]

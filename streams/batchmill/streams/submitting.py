@@ -22,7 +22,15 @@ from batchmill.schemas.records import Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
-from batchmill.streams.chunking import CUT_MEMBERS, custom_id_of, cut_done, members, members_done, next_members
+from batchmill.streams.chunking import (
+    CUT_MEMBERS,
+    custom_id_of,
+    cut_done,
+    members,
+    members_done,
+    next_members,
+    share_of_estimate,
+)
 from batchmill.streams.facts import FREE, Attempted, AttemptRefused, Refused, Released
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.ports import (
@@ -500,6 +508,7 @@ def _without(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> list[Order]:
         members=chunk.members - len(gone),
         bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
         tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
+        estimated_nanos=chunk.estimated_nanos - share_of_estimate(chunk, len(gone)),
         updated_at_ms=now_ms,
     )
     return [Put(row)]

@@ -37,7 +37,7 @@ from batchmill.streams.collecting import (
     results_missing,
     settle_cut,
 )
-from batchmill.streams.costing import Prices, Usage, cost_nanos, priced
+from batchmill.streams.costing import Expectation, PriceList, Usage, cost_nanos, priced
 from batchmill.streams.orders import Order
 from batchmill.streams.ports import (
     BatchProvider,
@@ -63,7 +63,7 @@ class Collector:
     kit: Kit
     providers: Providers
     payloads: FilePayloadStore
-    prices: Prices
+    prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
     line_bytes_max: int
     output_bytes_max: int
@@ -154,23 +154,31 @@ class Collector:
         provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
         found = await provider.find(label=label, since_ms=chunk.created_at_ms)
-        looked = twins_of(current_row(task, chunk), found, lambda twin: self._cost_of(chunk, twin), clock.wall_ms())
+        looked = twins_of(
+            current_row(task, chunk), found, lambda twin: self._cost_of(task, chunk, twin), clock.wall_ms()
+        )
         self._carry(task, chunk, looked.orders)
         for batch_id in looked.cancel:
             await provider.cancel(batch_id)
 
-    def _cost_of(self, chunk: Chunk, twin: RemoteBatch) -> int:
+    def _cost_of(self, task: Task, chunk: Chunk, twin: RemoteBatch) -> int:
         """What a twin was billed by its own count, else what the chunk itself cost; 0 while there is no price."""
         if twin.input_tokens is None or twin.output_tokens is None:
             return chunk.cost_nanos
         usage = Usage(input_tokens=twin.input_tokens, output_tokens=twin.output_tokens)
-        return cost_nanos(self.prices, chunk.model, chunk.mode, usage) or 0
+        return cost_nanos(self._prices(task, chunk), chunk.model, chunk.mode, usage) or 0
+
+    def _prices(self, task: Task, chunk: Chunk) -> PriceList:
+        job = self.kit.compiled(task, chunk.job, chunk.version)
+        return self.prices if job is None else job.costed_by(self.prices)
 
     # -- downloaded -> collected -> done -------------------------------------------------------------------------------
 
     async def _collect(self, task: Task, chunk: Chunk) -> None:
         job = self.kit.compiled(task, chunk.job, chunk.version)
         assert job is not None, f"chunk {chunk.chunk_id} was sent under a version this task does not have"
+        prices = job.costed_by(self.prices)
+        costs = Expectation(prices=prices, model=chunk.model, output_tokens_max=job.output_tokens_max)
         try:
             index = await self._indexed(chunk)
             while current_row(task, chunk).state is ChunkState.DOWNLOADED:
@@ -183,7 +191,8 @@ class Collector:
                     cut,
                     rows,
                     retry=job.spec.retry,
-                    price=lambda row: priced(self.prices, chunk.mode, chunk.model, row),
+                    price=lambda row: priced(prices, chunk.mode, chunk.model, row),
+                    doubt=lambda life: costs.worst(chunk.mode, life.tokens_estimate),
                     now_ms=clock.wall_ms(),
                 )
                 self._carry(task, chunk, orders)
