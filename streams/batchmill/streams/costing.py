@@ -37,6 +37,7 @@ __all__ = [
     "Prices",
     "Rate",
     "Usage",
+    "brief",
     "cost_nanos",
     "dollars_per_million",
     "entry_of",
@@ -347,22 +348,32 @@ def entry_of(price: Price) -> dict[str, Any]:
     return entry
 
 
-def dollars_per_million(quectos: int) -> str:
-    """A rate as lists print it, exactly: `0.25`."""
-    whole, rest = divmod(quectos, _QUECTOS_PER_LISTED_DOLLAR)
-    return f"{whole}.{rest:0{_DECIMALS_MAX}d}".rstrip("0").rstrip(".")
+def dollars_per_million(price: Price, rate: Rate, tier: str) -> str:
+    """A rate in a tier as lists print it, exactly: `0.25`."""
+    return _dollars(_hundredths(price, rate, tier), _DECIMALS_MAX + 2)
+
+
+def brief(price: Price) -> str:
+    """A price on one line, as people read it."""
+    first, *longer = price.bands
+    sold = [
+        f"{kind} {' / '.join('$' + dollars_per_million(price, rate, tier) for tier in reversed(TIERS))}"
+        for kind, rate in (("input", first.input), ("cached", first.cached), ("output", first.output))
+        if rate is not None
+    ]
+    steps = "".join(f"; dearer above {band.above_tokens:,} prompt tokens" for band in longer[:1])
+    return f"{', '.join(sold)} a million tokens online / batch{steps}"
+
+
+def _dollars(amount: int, decimals: int = _DECIMALS_MAX) -> str:
+    whole, rest = divmod(amount, 10**decimals)
+    return f"{whole}.{rest:0{decimals}d}".rstrip("0").rstrip(".")
 
 
 def _band_entry(band: Band) -> dict[str, Any]:
     rates: dict[str, Rate | None] = {kind: getattr(band, kind) for kind in KINDS}
-    entry: dict[str, Any] = {
-        kind: None if rate is None else dollars_per_million(rate.online) for kind, rate in rates.items()
-    }
-    batch = {
-        kind: dollars_per_million(rate.batch)
-        for kind, rate in rates.items()
-        if rate is not None and rate.batch is not None
-    }
+    entry: dict[str, Any] = {kind: None if rate is None else _dollars(rate.online) for kind, rate in rates.items()}
+    batch = {kind: _dollars(rate.batch) for kind, rate in rates.items() if rate is not None and rate.batch is not None}
     return entry | ({"batch": batch} if batch else {})
 
 
