@@ -28,6 +28,7 @@ __all__ = [
     "sends_of",
     "share_of_estimate",
     "with_members",
+    "without_members",
 ]
 
 #: lives that one transaction moves
@@ -105,6 +106,18 @@ def with_members(chunk: Chunk, taken: Sequence[Life], now_ms: int) -> Chunk:
         bytes=chunk.bytes + sum(life.bytes_estimate for life in taken),
         tokens=chunk.tokens + sum(life.tokens_estimate for life in taken),
         first_queued_at_ms=min([chunk.first_queued_at_ms, *(life.queued_at_ms for life in taken)]),
+        updated_at_ms=now_ms,
+    )
+
+
+def without_members(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> Chunk:
+    """The chunk, smaller by `gone`."""
+    return replace(
+        chunk,
+        members=chunk.members - len(gone),
+        bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
+        tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
+        estimated_nanos=chunk.estimated_nanos - share_of_estimate(chunk, len(gone)),
         updated_at_ms=now_ms,
     )
 

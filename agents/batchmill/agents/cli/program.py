@@ -10,6 +10,7 @@ import typer
 from batchmill.agents.cli import (
     batches,
     control,
+    costs,
     dlq,
     feed,
     jobs,
@@ -43,7 +44,7 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    for module in (start, topics, jobs, prices, feed, running, status, records, batches, control, review, dlq):
+    for module in (start, topics, jobs, prices, feed, running, status, costs, records, batches, control, review, dlq):
         module.add(app)
     return app
 

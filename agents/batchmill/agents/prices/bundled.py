@@ -69,7 +69,8 @@ class BundledPrices:
             for seller in self._providers:
                 for model in seller.models if seller.id == named else ():
                     price = _price(model, self._day)
-                    if price is not None:
+                    # an id that its own rule does not match cannot be asked for
+                    if price is not None and model.is_match(model.id):
                         found[f"{kind}/{model.id}"] = price
         return found
 

@@ -7,7 +7,7 @@ machine and for not known alike.
 
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any, Final
 
 from batchmill.streams.costing import PriceError
@@ -24,7 +24,9 @@ _RATE: Final = re.compile(rf"({'|'.join(_KINDS)})(?:_above_(\d{{1,6}})k_tokens)?
 #: shows what members there are; its values are prose
 _SAMPLE: Final = "sample_spec"
 #: a token -> a million tokens; far more digits than any list writes, so that nothing is rounded
-_EXACT: Final = Context(prec=400)
+_EXACT: Final = Context(prec=400, traps=[Inexact])
+#: powers of ten that a rate may be away from a dollar
+_MAGNITUDE_MAX: Final = 100
 _MILLION: Final = 6
 
 
@@ -70,6 +72,10 @@ def _per_million(model: str, name: str, dollars: Any) -> str:
         number = Decimal(str(dollars))
     except InvalidOperation:
         number = Decimal("NaN")
-    if not number.is_finite() or isinstance(dollars, bool):
+    if (
+        not number.is_finite()
+        or abs(number.adjusted()) > _MAGNITUDE_MAX
+        or len(number.as_tuple().digits) > _MAGNITUDE_MAX
+    ):
         raise PriceError(f"price of {model}: {name} is not a number of dollars")
     return str(number.scaleb(_MILLION, _EXACT))
