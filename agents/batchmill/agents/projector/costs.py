@@ -146,6 +146,7 @@ class Bills:
     unpriced_calls: int
     differing: tuple[str, ...]  #: custom ids whose fact no bill equals; at most the first 20
     differing_count: int
+    unknown_bills: int  #: for custom ids of which we have no result at all
 
     @property
     def unexplained_nanos(self) -> int:
@@ -154,7 +155,7 @@ class Bills:
     @property
     def exact(self) -> bool:
         """Every fact has its bill, and all the rest is known waste: to the nano-dollar."""
-        return self.differing_count == 0 and self.unexplained_nanos == 0
+        return self.differing_count == self.unknown_bills == 0 and self.unexplained_nanos == 0
 
     @property
     def holds(self) -> bool:
@@ -312,7 +313,9 @@ def match_bills(view: View, bills: Iterable[tuple[str, int]]) -> Bills:
         total += nanos
     booked = unpriced = count = 0
     differing: list[str] = []
+    known: set[str] = set()
     for row in view.rows("SELECT custom_id, cost_nanos FROM results WHERE answered_by = 'provider'"):
+        known.add(row["custom_id"])
         if row["cost_nanos"] is None:
             unpriced += 1
             continue
@@ -329,6 +332,7 @@ def match_bills(view: View, bills: Iterable[tuple[str, int]]) -> Bills:
         unpriced_calls=unpriced,
         differing=tuple(differing),
         differing_count=count,
+        unknown_bills=sum(each.total() for custom_id, each in billed.items() if custom_id not in known),
     )
 
 
