@@ -119,11 +119,14 @@ def test_an_answer_that_is_judged_to_be_no_good_is_wasted():
 
 def test_doubt_is_counted_as_it_grows_by_whether_rows_were_missing():
     tally, telemetry = a_tally()
-    start = replace(sample(Chunk), job="j", state=ChunkState.DOWNLOADED, doubtful_nanos=0, missing=0, wasted_nanos=0)
-    lost = replace(start, doubtful_nanos=2 * 10**9, missing=1)
-    tally.stepped(start, lost)
-    tally.stepped(lost, replace(lost, doubtful_nanos=5 * 10**9))
-    assert labelled(shown(telemetry), "batchmill_doubtful_USD_total") == {
+    none = {"doubtful_nanos": 0, "missing": 0, "wasted_nanos": 0, "untold_nanos": 0}
+    start = replace(sample(Chunk), job="j", state=ChunkState.COLLECTED, **none)
+    tally.stepped(start, replace(start, doubtful_nanos=2 * 10**9, missing=1))
+    tally.stepped(start, replace(start, doubtful_nanos=3 * 10**9))
+    tally.stepped(start, replace(start, untold_nanos=4 * 10**9, missing=1))
+    seen = shown(telemetry)
+    assert labelled(seen, "batchmill_doubtful_USD_total") == {
         '{cause="missing",job="j"}': 2,
         '{cause="unknown",job="j"}': 3,
     }
+    assert labelled(seen, "batchmill_wasted_USD_total") == {'{cause="untold",job="j"}': 4}

@@ -71,12 +71,6 @@ def test_every_row_names_the_frozen_list_and_costs_what_it_says(tmp_path: Path) 
     assert chunk.cost_nanos == sum(fact.cost_nanos or 0 for fact in facts) == 3_000_000
 
 
-def test_the_doubt_about_a_missing_row_is_its_worst_case_by_the_frozen_list(tmp_path: Path) -> None:
-    _, chunk = collected(CHEAP, tmp_path)
-    # ten tokens of input by estimate, and all of the job's 200 tokens of output, at half price
-    assert (chunk.missing, chunk.doubtful_nanos) == (1, (10 * 1_000 + 200 * 2_000) // 2)
-
-
 @pytest.mark.parametrize(("frozen", "costs"), [(None, 150_000_000), (prices_of({}), None)])
 def test_only_a_job_without_a_frozen_list_falls_back_to_the_workers(
     tmp_path: Path, frozen: Prices | None, costs: int | None

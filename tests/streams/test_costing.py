@@ -23,11 +23,11 @@ from batchmill.streams.costing import (
     entry_of,
     estimate_tokens,
     expected_nanos,
-    output_tokens_max,
     parse_prices,
     price_of,
     priced,
     prices_of,
+    together_nanos,
     total,
     worst_case_nanos,
     write_prices,
@@ -39,6 +39,7 @@ LIST = (
     ' "odd": {"input": "0.000001", "output": 3}}}'
 )
 PRICES = parse_prices(LIST)
+MANY = Usage(input_tokens=10**8, output_tokens=10**7)
 tokens = st.integers(0, 10**9)
 
 
@@ -271,27 +272,17 @@ def test_an_answer_is_expected_to_use_a_quarter_of_its_room() -> None:
 
 def test_what_is_unpriced_is_expected_to_cost_nothing_that_can_be_told() -> None:
     costs = Expectation(prices=PRICES, model="gpt-6", output_tokens_max=10)
-    assert (costs.expected("batch", 100), costs.worst("batch", 100)) == (0, 0)
+    assert costs.expected("batch", 100) == 0
 
 
-def test_the_worst_of_an_expectation_bounds_what_it_expects() -> None:
-    costs = Expectation(prices=PRICES, model="gpt-5-mini", output_tokens_max=None)
-    assert costs.worst("batch", 8) == (8 * 250 + OUTPUT_TOKENS_ASSUMED * 2_000) // 2
-    assert 0 < costs.expected("batch", 8) < costs.worst("batch", 8)
-
-
-@pytest.mark.parametrize(
-    ("params", "limit"),
-    [
-        ("{}", None),
-        ('{"max_output_tokens": 7}', 7),
-        ('{"max_tokens": 9, "temperature": 0}', 9),
-        ('{"max_completion_tokens": true}', None),
-        ('{"max_output_tokens": "7"}', None),
-    ],
-)
-def test_the_limit_of_an_answer_is_read_from_the_models_parameters(params: str, limit: int | None) -> None:
-    assert output_tokens_max(params) == limit
+def test_many_calls_are_costed_together_unless_their_prompts_may_be_long() -> None:
+    prices = prices_of({"m": {"input": "1", "output": "2", "above": {"1000": {"input": "9"}}}})
+    short = Usage(input_tokens=1_000, output_tokens=10)
+    assert together_nanos(prices, "m", "online", short) == 1_020_000
+    # two prompts of 600 tokens, or a long one: who knows
+    assert together_nanos(prices, "m", "online", Usage(input_tokens=1_200, output_tokens=10)) is None
+    assert together_nanos(PRICES, "gpt-5-mini", "batch", MANY) == cost_nanos(PRICES, "gpt-5-mini", "batch", MANY)
+    assert together_nanos(PRICES, "unheard-of", "batch", short) is None
 
 
 #: (text, what one of its tokens is in bytes at the very least and most): bounds of the vocabularies of 2024 and later

@@ -8,7 +8,7 @@ counts must add up before the chunk is done. A batch that never ran has no outco
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
@@ -49,7 +49,6 @@ from batchmill.streams.submitting import fail_batch
 from batchmill.streams.view import StateView
 
 __all__ = [
-    "Doubt",
     "PollSchedule",
     "Price",
     "RowIndex",
@@ -65,11 +64,14 @@ __all__ = [
     "next_poll_ms",
     "results_missing",
     "settle_cut",
+    "wait_for_twins",
 ]
 
 _STAGE: Final = "collector"
 #: polls of an ended batch whose files are announced but not named yet
 FILES_POLLS_MAX: Final = 10
+#: between two looks at what may be a twin and cannot be told yet
+_TWIN_LOOK_MS: Final = 60_000
 #: polls that find no such batch before its members count as missing
 GONE_POLLS_MAX: Final = 20
 
@@ -84,8 +86,6 @@ _ENDS_MEMBERS: Final = frozenset({Reason.REFUSED_BY_PROVIDER, Reason.POISON})
 
 #: prices one row: (nano-dollars, or None when there is no price; id of the price list)
 Price = Callable[[RowOutcome], tuple[int | None, str | None]]
-#: the most that a member's call may have cost, when nothing came back that could tell
-Doubt = Callable[[Life], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,20 +253,18 @@ def collect_cut(
     *,
     retry: RetrySpec,
     price: Price,
-    doubt: Doubt | None = None,
     now_ms: int,
 ) -> list[Order]:
     """Give each member of `cut` (the next ones of `chunking.members`) its one outcome; no member left: collected.
 
-    `rows` holds the parsed rows of these members by custom id; a member without a row is missing: it costs nothing that
-    is known, and what it may have cost is doubtful.
+    `rows` holds the parsed rows of these members by custom id; a member without a row is missing.
     """
     assert chunk.state is ChunkState.DOWNLOADED, f"chunk {chunk.chunk_id} is {chunk.state}"
     if not cut:
         return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("poll")]
     orders: list[Order] = []
     counts = dict.fromkeys(Outcome, 0)
-    spent = doubtful = 0
+    spent = 0
     for life in cut:
         name = custom_id_of(chunk, life)
         row = rows.get(name) or RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
@@ -274,15 +272,19 @@ def collect_cut(
         nanos, price_id = price(row) if row.billed else (0, None)
         counts[row.outcome] += 1
         spent += nanos or 0
-        doubtful += doubt(life) if doubt is not None and row.outcome is Outcome.MISSING else 0
         result = _result(chunk, life, row, nanos, price_id, now_ms)
         orders += _outcome(view, life, row, result, retry, now_ms)
-    counted = _counted(chunk, counts, spent, now_ms)
-    return [Put(replace(counted, doubtful_nanos=chunk.doubtful_nanos + doubtful)), *orders]
+    return [Put(_counted(chunk, counts, spent, now_ms)), *orders]
 
 
-def finish(chunk: Chunk, index: RowIndex, now_ms: int) -> list[Order]:
-    """Close the ledger: each member had exactly one outcome; rows that no member asked for are counted."""
+def finish(
+    chunk: Chunk, index: RowIndex, now_ms: int, *, told: RemoteBatch | None = None, told_nanos: int | None = None
+) -> list[Order]:
+    """Close the ledger: each member had exactly one outcome; rows that no member asked for are counted.
+
+    `told` is the batch in the provider's own counts, `told_nanos` what its usage as a whole costs, where it says so.
+    What does not reconcile is the chunk's note; what was billed and no row told is booked.
+    """
     settled = chunk.succeeded + chunk.errored + chunk.expired + chunk.cancelled + chunk.missing
     if settled != chunk.members:
         why = f"chunk {chunk.chunk_id} has {chunk.members} members and {settled} outcomes"
@@ -293,10 +295,56 @@ def finish(chunk: Chunk, index: RowIndex, now_ms: int) -> list[Order]:
         state=ChunkState.DONE,
         unknown_rows=index.foreign + unclaimed,
         repeated_rows=index.repeated,
+        untold_nanos=_untold_nanos(chunk, told_nanos),
+        doubtful_nanos=chunk.doubtful_nanos + (0 if told_nanos is not None else _missing_nanos(chunk)),
         due_at_ms=None,
         updated_at_ms=now_ms,
     )
-    return [Put(row)]
+    return [Put(replace(row, note="; ".join(_discrepancies(row, told)) or None))]
+
+
+def wait_for_twins(chunk: Chunk, found: Sequence[RemoteBatch], window_ms: int, now_ms: int) -> list[Order]:
+    """A chunk that was attempted more than once stays open while a batch that may be its twin cannot be told yet."""
+    unread = any(not batch.identified for batch in found)
+    over = chunk.attempt_at_ms is None or now_ms - chunk.attempt_at_ms > window_ms
+    if chunk.attempt < 2 or not unread or over:
+        return []
+    return [Put(replace(chunk, due_at_ms=now_ms + _TWIN_LOOK_MS, updated_at_ms=now_ms))]
+
+
+def _discrepancies(chunk: Chunk, told: RemoteBatch | None) -> Iterator[str]:
+    """Whatever does not add up, as sentences for people; an alarm is raised for any."""
+    if chunk.missing:
+        yield f"{chunk.missing} of {chunk.members} rows are missing"
+    if chunk.unknown_rows:
+        yield f"{chunk.unknown_rows} rows that nobody asked for"
+    if chunk.repeated_rows:
+        yield f"{chunk.repeated_rows} rows more than once"
+    if chunk.untold_nanos:
+        yield f"the provider billed {chunk.untold_nanos} nano-dollars more than its rows tell"
+    if told is None or told.total is None:
+        return
+    ran = chunk.succeeded + chunk.errored
+    counted = (told.completed or 0) + (told.failed or 0)
+    if told.total != chunk.members:
+        yield f"the provider counts {told.total} rows of {chunk.members}"
+    if counted > ran:
+        yield f"the provider counts {counted} rows that ran, {ran} came"
+
+
+def _untold_nanos(chunk: Chunk, told_nanos: int | None) -> int:
+    """What was billed beyond what the rows told; less than their roundings come to is nothing."""
+    beyond = (told_nanos or 0) - chunk.cost_nanos
+    return beyond if 2 * beyond > chunk.members else 0
+
+
+def _missing_nanos(chunk: Chunk) -> int:
+    """What rows that never came may have cost: as much as those that did, where nobody says what was billed."""
+    if not chunk.missing:
+        return 0
+    if chunk.succeeded:
+        return -(-chunk.missing * chunk.cost_nanos // chunk.succeeded)
+    return -(-chunk.missing * chunk.estimated_nanos // max(1, chunk.members))
 
 
 def _outcome(

@@ -13,7 +13,7 @@ import orjson
 from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint
-from batchmill.streams.costing import PriceError, PriceList, Prices, output_tokens_max, parse_prices
+from batchmill.streams.costing import PriceError, PriceList, Prices, parse_prices
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.judging import Judge, compile_judge
 from batchmill.streams.paths import Path, PathError, compile_path
@@ -49,7 +49,6 @@ class CompiledJob:
     filter: Condition | None
     form: RequestForm
     judge: Judge
-    output_tokens_max: int | None
     prices: Prices | None  #: frozen with the job; None: it was applied without any
 
     def costed_by(self, otherwise: PriceList) -> PriceList:
@@ -92,9 +91,8 @@ def compile_job(spec: JobSpec, version: str) -> CompiledJob:
         input_shape=None if given.schema_json is None else compile_shape(orjson.loads(given.schema_json)),
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
-        form=request_form(spec.ask),
+        form=request_form(spec.ask, room_factor=spec.retry.truncated.factor),
         judge=compile_judge(spec),
-        output_tokens_max=output_tokens_max(spec.ask.model.params_json),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 

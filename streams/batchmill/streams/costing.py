@@ -44,11 +44,11 @@ __all__ = [
     "estimate_tokens",
     "expected_nanos",
     "frozen",
-    "output_tokens_max",
     "parse_prices",
     "price_of",
     "priced",
     "prices_of",
+    "together_nanos",
     "total",
     "undated",
     "worst_case_nanos",
@@ -63,7 +63,16 @@ TIERS: Final = ("batch", "online")
 BATCH_PERCENT: Final = 50
 #: kinds of tokens that are priced; `cached` and `cache_write` are parts of the input
 KINDS: Final = ("input", "cached", "cache_write", "output")
-#: one answer, where the job sets no limit: for what cannot be known, never for a budget
+#: the room of one answer, where the job sets no limit: for expectations, never for a budget
+OUTPUT_TOKENS_ASSUMED: Final = 4_096
+
+#: an answer is expected to use a quarter of the room it is given: limits are set for the longest
+_EXPECTED_ROOM_SHARE: Final = 4
+
+_PERCENT: Final = 50
+#: kinds of tokens that are priced; `cached` and `cache_write` are parts of the input
+KINDS: Final = ("input", "cached", "cache_write", "output")
+#: the room of one answer, where the job sets no limit: for expectations, never for a budget
 OUTPUT_TOKENS_ASSUMED: Final = 4_096
 
 #: an answer is expected to use a quarter of the room it is given: limits are set for the longest
@@ -184,6 +193,17 @@ def cost_nanos(prices: PriceList, model: str, mode: str, usage: Usage) -> int | 
     return _divided(product, _PERCENT * _QUECTOS_PER_NANO)
 
 
+def together_nanos(prices: PriceList, model: str, mode: str, usage: Usage) -> int | None:
+    """What many calls cost together, whose usage is known as a sum only.
+
+    None too where the price of each depends on the length of its own prompt, and some may be that long.
+    """
+    price = prices.of(model)
+    if price is not None and price.band(usage.input_tokens) is not price.bands[0]:
+        return None
+    return cost_nanos(prices, model, mode, usage)
+
+
 def priced(prices: PriceList, mode: str, asked_model: str, row: RowOutcome) -> tuple[int | None, str | None]:
     """(cost, price id) of one row a provider told us about; (0, None) when it says nothing was charged."""
     if not row.billed:
@@ -264,7 +284,7 @@ def expected_nanos(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the members of a chunk may cost: the job's prices, model and room for an answer. Unpriced counts as 0."""
+    """What the members of a chunk are expected to cost, at the job's prices. What is unpriced counts as 0."""
 
     prices: PriceList
     model: str
@@ -275,18 +295,6 @@ class Expectation:
             self.prices, self.model, mode, input_tokens=input_tokens, output_tokens_max=self.output_tokens_max
         )
         return nanos or 0
-
-    def worst(self, mode: str, input_tokens: int) -> int:
-        """Where the job sets no limit, an assumed one: what a lost call may have cost cannot be known better."""
-        room = OUTPUT_TOKENS_ASSUMED if self.output_tokens_max is None else self.output_tokens_max
-        return worst_case_nanos(self.prices, self.model, mode, input_tokens=input_tokens, output_tokens_max=room) or 0
-
-
-def output_tokens_max(params_json: str) -> int | None:
-    """The limit that a job's model parameters set on an answer, if they set one."""
-    params = orjson.loads(params_json)
-    found = (params.get(name) for name in _OUTPUT_LIMITS)
-    return next((limit for limit in found if isinstance(limit, int) and not isinstance(limit, bool)), None)
 
 
 def estimate_tokens(body_bytes: int) -> int:

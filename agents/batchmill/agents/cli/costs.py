@@ -77,7 +77,7 @@ def lines(found: "Costs") -> list[tuple[str, str | None]]:
     return [
         ("spent", _usd(found.spent_nanos)),
         ("wasted", f"{_usd(found.wasted)}" + (f" ({share}): {causes}" if causes else "")),
-        ("doubtful", f"at most {_usd(found.doubtful_nanos)} more" if found.doubtful_nanos else None),
+        ("doubtful", f"perhaps {_usd(found.doubtful_nanos)} more" if found.doubtful_nanos else None),
         ("unpriced calls", f"{found.unpriced_calls:,} of {found.calls:,}" if found.unpriced_calls else None),
         ("estimated", None if ratio is None else f"{_usd(found.estimated_nanos)} for what cost {ratio:.2f} of it"),
         ("on the way", f"about {_usd(found.open_nanos)}" if found.open_nanos else None),

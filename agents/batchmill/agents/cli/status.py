@@ -304,7 +304,7 @@ def _cost(told: "RunMetrics") -> str:
     if told.wasted_usd:
         parts.append(f"${told.wasted_usd:,.4f} of it wasted")
     if told.doubtful_usd:
-        parts.append(f"at most ${told.doubtful_usd:,.4f} more in doubt")
+        parts.append(f"perhaps ${told.doubtful_usd:,.4f} more")
     if told.unpriced_calls:
         parts.append(f"{told.unpriced_calls} calls unpriced")
     if told.answered_from_store:

@@ -14,7 +14,7 @@ from batchmill.schemas.state import Job
 from batchmill.schemas.strict_json import plain
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJobs
-from batchmill.streams.costing import PriceList, expected_nanos, output_tokens_max, worst_case_nanos
+from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.normalizing import RawLimits, normalize
 from batchmill.streams.orders import Emit
@@ -171,7 +171,7 @@ class _Trial:
         compiled = self._jobs.of(self._row, item.version)
         assert compiled is not None, "the job was put into the state above"
         body = json.loads(compiled.form.body(item.input_json))
-        cost, expected = self._costs(item.tokens_estimate)
+        cost, expected = self._costs(item.tokens_estimate, compiled.form.output_tokens_max())
         return Sample(
             number=number,
             outcome="asked",
@@ -181,11 +181,10 @@ class _Trial:
             expected_nanos=expected,
         )
 
-    def _costs(self, input_tokens: int) -> tuple[int | None, int | None]:
+    def _costs(self, input_tokens: int, room: int | None) -> tuple[int | None, int | None]:
         """(at most, expected). A job that chooses its mode by deadline pays batch as a rule, and online at most."""
         model, prefer = self._spec.ask.model, self._spec.mode.prefer
         dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
-        room = output_tokens_max(model.params_json)
         expected = expected_nanos(self._prices, model.name, usual, input_tokens=input_tokens, output_tokens_max=room)
         if room is None:
             return None, expected

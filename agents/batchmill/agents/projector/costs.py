@@ -1,12 +1,14 @@
 """What calls have cost, by what it was for: spent, estimated, wasted by cause, doubtful; and the sums that must agree.
 
 A cost fact is one row of `results` that a provider answered: one (request, attempt, call), never changed. What twin
-batches cost is known per batch only and is no fact of any record; it stands in `chunks.wasted_nanos`. So
+batches cost, and rows that were billed and never came, is known per batch only and is no fact of any record; it stands
+in `chunks.wasted_nanos` and `chunks.untold_nanos`. So
 
-    spent = the facts + the twins        wasted = the twins + failed calls + rejected and declined answers, a part of it
+    spent  = the facts + twins + untold
+    wasted = twins + untold + failed calls + rejected answers + declined answers, a part of what was spent
 
-`doubtful` is beside it: the most that calls may have cost of which nothing came back. An answer whose record was
-cancelled or overtaken meanwhile is not counted as wasted: it was good, and is stored.
+`doubtful` is beside it: what calls may have cost of which nobody can say whether they were billed. An answer whose
+record was cancelled or overtaken meanwhile is not counted as wasted: it was good, and is stored.
 """
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
@@ -42,6 +44,7 @@ class Cause(StrEnum):
     """Why money was spent for nothing."""
 
     TWIN = "twin"  #: a second batch with the same questions
+    UNTOLD = "untold"  #: billed by the provider's count of a batch, and in no row of it
     FAILED = "failed"  #: a call that was billed and brought no answer
     REJECTED = "rejected"  #: an answer that validation refused, or that was asked for again
     DECLINED = "declined"  #: an answer that a reviewer refused
@@ -63,7 +66,7 @@ class Costs:
 
     spent_nanos: int
     wasted_nanos: Mapping[Cause, int]  #: part of what was spent
-    doubtful_nanos: int  #: beside what was spent: at most
+    doubtful_nanos: int  #: beside what was spent: if it was billed
     calls: int  #: that were billed, or may have been
     unpriced_calls: int  #: part of them: what they cost is not known, and not in `spent_nanos`
     estimated_nanos: int  #: of the batches that are done: what they were expected to cost when they were closed
@@ -141,7 +144,7 @@ class Bills:
 
     billed_nanos: int
     booked_nanos: int  #: over our facts
-    wasted_nanos: int  #: by twins
+    wasted_nanos: int  #: twins, and what no row told
     doubtful_nanos: int
     unpriced_calls: int
     differing: tuple[str, ...]  #: custom ids whose fact no bill equals; at most the first 20
@@ -194,11 +197,11 @@ _CHUNKS = """SELECT *, date(updated_at_ms / 1000, 'unixepoch') AS day FROM chunk
 _DONE = f"state = '{ChunkState.DONE}' AND estimated_nanos > 0"
 _ON_THE_WAY = f"state NOT IN ('{ChunkState.FILLING}', '{ChunkState.DONE}', '{ChunkState.FAILED}')"
 
-#: (of a fact, of a chunk): a chunk has no reason, its twins are one
+#: (of a fact, of a chunk): a chunk has no reason, what is known of it as a whole is one
 _KEYS: Mapping[By, tuple[str, str]] = {
     By.MODEL: ("asked", "model"),
     By.TIER: ("at_tier", "mode"),
-    By.REASON: ("why", f"'{Cause.TWIN}'"),
+    By.REASON: ("why", "'{why}'"),
     By.VERSION: ("version", "version"),
     By.DAY: ("day", "day"),
 }
@@ -220,7 +223,8 @@ def costs(view: View, values: Values) -> Costs:
     )
     chunks = _numbers(
         view,
-        f"""WITH chunks_in AS ({_CHUNKS}) SELECT SUM(wasted_nanos) AS twins, SUM(doubtful_nanos) AS doubtful,
+        f"""WITH chunks_in AS ({_CHUNKS}) SELECT SUM(wasted_nanos) AS twins,
+        SUM(untold_nanos) AS untold, SUM(doubtful_nanos) AS doubtful,
         SUM(estimated_nanos) FILTER (WHERE {_DONE}) AS estimated, SUM(cost_nanos) FILTER (WHERE {_DONE}) AS actual,
         SUM(estimated_nanos) FILTER (WHERE {_ON_THE_WAY}) AS on_the_way FROM chunks_in""",
         values,
@@ -234,8 +238,8 @@ def costs(view: View, values: Values) -> Costs:
         values,
     )
     return Costs(
-        spent_nanos=facts["spent"] + chunks["twins"],
-        wasted_nanos=_causes(view, values) | {Cause.TWIN: chunks["twins"]},
+        spent_nanos=facts["spent"] + chunks["twins"] + chunks["untold"],
+        wasted_nanos=_causes(view, values) | {Cause.TWIN: chunks["twins"], Cause.UNTOLD: chunks["untold"]},
         doubtful_nanos=chunks["doubtful"],
         calls=facts["calls"],
         unpriced_calls=facts["unpriced"],
@@ -263,9 +267,11 @@ def cost_groups(view: View, by: By, values: Values) -> list[CostGroup]:
           SELECT {of_fact} AS key, billed AS calls, cost_nanos IS NULL AS unpriced, input_tokens, output_tokens,
             COALESCE(cost_nanos, 0) AS spent, CASE WHEN cause IS NULL THEN 0 ELSE COALESCE(cost_nanos, 0) END AS wasted,
             0 AS estimated, 0 AS actual FROM facts
-          UNION ALL SELECT {of_chunk}, 0, 0, 0, 0, wasted_nanos, wasted_nanos,
+          UNION ALL SELECT {of_chunk.format(why=Cause.TWIN)}, 0, 0, 0, 0, wasted_nanos, wasted_nanos,
             CASE WHEN {_DONE} THEN estimated_nanos ELSE 0 END, CASE WHEN {_DONE} THEN cost_nanos ELSE 0 END
             FROM chunks_in WHERE wasted_nanos > 0 OR (:by <> '{By.REASON}' AND {_DONE})
+          UNION ALL SELECT {of_chunk.format(why=Cause.UNTOLD)}, 0, 0, 0, 0, untold_nanos, untold_nanos, 0, 0
+            FROM chunks_in WHERE untold_nanos > 0
         ) SELECT key, SUM(calls) AS calls, SUM(unpriced) AS unpriced_calls, SUM(input_tokens) AS input_tokens,
           SUM(output_tokens) AS output_tokens, SUM(spent) AS spent_nanos, SUM(wasted) AS wasted_nanos,
           SUM(estimated) AS estimated_nanos, SUM(actual) AS actual_nanos FROM rows GROUP BY key ORDER BY {order}""",
@@ -323,7 +329,9 @@ def match_bills(view: View, bills: Iterable[tuple[str, int]]) -> Bills:
         if row["cost_nanos"] and not billed.get(row["custom_id"], Counter())[row["cost_nanos"]]:
             count += 1
             differing += [row["custom_id"]] if len(differing) < _NAMED_MAX else []
-    sums = _numbers(view, "SELECT SUM(wasted_nanos) AS wasted, SUM(doubtful_nanos) AS doubtful FROM chunks", {})
+    sums = _numbers(
+        view, "SELECT SUM(wasted_nanos + untold_nanos) AS wasted, SUM(doubtful_nanos) AS doubtful FROM chunks", {}
+    )
     return Bills(
         billed_nanos=total,
         booked_nanos=booked,

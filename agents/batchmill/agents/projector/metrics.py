@@ -130,7 +130,7 @@ class RunMetrics:
     input_tokens: int
     output_tokens: int
     answered_from_store: int  #: not paid for, because the same question had been answered
-    doubtful_usd: float = 0  #: beside the cost: at most, for calls of which nothing came back
+    doubtful_usd: float = 0  #: beside the cost: of calls that may have been billed
 
 
 def accounting(view: View, scope: Scope | None = None) -> Accounting:
@@ -250,7 +250,7 @@ def metrics(view: View, scope: Scope | None = None) -> RunMetrics:
     lives = _lives(view, values)
     judged = _judged(view, values)
     money = costs(view, values)
-    usd = (lives["cost"] + money.wasted_nanos[Cause.TWIN]) / _NANOS
+    usd = (lives["cost"] + money.wasted_nanos[Cause.TWIN] + money.wasted_nanos[Cause.UNTOLD]) / _NANOS
     return RunMetrics(
         requests=lives["requests"],
         submitted=lives["submitted"],

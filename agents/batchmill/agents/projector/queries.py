@@ -110,6 +110,7 @@ class BatchRow:
     repeated_rows: int
     twins: int
     wasted_nanos: int
+    untold_nanos: int
     doubtful_nanos: int
     cost_nanos: int
     estimated_nanos: int

@@ -122,12 +122,13 @@ class Tally:
             self._telemetry.count("batchmill.wasted", nanos / NANO_DOLLARS, job=job, cause=cause)
 
     def _doubted(self, before: Chunk | None, after: Chunk) -> None:
-        """Twins, and calls that nobody knows the cost of, as they come to light."""
-        was = (0, 0, 0) if before is None else (before.wasted_nanos, before.doubtful_nanos, before.missing)
+        """Twins, rows that were billed and never came, and calls of unknown cost, as they come to light."""
+        was = (0, 0, 0) if before is None else (before.wasted_nanos, before.untold_nanos, before.doubtful_nanos)
         self._wasted(max(0, after.wasted_nanos - was[0]), after.job, "twin")
-        doubtful = after.doubtful_nanos - was[1]
+        self._wasted(max(0, after.untold_nanos - was[1]), after.job, "untold")
+        doubtful = after.doubtful_nanos - was[2]
         if doubtful > 0:
-            cause = "missing" if after.missing > was[2] else "unknown"
+            cause = "missing" if after.missing else "unknown"
             self._telemetry.count("batchmill.doubtful", doubtful / NANO_DOLLARS, job=after.job, cause=cause)
 
     def _remember(self, chunk: Chunk) -> None:
@@ -149,6 +150,8 @@ class Tally:
             self._telemetry.measure("batchmill.batch.age", age_ms / 1_000, **labels)
         elif chunk.state is ChunkState.DONE:
             self._rows_of(chunk)
+            if chunk.note is not None:
+                self._add("batchmill.chunks.unreconciled", {"account": chunk.account})
 
     def _rows_of(self, chunk: Chunk) -> None:
         counts = {

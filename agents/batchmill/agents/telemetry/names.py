@@ -34,6 +34,7 @@ CounterName = Literal[
     "batchmill.doubtful",
     "batchmill.chunks",
     "batchmill.reconciliations",
+    "batchmill.chunks.unreconciled",
     "batchmill.result.rows",
     "batchmill.sink.writes",
     "batchmill.transactions",
@@ -128,13 +129,16 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
     ),
     "batchmill.unpriced.calls": Metric("{call}", "Paid calls whose price or usage is unknown.", ("job", "model")),
     "batchmill.wasted": Metric(
-        "USD", "Money spent for nothing: twin batches, failed calls, rejected answers.", ("job", "cause")
+        "USD",
+        "Money spent for nothing: twin batches, rows that never came, failed calls, rejected answers.",
+        ("job", "cause"),
     ),
     "batchmill.doubtful": Metric(
-        "USD", "The most that calls of unknown outcome may have cost beside the known cost.", ("job", "cause")
+        "USD", "What calls of unknown outcome may have cost beside the known cost.", ("job", "cause")
     ),
     "batchmill.chunks": Metric("{chunk}", "Chunks that entered a state.", ("state", "account")),
     "batchmill.reconciliations": Metric("{look}", "Looks for a batch of unknown outcome.", ("account", "verdict")),
+    "batchmill.chunks.unreconciled": Metric("{chunk}", "Chunks closed with counts that do not add up.", ("account",)),
     "batchmill.result.rows": Metric("{row}", "Rows of result files.", ("account", "outcome")),
     "batchmill.sink.writes": Metric("{row}", "Rows a sink was asked to write.", ("sink", "outcome")),
     "batchmill.transactions": Metric("{transaction}", "Kafka transactions committed."),
