@@ -69,17 +69,6 @@ OUTPUT_TOKENS_ASSUMED: Final = 4_096
 #: an answer is expected to use a quarter of the room it is given: limits are set for the longest
 _EXPECTED_ROOM_SHARE: Final = 4
 
-_PERCENT: Final = 50
-#: kinds of tokens that are priced; `cached` and `cache_write` are parts of the input
-KINDS: Final = ("input", "cached", "cache_write", "output")
-#: the room of one answer, where the job sets no limit: for expectations, never for a budget
-OUTPUT_TOKENS_ASSUMED: Final = 4_096
-
-#: an answer is expected to use a quarter of the room it is given: limits are set for the longest
-_EXPECTED_ROOM_SHARE: Final = 4
-#: as the answer's limit is called, by whoever calls it
-_OUTPUT_LIMITS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens", "maxOutputTokens")
-
 _PERCENT: Final = 100
 _QUECTOS_PER_NANO: Final = 10**21
 #: dollars a million tokens -> quecto-dollars a token
