@@ -206,10 +206,9 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
 def _prices_of(here: Door, spec: "JobSpec") -> "Prices":
     """What the job would be costed by if it were applied now."""
-    from batchmill.agents.prices import freeze, load_prices
+    from batchmill.agents.prices import load_prices, prices_for
 
-    model = spec.ask.model
-    return freeze(load_prices(here.settings.prices_file), provider=model.provider, model=model.name)
+    return prices_for(spec, load_prices(here.settings.prices_file))
 
 
 def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
@@ -274,10 +273,8 @@ def _active(here: Door, job: str) -> "AppliedVersion | None":
 
 
 async def _apply(here: Door, loaded: "LoadedJob", prices: "Prices", actor: str | None, wait: float) -> Any:
-    from dataclasses import replace
-
     from batchmill.agents.commands import actor_here, issue
-    from batchmill.streams.costing import write_prices
+    from batchmill.agents.prices import with_prices
 
     return await issue(
         here.settings,
@@ -285,7 +282,7 @@ async def _apply(here: Door, loaded: "LoadedJob", prices: "Prices", actor: str |
         loaded.spec.job,
         actor=actor or actor_here(),
         version=loaded.version,
-        body_json=replace(loaded.spec, prices_json=write_prices(prices)).to_json(),
+        body_json=with_prices(loaded.spec, prices).to_json(),
         wait_seconds=wait,
     )
 

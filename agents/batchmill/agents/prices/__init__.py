@@ -5,6 +5,6 @@ the job is applied, and from then on the job is costed by those (`JobSpec.prices
 What a price means is `streams.costing`.
 """
 
-from batchmill.agents.prices.sources import PriceSource, freeze, load_prices
+from batchmill.agents.prices.sources import PriceSource, freeze, load_prices, prices_for, with_prices
 
-__all__ = ["PriceSource", "freeze", "load_prices"]
+__all__ = ["PriceSource", "freeze", "load_prices", "prices_for", "with_prices"]

@@ -10,10 +10,21 @@ from batchmill.agents import clock
 from batchmill.agents.prices.bundled import BundledPrices, day_of
 from batchmill.agents.prices.litellm import entries, is_litellm
 from batchmill.agents.settings import SettingsError, env_name
+from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS
-from batchmill.streams.costing import Price, PriceError, PriceList, Prices, frozen, parse_prices, prices_of, undated
+from batchmill.streams.costing import (
+    Price,
+    PriceError,
+    PriceList,
+    Prices,
+    frozen,
+    parse_prices,
+    prices_of,
+    undated,
+    write_prices,
+)
 
-__all__ = ["PriceSource", "freeze", "load_prices", "parse_list"]
+__all__ = ["PriceSource", "freeze", "load_prices", "parse_list", "prices_for", "with_prices"]
 
 #: far above any list; a file beyond it is not one
 _FILE_BYTES_MAX: Final = 64 * 2**20
@@ -113,3 +124,13 @@ def freeze(prices: PriceSource, *, provider: str, model: str) -> Prices:
         for name, price in prices.offered(provider, model).items()
     }
     return frozen(found, source=prices.source, as_of=prices.as_of)
+
+
+def prices_for(spec: JobSpec, source: PriceSource) -> Prices:
+    """The prices that the job would be costed by if it were applied now."""
+    return freeze(source, provider=spec.ask.model.provider, model=spec.ask.model.name)
+
+
+def with_prices(spec: JobSpec, prices: Prices) -> JobSpec:
+    """The job as it is applied: with its prices."""
+    return replace(spec, prices_json=write_prices(prices))
