@@ -283,6 +283,7 @@ def test_the_command_tells_it_and_leaves_out_what_is_not_known(
     assert "76.6%" in (told["wasted"] or "")
     assert "twin" in (told["wasted"] or "")
     assert told["unpriced calls"] == "1 of 8"
+    assert (told["estimated"] or "").endswith("0.50 of it")
     assert [empty[name] for name in ("doubtful", "estimated", "cost per record", "records per dollar")] == [None] * 4
     view_path = ["--set", f"data_dir={tmp_path}"]
     (tmp_path / "view.sqlite").rename(tmp_path / _view_name())

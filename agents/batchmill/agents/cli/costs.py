@@ -79,13 +79,17 @@ def lines(found: "Costs") -> list[tuple[str, str | None]]:
         ("wasted", f"{_usd(found.wasted)}" + (f" ({share}): {causes}" if causes else "")),
         ("doubtful", f"perhaps {_usd(found.doubtful_nanos)} more" if found.doubtful_nanos else None),
         ("unpriced calls", f"{found.unpriced_calls:,} of {found.calls:,}" if found.unpriced_calls else None),
-        ("estimated", None if ratio is None else f"{_usd(found.estimated_nanos)} for what cost {ratio:.2f} of it"),
+        ("estimated", None if ratio is None else _estimate(found, ratio)),
         ("on the way", f"about {_usd(found.open_nanos)}" if found.open_nanos else None),
         ("cost per record", _each(found.per_record_usd)),
         ("cost per success", _each(found.per_success_usd)),
         ("records per dollar", None if found.records_per_dollar is None else f"{found.records_per_dollar:,.0f}"),
         ("tokens", _tokens(found)),
     ]
+
+
+def _estimate(found: "Costs", ratio: float) -> str:
+    return f"{_usd(found.estimated_nanos)}; the same batches cost {_usd(found.actual_nanos)}, {ratio:.2f} of it"
 
 
 def _tokens(found: "Costs") -> str:
