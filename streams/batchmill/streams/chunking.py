@@ -27,6 +27,7 @@ __all__ = [
     "next_members",
     "sends_of",
     "with_members",
+    "without_members",
 ]
 
 #: lives that one transaction moves
@@ -104,6 +105,17 @@ def with_members(chunk: Chunk, taken: Sequence[Life], now_ms: int) -> Chunk:
         bytes=chunk.bytes + sum(life.bytes_estimate for life in taken),
         tokens=chunk.tokens + sum(life.tokens_estimate for life in taken),
         first_queued_at_ms=min([chunk.first_queued_at_ms, *(life.queued_at_ms for life in taken)]),
+        updated_at_ms=now_ms,
+    )
+
+
+def without_members(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> Chunk:
+    """The chunk, smaller by `gone`."""
+    return replace(
+        chunk,
+        members=chunk.members - len(gone),
+        bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
+        tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
         updated_at_ms=now_ms,
     )
 

@@ -20,7 +20,15 @@ from batchmill.schemas.records import Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
-from batchmill.streams.chunking import CUT_MEMBERS, custom_id_of, cut_done, members, members_done, next_members
+from batchmill.streams.chunking import (
+    CUT_MEMBERS,
+    custom_id_of,
+    cut_done,
+    members,
+    members_done,
+    next_members,
+    without_members,
+)
 from batchmill.streams.facts import FREE, Attempted, AttemptRefused, Refused, Released
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.ports import (
@@ -468,11 +476,4 @@ def _ended(chunk: Chunk, reason: Reason, note: str, now_ms: int) -> Chunk:
 
 
 def _without(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> list[Order]:
-    row = replace(
-        chunk,
-        members=chunk.members - len(gone),
-        bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
-        tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
-        updated_at_ms=now_ms,
-    )
-    return [Put(row)]
+    return [Put(without_members(chunk, gone, now_ms))]
