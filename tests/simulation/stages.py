@@ -276,7 +276,7 @@ def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
         assert isinstance(row, Chunk)
         job = read.job(task.view, row.job)
         assert job is not None
-        step = submitting.todo(row, paused=job.paused, now_ms=worker.world.now_ms)
+        step = submitting.todo(row, by_file=True, paused=job.paused, now_ms=worker.world.now_ms)
         busy = f"{row.chunk_id}/{polled}"
         if step is not None and (row.state in POLLED) is polled and busy not in worker.busy:
             ready.append((busy, row, step))
@@ -338,7 +338,7 @@ def _prepare(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     worker.payloads[sha256] = payload
     worker.meanwhile(task)
     stored_as = StoredPayload(uri=sha256, sha256=sha256, size_bytes=len(payload))
-    task.apply(submitting.prepared(_reread(task, chunk), stored_as, now_ms))
+    task.apply(submitting.prepared(_reread(task, chunk), stored_as, now_ms, bytes_max=10**8))
 
 
 def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:

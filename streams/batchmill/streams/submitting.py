@@ -2,6 +2,8 @@
 
     sealed -> prepared -> uploaded -> attempting(n) -> open
 
+A provider without input files takes the payload with the create call itself: there, prepared is followed by attempting.
+
 `todo` names the next step of a chunk from its row alone, so a crash resumes where the row says. The create call is sent
 once, after attempt n is durable; whoever finds a chunk in `attempting` that he did not just put there himself does not
 know its outcome and has to look at the provider first. Every function returns orders; the calls are the effect's.
@@ -83,6 +85,8 @@ NOT_FOUND: Final = "not_found"
 #: create calls of one chunk before a person is asked
 ATTEMPTS_MAX: Final = 100
 _BACKOFF_MS_BASE: Final = 2_000
+#: longest gap between two looks at batches that cannot be told from ours yet
+_DOUBT_MS_MAX: Final = 300_000
 _BACKOFF_MS_MAX: Final = 300_000
 
 
@@ -109,6 +113,7 @@ class CreateSchedule:
     grace_ms: int = 120_000
     spacing_ms: int = LOOK_SPACING_MS  #: between two looks that find nothing
     looks_min: int = LOOKS_MIN  #: looks that must have found nothing before an attempt is believed to be void
+    cancel_unread: bool = False  #: cancel a batch that may be this one and cannot be told yet, so that it can be sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +124,11 @@ class Looked:
     cancel: tuple[str, ...] = ()
 
 
-def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Todo | None:
+def todo(chunk: Chunk, *, by_file: bool, paused: bool, now_ms: int) -> Todo | None:
     """What to do for `chunk` now; None: wait (for its due time, an approval, or the job to be resumed).
 
-    A pause stops whatever spends or leads to spending; it never stops finding out, polling and collecting.
+    A pause stops whatever spends or leads to spending; it never stops finding out, polling and collecting. `by_file`:
+    the provider takes the payload as an uploaded file.
     """
     if chunk.due_at_ms is not None and chunk.due_at_ms > now_ms:
         return None
@@ -130,7 +136,9 @@ def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Todo | None:
         case ChunkState.SEALED:
             return None if paused else Todo.PREPARE
         case ChunkState.PREPARED:
-            return Todo.DELETE_FILE if chunk.file_id is not None else None if paused else Todo.UPLOAD
+            if chunk.file_id is not None:
+                return Todo.DELETE_FILE
+            return None if paused else Todo.UPLOAD if by_file else Todo.BEGIN
         case ChunkState.UPLOADED:
             return None if paused else Todo.BEGIN
         case ChunkState.ATTEMPTING:
@@ -199,8 +207,11 @@ def refuse_member(
     return [*_without(chunk, [life], now_ms), Put(refused), obituary(refused, stage=_STAGE, error=error, now_ms=now_ms)]
 
 
-def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
-    """The payload lies in the store. A rebuilt one must be the very same, else a person looks at it first."""
+def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int, *, bytes_max: int) -> list[Order]:
+    """The payload lies in the store. A rebuilt one must be the very same, else a person looks at it first.
+
+    One that came out larger than the provider takes (sizes are estimated when a chunk is filled) dissolves into halves.
+    """
     if chunk.state is not ChunkState.SEALED:
         return []
     if chunk.members == 0:
@@ -208,6 +219,9 @@ def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
     if chunk.payload_sha256 not in {None, stored.sha256}:
         note = "the payload was rebuilt after an attempt and came out different: approve it, or cancel the job"
         return [Put(_at(chunk, ChunkState.HELD, now_ms, payload_sha256=stored.sha256, note=note))]
+    if stored.size_bytes > bytes_max:
+        note = f"its payload has {stored.size_bytes} bytes, the provider takes {bytes_max}"
+        return [Put(_ended(chunk, Reason.PROVIDER_CANCELLED, note, now_ms)), Wake("poll")]
     row = _at(chunk, ChunkState.PREPARED, now_ms, payload_uri=stored.uri, payload_sha256=stored.sha256)
     return [Put(row), Wake("dispatch")]
 
@@ -240,10 +254,10 @@ def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
     """Name the next cut of members in attempt n.
 
     The chunk is `attempting` with the last cut, and only then, once all of it is durable, may the create be sent.
-    Empty when the chunk has left `uploaded` meanwhile.
+    Empty when the chunk has left the state it was found in (uploaded, or prepared where nothing is uploaded).
     """
     now = read.chunk(view, chunk.chunk_id)
-    if now is None or now.state is not ChunkState.UPLOADED:
+    if now is None or now.state is not chunk.state:
         return []
     chunk, cut = now, next_members(view, now)
     orders: list[Order] = []
@@ -323,17 +337,22 @@ def after_look(
 ) -> Looked:
     """What the provider's list means for an attempt of unknown outcome.
 
-    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. None, all through the grace time:
+    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. One that may be it and cannot be
+    told yet: wait until it can; nothing is sent again meanwhile. None, all through the grace time:
     its input file is deleted, so that a create which is still under way fails, and the grace time runs once more for
     one that was just ahead of the deletion. Only then did the attempt have no effect.
     """
     assert chunk.state is ChunkState.ATTEMPTING, f"chunk {chunk.chunk_id} is {chunk.state}"
-    candidates = sorted((batch for batch in found if _of_this_attempt(chunk, batch)), key=_adoption_order)
+    known = (batch for batch in found if batch.identified and _of_this_attempt(chunk, batch))
+    candidates = sorted(known, key=_adoption_order)
     if candidates:
         first, *rest = candidates
         cancel = tuple(batch.batch_id for batch in rest if _runs(batch))
         return Looked(tuple(_opened(replace(chunk, twins=len(rest)), first, now_ms)), cancel)
     patience = schedule or CreateSchedule()
+    unread = [batch for batch in found if not batch.identified]
+    if unread:
+        return _in_doubt(chunk, unread, patience, now_ms)
     looks = chunk.looks + 1
     if looks < patience.looks_min or (looks - 1) * patience.spacing_ms < patience.grace_ms:
         due = now_ms + patience.spacing_ms
@@ -348,7 +367,11 @@ def after_look(
 
 def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[RemoteBatch], int], now_ms: int) -> Looked:
     """Look for batches of this chunk beside the one it follows. Their number and waste are counted anew each time."""
-    others = [each for each in found if each.batch_id != chunk.batch_id and each.status is not RemoteStatus.FAILED]
+    others = [
+        each
+        for each in found
+        if each.identified and each.batch_id != chunk.batch_id and each.status is not RemoteStatus.FAILED
+    ]
     if not others:
         return Looked(())
     wasted = max(chunk.wasted_nanos, sum(price(batch) for batch in others))
@@ -356,6 +379,16 @@ def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[Remote
     if (len(others), wasted) == (chunk.twins, chunk.wasted_nanos):
         return Looked((), cancel)
     row = replace(chunk, twins=max(chunk.twins, len(others)), wasted_nanos=wasted, updated_at_ms=now_ms)
+    return Looked((Put(row),), cancel)
+
+
+def _in_doubt(chunk: Chunk, unread: Sequence[RemoteBatch], patience: CreateSchedule, now_ms: int) -> Looked:
+    """Candidates that only their results can tell: look again after a tenth of the attempt's age, within bounds."""
+    age_ms = now_ms - (chunk.attempt_at_ms or now_ms)
+    wait_ms = max(patience.spacing_ms, min(_DOUBT_MS_MAX, age_ms // 10))
+    note = f"{len(unread)} batch(es) at the provider may be this one; their results will tell"
+    row = replace(chunk, due_at_ms=now_ms + wait_ms, note=note, updated_at_ms=now_ms)
+    cancel = tuple(batch.batch_id for batch in unread if patience.cancel_unread and _runs(batch))
     return Looked((Put(row),), cancel)
 
 

@@ -25,6 +25,7 @@ from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import Place, custom_id_of, members
 from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
+from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
 from batchmill.streams.sealing import ChunkLimits, Queue, queues, seal
@@ -87,6 +88,7 @@ class Submitter:
             },
             at_once=self.effects.chunks_at_once,
             idle_seconds=self.effects.idle_seconds,
+            by_file=self.providers.by_file,
         )
 
     # -- the queue -----------------------------------------------------------------------------------------------------
@@ -175,13 +177,16 @@ class Submitter:
             after = cut[-1].request_id
             await task.capacity()
         stored = await self.payloads.put(self._lines(task, chunk, src))
-        self.kit.carry(task, prepared(current_row(task, chunk), stored, clock.wall_ms()), src=src)
+        bytes_max = self.providers.of(chunk.account).capabilities.bytes_max
+        orders = prepared(current_row(task, chunk), stored, clock.wall_ms(), bytes_max=bytes_max)
+        self.kit.carry(task, orders, src=src)
 
     async def _lines(self, task: Task, chunk: Chunk, src: str) -> AsyncIterator[bytes]:
         """The payload, line by line in the order of request ids; a member that cannot be a line is refused."""
         provider = self.providers.of(chunk.account)
         job = self.kit.compiled(task, chunk.job, chunk.version)
         assert job is not None, f"chunk {chunk.chunk_id} was sealed under a version this task does not have"
+        preflight = Preflight(provider.capabilities, model=chunk.model)
         after: str | None = None
         while cut := members(task.view, chunk.chunk_id, after=after):
             after = cut[-1].request_id
@@ -190,15 +195,17 @@ class Submitter:
             lines: list[bytes] = []
             for life in cut:
                 found = bodies.get(life.input_offset)
+                custom_id = custom_id_of(chunk, life)
                 try:
-                    body = job.form.body(_item(found, life).input_json)
+                    body = job.form.body(_item(found, life).input_json, room=life.room)
+                    line = provider.request_line(custom_id=custom_id, endpoint=chunk.endpoint, body=body)
+                    preflight.check(custom_id, line)
                 except Unusable as wrong:
                     now = current_row(task, chunk)
                     refused = refuse_member(task.view, now, life.request_id, wrong.reason, wrong.note, clock.wall_ms())
                     self.kit.carry(task, refused, src=src)
                     continue
-                custom_id = custom_id_of(chunk, life)
-                lines.append(provider.request_line(custom_id=custom_id, endpoint=chunk.endpoint, body=body))
+                lines.append(line)
             yield b"".join(lines)
             await asyncio.sleep(0)
 
@@ -232,8 +239,10 @@ class Submitter:
             await asyncio.sleep(self.effects.idle_seconds)  # nobody wakes us when the lease begins
             return
         src = f"effect:begin/{chunk.chunk_id}"
-        current = chunk
-        while current.state is ChunkState.UPLOADED:
+        if not await self._has_payload(task, chunk):
+            return
+        current = current_row(task, chunk)
+        while current.state is chunk.state:
             self.kit.carry(task, begin_cut(task.view, current, clock.wall_ms()), src=src)
             await task.capacity()
             current = current_row(task, chunk)
@@ -245,6 +254,17 @@ class Submitter:
         await FAILPOINTS.reach("create.after")
         orders = after_create(task.view, current_row(task, chunk), outcome, clock.wall_ms(), self._patience(chunk))
         self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
+
+    async def _has_payload(self, task: Task, chunk: Chunk) -> bool:
+        """A payload that goes with the create call itself must be there before the attempt begins."""
+        if chunk.state is not ChunkState.PREPARED:
+            return True
+        assert chunk.payload_uri is not None, f"chunk {chunk.chunk_id} is prepared without a payload"
+        if await self.payloads.exists(chunk.payload_uri):
+            return True
+        orders = payload_missing(current_row(task, chunk), clock.wall_ms())
+        self.kit.carry(task, orders, src=f"effect:begin/{chunk.chunk_id}")
+        return False
 
     async def _create(self, task: Task, chunk: Chunk) -> RemoteBatch | ProviderError:
         uri = chunk.payload_uri
@@ -286,7 +306,12 @@ class Submitter:
     def _patience(self, chunk: Chunk) -> CreateSchedule:
         account = self.providers.account(chunk.account)
         grace_ms = round(account.reconcile_grace_seconds * 1_000)
-        return CreateSchedule(grace_ms=grace_ms, spacing_ms=grace_ms, looks_min=account.reconcile_looks)
+        return CreateSchedule(
+            grace_ms=grace_ms,
+            spacing_ms=grace_ms,
+            looks_min=account.reconcile_looks,
+            cancel_unread=account.cancel_unread_batches,
+        )
 
     def _may_spend(self, task: Task, chunk: Chunk) -> bool:
         account = self.providers.account(chunk.account)
