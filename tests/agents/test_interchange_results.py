@@ -53,7 +53,7 @@ def a_result(**changes: Any) -> Result:
 @given(
     texts,
     st.none() | texts,
-    st.sampled_from(["stop", "length", "content_filter", "eos"]),
+    st.sampled_from(["stop", "length", "content_filter"]),
     words,
     tokens,
     tokens,
@@ -156,7 +156,7 @@ def test_the_official_sdk_reads_what_failed_in_anthropics_form() -> None:
 
 @given(
     texts.filter(bool),
-    st.sampled_from(["end_turn", "max_tokens", "stop_sequence"]),
+    st.sampled_from(["end_turn", "max_tokens"]),
     words,
     tokens,
     tokens,

@@ -24,7 +24,8 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import Result, WorkItem
 from batchmill.schemas.status import Status
 from batchmill.streams.capabilities import facts_of
-from batchmill.streams.rendering import RequestForm, TemplateError, request_form
+from batchmill.streams.compiling import FAULTS, compile_job
+from batchmill.streams.rendering import RequestForm
 from batchmill.streams.unusable import Unusable
 
 __all__ = [
@@ -78,8 +79,8 @@ class ExportReport:
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
-_REQUESTS = """SELECT l.request_id, l.source_id, l.version, l.status, l.sends, l.chunk_id, l.partition,
-    l.input_offset AS offset,
+_REQUESTS = """SELECT l.request_id, l.source_id, l.version, l.status, l.sends, l.chunk_id, l.room,
+    l.partition, l.input_offset AS offset,
     (SELECT s.custom_id FROM submissions s WHERE s.request_id = l.request_id ORDER BY s.offset DESC LIMIT 1) AS sent_as
   FROM lives l WHERE l.job = ? {} ORDER BY l.partition, l.input_offset"""
 _NEWEST = """AND EXISTS (SELECT 1 FROM sources s WHERE s.job = l.job AND s.source_id = l.source_id
@@ -141,10 +142,10 @@ class _Renderer:
         assert item.request_id == row["request_id"], f"offset {row['offset']} of normalized is another request's"
         request, endpoint = self._of(row["version"])
         try:
-            body = request.body(item.input_json)
+            body = request.body(item.input_json, room=row["room"])
+            return self._rows.request_line(custom_id=custom_id, endpoint=endpoint, body=body)
         except Unusable:
             return Skipped.NOT_RENDERED
-        return self._rows.request_line(custom_id=custom_id, endpoint=endpoint, body=body)
 
     def _of(self, version: str) -> tuple[RequestForm, str]:
         if version not in self._made:
@@ -158,9 +159,9 @@ class _Renderer:
         known = facts_of(self._form).can.endpoints
         endpoint = spec.ask.model.endpoint
         try:
-            return request_form(spec.ask), endpoint if endpoint in known else known[0]
-        except TemplateError as error:
-            raise ExportError(f"version {version} cannot be rendered: {error}") from None
+            return compile_job(spec, version).form, endpoint if endpoint in known else known[0]
+        except FAULTS as error:
+            raise ExportError(f"version {version} does not compile: {error}") from None
 
 
 def _specs(view: View, job: str) -> dict[str, JobSpec]:
