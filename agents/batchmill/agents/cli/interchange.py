@@ -323,7 +323,7 @@ def _opened(file: str) -> Iterator[tuple[IO[bytes], int | None]]:
 
 def _known_job(view: "View", job: str) -> str:
     if view.row("SELECT 1 FROM jobs WHERE job = ?", (job,)) is None:
-        raise CommandError(f"the read model knows no job {job}; see `batchmill jobs list`", ExitCode.NOT_FOUND)
+        raise CommandError(f"the read model knows no job {job}; see `batchmill job list`", ExitCode.NOT_FOUND)
     return job
 
 

@@ -167,7 +167,7 @@ class _Renderer:
 def _specs(view: View, job: str) -> dict[str, JobSpec]:
     rows = list(view.rows("SELECT versions_json FROM jobs WHERE job = ?", (job,)))
     if not rows:
-        raise ExportError(f"the read model knows no job {job}; see `batchmill jobs list`")
+        raise ExportError(f"the read model knows no job {job}; see `batchmill job list`")
     versions = {version: spec for row in rows for version, spec in orjson.loads(row["versions_json"]).items()}
     return {version: JobSpec.from_json(orjson.dumps(spec)) for version, spec in versions.items()}
 
