@@ -41,7 +41,7 @@ def test_the_open_chunk_of_a_named_batch_is_polled_now() -> None:
     (put, wake) = look_command(put_rows(make_job(), chunk), look("batch_0", "batch_1"), NOW_MS)
     assert wake == Wake("poll")
     assert put == Put(replace(chunk, due_at_ms=NOW_MS))
-    assert todo(put.row, paused=True, now_ms=NOW_MS) is Todo.POLL
+    assert todo(put.row, by_file=True, paused=True, now_ms=NOW_MS) is Todo.POLL
 
 
 @pytest.mark.parametrize(
