@@ -15,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from batchmill.agents import topics
+from batchmill.agents.cli import running
+from batchmill.agents.cli.program import run
 from batchmill.agents.health import serving
 from batchmill.agents.settings import AccountSettings, Settings, SettingsError
 from batchmill.agents.webhooks.receiving import BODY_BYTES_MAX, REMEMBERED_MAX, Receiver
@@ -245,3 +248,23 @@ def test_keys_are_read_and_checked_before_anything_listens() -> None:
     assert "topsecret" not in str(raised.value)
     with pytest.raises(SettingsError, match="no account has a webhook secret"):
         webhook_keys(Settings(accounts={"openai": AccountSettings()}))
+
+
+def test_up_runs_the_receiver_only_when_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    specs: list[Any] = []
+
+    async def ran(_: Any, asked: list[Any]) -> int:
+        specs[:] = asked
+        return 0
+
+    async def verified(_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(running, "_run", ran)
+    monkeypatch.setattr(topics, "verify", verified)
+    assert run(["--set", "health.port=9000", "up", "--webhooks-port", "8040"]) == 0
+    receiver = {spec.name: spec for spec in specs}["webhooks"]
+    assert receiver.argv[-3:] == ("webhooks", "--port", "8040")
+    assert receiver.env["BATCHMILL_HEALTH__PORT"] == "0"
+    assert run(["up"]) == 0
+    assert [spec.name for spec in specs] == ["worker-1", "projector"]

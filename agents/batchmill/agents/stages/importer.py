@@ -12,7 +12,7 @@ import structlog
 
 from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadError
-from batchmill.agents.runtime import Task
+from batchmill.agents.runtime import PoisonEffectError, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.lines import placed_lines
@@ -72,13 +72,16 @@ class Importer:
             await self.payloads.verify(progress.part.uri)
             async for cut in self._cuts(progress):
                 await task.capacity()
-                now = current(task.view, progress)
-                orders = import_cut(task.view, now, cut, price=self._price, now_ms=clock.wall_ms())
-                self.kit.carry(task, orders, src=src)
+                async with task.effect("imports", progress.command_id):
+                    now = current(task.view, progress)
+                    orders = import_cut(task.view, now, cut, price=self._price, now_ms=clock.wall_ms())
+                    self.kit.carry(task, orders, src=src)
         except (PayloadError, OSError) as error:
             _log.error("import_unreadable", command_id=progress.command_id, tries=progress.tries, error=str(error))
             self.kit.carry(task, put_off(task.view, current(task.view, progress)), src=src)
             return False
+        except PoisonEffectError:
+            _log.error("import_given_up", command_id=progress.command_id)  # its other requests go on waiting
         self.kit.carry(task, finish_import(task.view, current(task.view, progress)), src=src)
         return True
 
