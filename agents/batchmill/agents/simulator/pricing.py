@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PRICES", "FALLBACK_PRICE", "Price", "cost_nanos", "tokens_of_chars"]
+__all__ = ["DEFAULT_PRICES", "FALLBACK_PRICE", "LIST_PERCENT", "Price", "cost_nanos", "tokens_of_chars"]
 
 CHARS_PER_TOKEN: Final = 4
+LIST_PERCENT: Final = 100  # what a single call pays; a batch pays less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ def tokens_of_chars(chars: int) -> int:
 FALLBACK_PRICE: Final = Price(input_nanos=150, output_nanos=600)
 DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
     {
+        "claude-haiku-4-5": Price(input_nanos=1_000, output_nanos=5_000),
+        "claude-sonnet-4-5": Price(input_nanos=3_000, output_nanos=15_000),
         "gpt-4.1-mini": Price(input_nanos=400, output_nanos=1_600),
         "gpt-4.1-nano": Price(input_nanos=100, output_nanos=400),
         "gpt-4o": Price(input_nanos=2_500, output_nanos=10_000),

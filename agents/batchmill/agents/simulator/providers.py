@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from batchmill.agents.simulator import openai
+from batchmill.agents.simulator import anthropic, openai
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,4 +24,7 @@ class Provider:
     routes: Callable[[], Sequence[Route]]
 
 
-PROVIDERS: Final = (Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes),)
+PROVIDERS: Final = (
+    Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes),
+    Provider(name="anthropic", dialect=anthropic.AnthropicDialect(), routes=anthropic.routes),
+)
