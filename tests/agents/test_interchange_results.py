@@ -104,8 +104,6 @@ def test_an_error_is_read_back_from_openais_form(code: str, status: int | None) 
 )
 @pytest.mark.parametrize("form", Form)
 def test_a_row_that_never_ran_is_read_back_as_unbilled(form: Form, outcome: Outcome, reason: Reason) -> None:
-    if form is Form.ANTHROPIC:
-        pytest.importorskip("batchmill.agents.providers.anthropic_rows", reason="its adapter is not there yet")
     line = result_line(form, "x", a_result(outcome=outcome, output=None, http_status=None, reason=reason))
     assert line is not None
     row = read_result(line, None)
@@ -154,22 +152,17 @@ def test_the_official_sdk_reads_what_failed_in_anthropics_form() -> None:
     assert anthropic_message(a_result(refusal="no", output=None)).message.stop_reason == "refusal"
 
 
-@given(
-    texts.filter(bool),
-    st.sampled_from(["end_turn", "max_tokens"]),
-    words,
-    tokens,
-    tokens,
-    tokens,
-    tokens,
-)
+FINISHED = st.sampled_from(["stop", "length", "tool_calls", "pause_turn"])
+
+
+@given(texts, st.none() | texts.filter(bool), FINISHED, words, tokens, tokens, tokens, tokens)
 def test_an_answer_is_read_back_from_anthropics_form(
-    output: str, reason: str, model: str, read: int, cached: int, made: int, written: int
+    output: str, refusal: str | None, reason: str, model: str, read: int, cached: int, made: int, written: int
 ) -> None:
-    pytest.importorskip("batchmill.agents.providers.anthropic_rows", reason="its adapter is not there yet")
     result = a_result(
-        output=output,
-        finish_reason=reason,
+        output="" if refusal is not None else output,
+        refusal=refusal,
+        finish_reason="stop" if refusal is not None else reason,
         model=model,
         input_tokens=read + cached + made,
         cached_tokens=cached,
@@ -179,6 +172,18 @@ def test_an_answer_is_read_back_from_anthropics_form(
     line = result_line(Form.ANTHROPIC, "ticket-1", result)
     assert line is not None
     row = read_result(line, None)
-    assert (row.custom_id, row.outcome, row.output, row.model) == ("ticket-1", Outcome.SUCCEEDED, output, model)
+    assert (row.custom_id, row.outcome, row.model) == ("ticket-1", Outcome.SUCCEEDED, model)
+    assert (row.output, row.refusal, row.finish_reason) == (result.output, refusal, result.finish_reason)
     assert (row.input_tokens, row.cached_tokens) == (read + cached + made, cached)
-    assert (row.cache_write_tokens, row.output_tokens) == (made, written)
+    assert (row.cache_write_tokens, row.output_tokens, row.usage_known) == (made, written, True)
+
+
+@pytest.mark.parametrize("code", ["invalid_request_error", "overloaded_error", "api_error", "something_new"])
+def test_an_error_is_read_back_from_anthropics_form_as_unbilled(code: str) -> None:
+    result = a_result(
+        outcome=Outcome.ERROR, output=None, error_code=code, http_status=None, reason=Reason.PROVIDER_ERROR
+    )
+    line = result_line(Form.ANTHROPIC, "x", result)
+    assert line is not None
+    row = read_result(line, None)
+    assert (row.outcome, row.error_code, row.billed) == (Outcome.ERROR, code, False)

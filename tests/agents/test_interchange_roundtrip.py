@@ -44,6 +44,7 @@ from tests.simulation.world import SimTask, World
 from tests.streams.making import make_spec
 
 openai = pytest.importorskip("openai", reason="the official SDK is a development dependency")
+anthropic = pytest.importorskip("anthropic", reason="the official SDK is a development dependency")
 
 RECORDS = 120
 PARTITIONS = 3
@@ -213,6 +214,17 @@ def buy(simulator: RunningSimulator, lines: list[bytes]) -> list[bytes]:
     raise AssertionError(batch)
 
 
+def buy_messages(simulator: RunningSimulator, lines: list[bytes]) -> list[bytes]:
+    """The same at the other provider; its SDK hands the results out as objects, the file has them as lines."""
+    with anthropic.Anthropic(api_key="test", base_url=simulator.base_url, max_retries=0) as sdk:
+        batch = sdk.messages.batches.create(requests=[json.loads(line) for line in lines])
+        for _ in range(1_000):
+            batch = sdk.messages.batches.retrieve(batch.id)
+            if batch.processing_status == "ended":
+                return [each.to_json(indent=None).encode() + b"\n" for each in sdk.messages.batches.results(batch.id)]
+    raise AssertionError(batch)
+
+
 def by_id(lines: Iterable[bytes]) -> dict[str, Any]:
     return {told["custom_id"]: told for told in map(json.loads, lines)}
 
@@ -274,6 +286,24 @@ async def test_what_was_bought_elsewhere_is_joined_judged_and_committed(
     assert held == {lives[request_id].source_id: json.loads(content(answer)) for request_id, answer in wanted.items()}
     members = [row for task in mill.tasks for row in task.view.rows(Chunk.schema) if isinstance(row, Chunk)]
     assert sum(row.members for row in members) == 10
+
+
+async def test_the_same_requests_can_be_bought_at_the_other_provider(mill: Mill, simulator: RunningSimulator) -> None:
+    lines, skipped = await mill.export_requests(form=Form.ANTHROPIC)
+    assert (len(lines), skipped) == (RECORDS, Counter())
+    bought = buy_messages(simulator, lines)
+    random.Random(5).shuffle(bought)
+    report, counts = await mill.import_results(bought)
+    assert (report.by_fate, counts) == ({LineFate.ANSWERS: RECORDS}, {"answered": RECORDS})
+    told = {name.partition("-")[0]: line["result"]["message"] for name, line in by_id(bought).items()}
+    for request_id, result in results(mill).items():
+        assert result.output == told[request_id]["content"][0]["text"]
+        assert result.output_tokens == told[request_id]["usage"]["output_tokens"]
+    assert {life.status for life in mill.lives().values()} == {Status.COMMITTED}
+    out = by_id(await mill.export_results(form=Form.ANTHROPIC, named=Named.REQUEST))
+    assert {name: line["result"]["message"]["content"] for name, line in out.items()} == {
+        name: [{"type": "text", "text": message["content"][0]["text"]}] for name, message in told.items()
+    }
 
 
 async def test_a_file_that_is_imported_again_changes_nothing(mill: Mill, simulator: RunningSimulator) -> None:

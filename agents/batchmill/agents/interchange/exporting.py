@@ -16,14 +16,13 @@ from typing import Any
 
 import orjson
 
-from batchmill.agents.interchange.forms import Form, rows_of
+from batchmill.agents.interchange.forms import Form, request_line
 from batchmill.agents.interchange.results import result_line
 from batchmill.agents.projector.reading import View
 from batchmill.schemas import codec, ids
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import Result, WorkItem
 from batchmill.schemas.status import Status
-from batchmill.streams.capabilities import facts_of
 from batchmill.streams.compiling import FAULTS, compile_job
 from batchmill.streams.rendering import RequestForm
 from batchmill.streams.unusable import Unusable
@@ -129,7 +128,6 @@ class _Renderer:
 
     def __init__(self, view: View, job: str, form: Form) -> None:
         self._form = form
-        self._rows = rows_of(form)
         self._specs = _specs(view, job)
         self._made: dict[str, tuple[RequestForm, str]] = {}
 
@@ -143,7 +141,7 @@ class _Renderer:
         request, endpoint = self._of(row["version"])
         try:
             body = request.body(item.input_json, room=row["room"])
-            return self._rows.request_line(custom_id=custom_id, endpoint=endpoint, body=body)
+            return request_line(self._form, custom_id=custom_id, endpoint=endpoint, body=body)
         except Unusable:
             return Skipped.NOT_RENDERED
 
@@ -156,10 +154,8 @@ class _Renderer:
         spec = self._specs.get(version)
         if spec is None:
             raise ExportError(f"the read model does not know version {version} of the job; is the projector level?")
-        known = facts_of(self._form).can.endpoints
-        endpoint = spec.ask.model.endpoint
         try:
-            return compile_job(spec, version).form, endpoint if endpoint in known else known[0]
+            return compile_job(spec, version).form, spec.ask.model.endpoint
         except FAULTS as error:
             raise ExportError(f"version {version} does not compile: {error}") from None
 

@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import import_module
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any
 
 import orjson
 
+from batchmill.agents.providers import anthropic_rows, openai_rows
+from batchmill.streams.capabilities import facts_of
 from batchmill.streams.jsontext import decode_object
 from batchmill.streams.ports import RowOutcome
 from batchmill.streams.unusable import Unusable
@@ -22,13 +23,12 @@ __all__ = [
     "Asked",
     "Form",
     "LineError",
-    "Rows",
     "event_value",
     "numbered_lines",
     "read_request",
     "read_result",
+    "request_line",
     "request_text",
-    "rows_of",
 ]
 
 #: far above what either provider takes for a custom id
@@ -50,16 +50,23 @@ class Form(StrEnum):
 _ASKS: Mapping[Form, str] = {Form.OPENAI: "body", Form.ANTHROPIC: "params"}
 
 
-class Rows(Protocol):
-    """The pure half of an adapter."""
+def request_line(form: Form, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
+    """A rendered body as the adapter of the form frames it; an endpoint that the form has not is its usual one.
 
-    request_line: Callable[..., bytes]
-    parse_row: Callable[[bytes], RowOutcome | None]
+    Raises `Unusable` for a body that cannot be said in the form.
+    """
+    can = facts_of(form).can
+    if form is Form.ANTHROPIC:
+        limit = can.output_tokens_default
+        return anthropic_rows.request_line(custom_id=custom_id, body=body, output_tokens_default=limit)
+    known = endpoint if endpoint in can.endpoints else can.endpoints[0]
+    return openai_rows.request_line(custom_id=custom_id, endpoint=known, body=body)
 
 
-def rows_of(form: Form) -> Rows:
-    """The adapter's functions for lines of this form."""
-    return cast("Rows", import_module(f"batchmill.agents.providers.{form}_rows"))
+_PARSE: Mapping[Form, Callable[[bytes], RowOutcome | None]] = {
+    Form.OPENAI: openai_rows.parse_row,
+    Form.ANTHROPIC: anthropic_rows.parse_row,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +126,7 @@ def request_text(asked: Asked) -> str | None:
 def read_result(line: bytes, form: Form | None) -> RowOutcome:
     """Read a result line; None: of whichever form it is."""
     found = form or _form_of_result(line)
-    row = None if found is None else rows_of(found).parse_row(line)
+    row = None if found is None else _PARSE[found](line)
     if row is None:
         raise LineError("expected a result line with a `custom_id`, and `response` (OpenAI) or `result` (Anthropic)")
     return row

@@ -119,13 +119,13 @@ def _outcome(result: Result) -> dict[str, Any] | None:
 def _answer(result: Result) -> dict[str, Any]:
     stopped = result.finish_reason
     reason = _STOPPED.get(stopped, stopped) if stopped is not None else None
-    text = result.output or result.refusal
+    text = result.refusal if result.refusal is not None else result.output
     return {
         "id": f"msg_{result.request_id}",
         "type": "message",
         "role": "assistant",
         "model": result.model,
-        "content": [{"type": "text", "text": text}] if text else [],
+        "content": [] if text is None else [{"type": "text", "text": text}],
         "stop_reason": "refusal" if result.refusal is not None else reason,
         "stop_sequence": None,
         **_message_usage(result),
