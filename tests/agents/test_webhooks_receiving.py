@@ -6,10 +6,12 @@ import asyncio
 import base64
 import itertools
 import json
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,11 +22,14 @@ from batchmill.agents.cli import running
 from batchmill.agents.cli.program import run
 from batchmill.agents.health import serving
 from batchmill.agents.settings import AccountSettings, Settings, SettingsError
+from batchmill.agents.simulator import SimulatorConfig, plan_from_json, running_simulator
+from batchmill.agents.simulator.webhooks import ATTEMPTS_MAX
 from batchmill.agents.webhooks.receiving import BODY_BYTES_MAX, REMEMBERED_MAX, Receiver
 from batchmill.agents.webhooks.serving import webhook_keys
 from batchmill.agents.webhooks.signing import headers_for
 from batchmill.agents.webhooks.telling import HINTS_WAITING_MAX, Teller, TellError
 from batchmill.streams.hinting import HINTS_MAX, Hint
+from tests.simulator.conftest import Client, row
 
 KEY = b"k" * 24
 NOW_S = 1_800_000_000
@@ -45,6 +50,7 @@ class Door:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     http: Any = None
+    url: str = ""
     teller: Any = None
     receiver: Any = None
 
@@ -71,14 +77,14 @@ def event(batch_id: Any = "batch_1", kind: Any = "batch.completed") -> bytes:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Door]:
+async def receiving(now_s: Callable[[], float] = lambda: NOW_S) -> AsyncIterator[Door]:
     door = Door()
     door.gate.set()
     door.teller = Teller(write=door.write, away=(AwayError,), gap_seconds=GAP_SECONDS)
     door.receiver = Receiver(
         keys={"openai": KEY, "bare": None},
         teller=door.teller,
-        now_s=lambda: NOW_S,
+        now_s=now_s,
         count=lambda account, outcome: door.counted.update([(account, outcome)]),
     )
     telling = asyncio.create_task(door.teller.run())
@@ -86,7 +92,7 @@ async def receiving() -> AsyncIterator[Door]:
         serving(door.receiver.app(), host="127.0.0.1", port=0, name="test", connections_max=50) as url,
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as http,
     ):
-        door.http = http
+        door.http, door.url = http, url
         yield door
     telling.cancel()
 
@@ -237,6 +243,37 @@ async def test_what_is_remembered_is_bounded() -> None:
             door.receiver._remember(("openai", str(number)))
         assert len(door.receiver._remembered) == REMEMBERED_MAX
         assert ("openai", "0") not in door.receiver._remembered
+
+
+@pytest.mark.parametrize(
+    ("fault", "counted"),
+    [
+        ({}, {"accepted": 1}),
+        ({"webhook_twice": 1}, {"accepted": 1, "repeated": 1}),
+        ({"webhook_forged": 1}, {"bad_signature": ATTEMPTS_MAX}),
+    ],
+)
+async def test_the_simulators_webhooks_are_taken_for_what_they_are(
+    tmp_path: Path, fault: dict[str, float], counted: dict[str, int]
+) -> None:
+    async with receiving(now_s=time.time) as door:
+        config = SimulatorConfig(
+            data_dir=tmp_path,
+            latency_seconds=(0.02, 0.05),
+            webhook_url=f"{door.url}/webhooks/openai",
+            webhook_secret="whsec_" + base64.b64encode(KEY).decode(),
+            faults=plan_from_json(fault),
+        )
+        async with running_simulator(config) as base_url:
+            client = Client(base_url, config.ledger_file)
+            async with client.http:
+                batch = (await client.round([row("row-1")])).batch
+                wanted = {("openai", outcome): count for outcome, count in counted.items()}
+                async with asyncio.timeout(20):
+                    while sum(door.counted.values()) < sum(wanted.values()):
+                        await asyncio.sleep(0.01)
+        assert door.counted == wanted
+        assert door.hints() == [Hint("openai", batch["id"])] * counted.get("accepted", 0)
 
 
 def test_keys_are_read_and_checked_before_anything_listens() -> None:
