@@ -52,8 +52,8 @@ NANOS_PER_TOKEN = 5
 LINE_BYTES_MAX = 100_000
 
 
-def price(model: str, row: RowOutcome) -> tuple[int | None, str | None]:
-    assert model == "gpt-5-mini"
+def price(life: Life, row: RowOutcome) -> tuple[int | None, str | None]:
+    assert "|gpt-5-mini|" in life.lane
     return NANOS_PER_TOKEN * (row.input_tokens + row.output_tokens), "list"
 
 

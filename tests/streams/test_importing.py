@@ -67,8 +67,8 @@ def bought(number: int = 0, *, send: int = 1, **changes: Any) -> Bought:
     return Bought(request_id=request_name(number), send=send, row=RowOutcome(**{**told, **changes}))
 
 
-def price(model: str, row: RowOutcome) -> tuple[int | None, str | None]:
-    assert model == "gpt-5-mini"
+def price(life: Life, row: RowOutcome) -> tuple[int | None, str | None]:
+    assert "|gpt-5-mini|" in life.lane
     return (7 * row.input_tokens, "list") if row.usage_known else (None, None)
 
 

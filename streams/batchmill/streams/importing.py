@@ -70,8 +70,8 @@ TIER: Final = "batch"
 #: chunk states in which a member is certainly not on its way
 _TAKES_BACK: Final = frozenset({ChunkState.FILLING, ChunkState.HELD})
 
-#: prices an answer by the model that was asked: (nano-dollars, or None when there is no price; id of the price list)
-Price = Callable[[str, RowOutcome], tuple[int | None, str | None]]
+#: prices an answer of a life: (nano-dollars, or None when there is no price; id of the price list)
+Price = Callable[[Life, RowOutcome], tuple[int | None, str | None]]
 
 
 class Fate(StrEnum):
@@ -318,7 +318,7 @@ class _Cut:
     def _answered(self, life: Life, row: RowOutcome) -> None:
         """One attempt, begun and ended in one step: nobody can see it under way."""
         name = f"import-{self._progress.command_id}"
-        nanos, price_id = self._price(life.lane.split("|")[1], row) if row.billed else (0, None)
+        nanos, price_id = self._price(life, row) if row.billed else (0, None)
         result = _result(life, row, name, nanos, price_id, self._now_ms)
         charge = Charge(
             cost_nanos=nanos,

@@ -16,6 +16,7 @@ from batchmill.agents.runtime import PoisonEffectError, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.lines import placed_lines
+from batchmill.schemas.state import Life
 from batchmill.streams.collecting import bounded
 from batchmill.streams.costing import Prices, priced
 from batchmill.streams.importing import (
@@ -85,7 +86,8 @@ class Importer:
         self.kit.carry(task, finish_import(task.view, current(task.view, progress)), src=src)
         return True
 
-    def _price(self, asked_model: str, row: RowOutcome) -> tuple[int | None, str | None]:
+    def _price(self, life: Life, row: RowOutcome) -> tuple[int | None, str | None]:
+        _, asked_model, _, _ = life.lane.split("|")
         return priced(self.prices, TIER, asked_model, row)
 
     async def _cuts(self, progress: Progress) -> AsyncIterator[Cut]:
