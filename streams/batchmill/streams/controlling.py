@@ -21,6 +21,7 @@ from batchmill.schemas.records import Control
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of
+from batchmill.streams import hinting
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
@@ -43,12 +44,13 @@ __all__ = [
 
 _STAGE: Final = "controller"
 _READ_TO: Final = "control_read_to"
-#: commands handled here; `redrive` is `dead_lettering`'s
+#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
 #: chunks and jobs of one task that a command looks at
 _ROWS_MAX: Final = 10_000
 #: all frozen versions of a job are one row, and a row has to fit a record
 _VERSIONS_BYTES_MAX: Final = 800_000
+_NO_OBJECT: Final = "its body is expected to be a JSON object"
 _JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: lists of versions whose promotion numbers are remembered
 _VERSION_LISTS_MAX: Final = 256
@@ -92,7 +94,13 @@ def refusal(view: StateView, command: Control) -> str | None:
             return _spec_refusal(view, command)
         case "approve" | "redrive":
             body = _object(command.body_json)
-            return "its body is expected to be a JSON object" if body is None else _body_refusal(body)
+            return _NO_OBJECT if body is None else _body_refusal(body)
+        case hinting.COMMAND:
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else hinting.fault(body)
+        case "import":
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else _files_refusal(body)
         case _:
             return None
 
@@ -125,6 +133,13 @@ def _body_refusal(body: dict[str, Any]) -> str | None:
     return None
 
 
+def _files_refusal(body: dict[str, Any]) -> str | None:
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(_is_part(part) for part in files.values()):
+        return "`files` is expected to name a part {uri, lines} by partition"
+    return None
+
+
 def _object(text: str) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
@@ -135,6 +150,10 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("uri"), str) and type(value.get("lines")) is int
 
 
 def _is_place(value: Any) -> bool:
