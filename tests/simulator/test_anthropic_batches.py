@@ -344,6 +344,14 @@ async def test_a_late_result_an_archived_one_and_a_flap_are_shown_as_the_service
     assert shown[0]["request_counts"] == NONE | {"processing": 1}
 
 
+async def test_a_status_nobody_knows_and_absent_members_are_shown_when_asked_for(batches):
+    await batches.faults(status_scheduling=1, absent_keys=1)
+    made = await batches.open(requests(1))
+    assert made["processing_status"] == "scheduling"
+    assert not {"ended_at", "archived_at", "cancel_initiated_at", "results_url"} & made.keys()
+    assert "archived_at" not in await batches.ended(made["id"])
+
+
 async def test_a_cancel_may_be_ignored_or_lose_what_was_finished(service):
     async with service(latency_seconds=(0.3, 0.3)) as batches:
         await batches.faults(cancel_ignored=1)

@@ -156,6 +156,19 @@ async def test_a_call_can_be_named_in_the_ledger_and_spoilt_by_that_name(service
         assert [bill.custom_id for bill in client.ledger().bills] == ["row-7"]
 
 
+async def test_a_prompt_is_cached_where_the_request_asks_for_it_and_billed_by_its_parts(service):
+    system = [{"type": "text", "text": "Classify. " * 100}]  # 250 tokens
+    asking = [system[0] | {"cache_control": {"type": "ephemeral"}}]
+    async with service(prompt_cache_tokens_min=200) as client:
+        usages = [(await ask(client, system=given)).json()["usage"] for given in (system, asking, asking)]
+        parts = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        assert [[usage[part] for part in parts] for usage in usages] == [[253, 0, 0], [3, 250, 0], [3, 0, 250]]
+        output = [usage["output_tokens"] * 5_000 for usage in usages]
+        costs = [bill.cost_nanos for bill in client.ledger().bills]
+        listed = [253_000, 3_000 + 250 * 1_250, 3_000 + 250 * 100]
+        assert costs == [cost + more for cost, more in zip(listed, output, strict=True)]
+
+
 async def test_batches_are_limited_by_calls_by_creations_and_by_what_waits(started):
     limits = {"control_per_minute": 3, "creates_per_hour": 2, "queues": {"*": {"requests_max": 5}}}
     async with started(latency_seconds=(30, 30)) as client:

@@ -1,5 +1,7 @@
 """The official SDK, unmodified, completes a full round of Message Batches and meets the error paths it knows."""
 
+from dataclasses import replace
+
 import pytest
 
 from batchmill.agents.simulator import RunningSimulator
@@ -14,9 +16,13 @@ def simulator(config):
         yield simulator
 
 
+def client_of(simulator):
+    return anthropic.Anthropic(api_key="test", base_url=simulator.base_url, max_retries=0)
+
+
 @pytest.fixture
 def sdk(simulator):
-    with anthropic.Anthropic(api_key="test", base_url=simulator.base_url, max_retries=0) as client:
+    with client_of(simulator) as client:
         yield client
 
 
@@ -59,14 +65,20 @@ def test_the_sdk_walks_the_list_in_both_directions(sdk):
     assert sorted(newer) == sorted(made[:4])
 
 
-def test_the_sdk_cancels_and_reads_what_was_not_run(simulator, sdk):
-    simulator.set_faults({"expire": {"nth": [2], "share": 1}})
-    cancelled = sdk.messages.batches.create(requests=requests(500))
-    assert sdk.messages.batches.cancel(cancelled.id).processing_status in {"canceling", "ended"}
-    batch = ended(sdk, cancelled.id)
-    assert batch.cancel_initiated_at is not None
-    kinds = {line.result.type for line in sdk.messages.batches.results(cancelled.id)}
-    assert kinds <= {"succeeded", "canceled"}
+def test_the_sdk_cancels_and_reads_what_was_not_run(config):
+    slow = replace(config, latency_seconds=(5, 5))
+    with RunningSimulator(slow) as simulator, client_of(simulator) as sdk:
+        cancelled = sdk.messages.batches.create(requests=requests(100))
+        assert sdk.messages.batches.cancel(cancelled.id).processing_status == "canceling"
+        batch = ended(sdk, cancelled.id)
+        assert batch.cancel_initiated_at is not None
+        kinds = {line.result.type for line in sdk.messages.batches.results(cancelled.id)}
+        assert "canceled" in kinds
+        assert kinds <= {"succeeded", "canceled"}
+
+
+def test_the_sdk_reads_an_expired_batch_and_cannot_cancel_it(simulator, sdk):
+    simulator.set_faults({"expire": {"rate": 1, "share": 1}})
     expired = ended(sdk, sdk.messages.batches.create(requests=requests(3)).id)
     assert [line.result.type for line in sdk.messages.batches.results(expired.id)] == ["expired"] * 3
     with pytest.raises(anthropic.BadRequestError):

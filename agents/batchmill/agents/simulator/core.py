@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents import clock
 from batchmill.agents.simulator import lives
+from batchmill.agents.simulator.caching import PromptCache
 from batchmill.agents.simulator.calling import Call, Called, Caller
 from batchmill.agents.simulator.engine import Engine, ended_facts, record
 from batchmill.agents.simulator.faults import (
@@ -35,19 +36,20 @@ from batchmill.agents.simulator.limits import (
     EVERY_MODEL,
     Client,
     Limiter,
-    Verdict,
     limits_from_json,
     limits_to_json,
 )
 from batchmill.agents.simulator.records import Batch, StoredFile
 from batchmill.agents.simulator.store import Store
+from batchmill.agents.simulator.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.limits import QueueRoom, Verdict
 
 __all__ = ["Core", "Upload"]
 
@@ -58,7 +60,12 @@ _ALWAYS: Final[FaultPlan] = {Fault.SHUFFLED: FaultRule(rate=1.0)}
 
 
 class Core:
-    def __init__(self, config: SimulatorConfig, dialects: Mapping[str, Dialect]) -> None:
+    def __init__(
+        self,
+        config: SimulatorConfig,
+        dialects: Mapping[str, Dialect],
+        events: Mapping[str, Callable[[Batch], dict[str, Any] | None]],
+    ) -> None:
         self.config = config
         self.store = Store(config.data_dir)
         staged = self.store.staged()
@@ -68,6 +75,8 @@ class Core:
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
         kept = self.store.setting(_LIMITS)
+        self._webhooks = Webhooks(config=config, events=events, strike=self.strike)
+        cache = PromptCache(tokens_min=config.prompt_cache_tokens_min)
         self._limiter = Limiter(limits_from_json(kept) if kept else config.limits)
         self._engine = Engine(
             config=config,
@@ -77,12 +86,15 @@ class Core:
             dialects=dialects,
             plan=lambda: self.plan,
             limits=lambda: self._limiter.limits,
+            cache=cache,
+            on_ended=self._webhooks.ended,
         )
         self._caller = Caller(
             config=config,
             ledger=self.ledger,
             gold=gold,
             limiter=self._limiter,
+            cache=cache,
             plan=lambda: self.plan,
             strike=self.strike,
             count=self.store.count,
@@ -94,12 +106,14 @@ class Core:
         for leftover in self.config.data_dir.glob("upload-*.part"):
             leftover.unlink()
         self._running = asyncio.create_task(self._engine.run())
+        self._webhooks.start()
 
     async def stop(self) -> None:
         if self._running is not None:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await self._running
+        await self._webhooks.stop()
         await self.ledger.close()
         self.store.close()
 
@@ -155,7 +169,8 @@ class Core:
     def has_room(self, provider: str, *, requests: int) -> bool:
         """May so many requests wait beside those of all batches that have not ended, whatever their models?"""
         room = self._limiter.limits.queue_of(EVERY_MODEL)
-        return lives.queue_problem(self.store.unfinished(provider), room, requests=requests, tokens=0) is None
+        waiting = [batch for batch in self.store.unfinished() if batch.provider == provider]
+        return lives.queue_problem(waiting, room, requests=requests, tokens=0) is None
 
     def change_limits(self, value: Any) -> None:
         """Limits set while running outlive a restart; what is not named in them is not limited."""
@@ -173,7 +188,24 @@ class Core:
         return {
             "limits": limits_to_json(self._limiter.limits),
             "clients": self._limiter.shown(clock.monotonic_s()),
+            "queues": self._queues(),
         }
+
+    def _queues(self) -> list[dict[str, Any]]:
+        models = {(batch.provider, batch.model) for batch in self.store.unfinished() if batch.model is not None}
+        shown = []
+        for provider, model in sorted(models):
+            tokens, requests = self.queued(provider, model)
+            shown.append({"provider": provider, "model": model, "tokens": tokens, "requests": requests})
+        return shown
+
+    def queued(self, provider: str, model: str) -> tuple[int, int]:
+        """Prompt tokens and requests of all batches of a model that were let in and have not ended."""
+        batches = [batch for batch in self.store.unfinished() if (batch.provider, batch.model) == (provider, model)]
+        return sum(batch.queued_tokens for batch in batches), sum(batch.total for batch in batches)
+
+    def queue_of(self, model: str) -> QueueRoom:
+        return self._limiter.limits.queue_of(model)
 
     def totals(self) -> dict[str, Any]:
         online = self._caller.tally
@@ -219,9 +251,13 @@ class Core:
         window: str,
         metadata: Mapping[str, str],
         model: str | None = None,
+        quirks: Sequence[Fault] = (),
     ) -> Batch:
-        """`model` where the create call names it; else the rows do."""
-        batch = self._planned(file.provider, "batch_", file.id, file.sha256, endpoint=endpoint, window=window)
+        """`model` where the create call names it, else the rows do.
+
+        `quirks` are faults that this batch has in any case: those of the flavour it was asked in.
+        """
+        batch = self._planned(file.provider, "batch_", file.id, file.sha256, quirks, endpoint=endpoint, window=window)
         due = batch.created_ms + round(self.config.validating_seconds * 1000)
         return await self._opened(replace(batch, due_ms=due, metadata=dict(metadata), model=model))
 
@@ -238,13 +274,22 @@ class Core:
         return await self._opened(lives.begun(batch, batch.created_ms, total=rows, model=None, queued_tokens=0))
 
     def _planned(
-        self, provider: str, id_prefix: str, input_id: str, sha256: str, *, endpoint: str, window: str
+        self,
+        provider: str,
+        id_prefix: str,
+        input_id: str,
+        sha256: str,
+        quirks: Sequence[Fault] = (),
+        *,
+        endpoint: str,
+        window: str,
     ) -> Batch:
         """Everything that chance decides about a batch is decided here."""
         occurrence = self.store.count(f"input:{sha256}")
         key = f"{sha256}/{occurrence}"
         plan, now = self.plan, clock.wall_ms()
-        faults = {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
+        faults = {quirk: FaultRule() for quirk in quirks}
+        faults |= {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
         lag = faults[Fault.LIST_LAG].seconds if Fault.LIST_LAG in faults else 0.0
         return Batch(
             id=f"{id_prefix}{secrets.token_hex(12)}",
@@ -257,7 +302,7 @@ class Core:
             created_ms=now,
             expires_ms=now + WINDOW_MS,
             listed_ms=now + round(lag * 1000),
-            latency_ms=lives.latency_ms(self.config, key),
+            latency_ms=lives.latency_ms(self.config, provider, key, now),
             faults={str(fault): self._measure(provider, fault, rule) for fault, rule in faults.items()},
         )
 
@@ -288,6 +333,7 @@ class Core:
             entries.append(entry_bytes("batch_ended", ended_facts(asked)))
         await self._record(lambda: self.store.save_batch(asked), *entries)
         if asked.status.ended:
+            self._webhooks.ended(asked)
             self.store.drop_unused_payload(batch.input_file_id)
         self._engine.wake()
         return asked

@@ -136,9 +136,9 @@ class Store:
         """A deleted batch is found and listed no more; its place in the list, and what it cost, stay."""
         self._db.execute("UPDATE batches SET provider = '' WHERE id = ?", (batch_id,))
 
-    def unfinished(self, provider: str) -> list[Batch]:
-        query = "SELECT body FROM batches WHERE due_ms IS NOT NULL AND provider = ?"
-        return [batch_from_json(row[0]) for row in self._db.execute(query, (provider,))]
+    def unfinished(self) -> list[Batch]:
+        query = "SELECT body FROM batches WHERE due_ms IS NOT NULL"
+        return [batch_from_json(row[0]) for row in self._db.execute(query)]
 
     def due_ids(self, now_ms: int) -> list[str]:
         rows = self._db.execute("SELECT id FROM batches WHERE due_ms <= ? ORDER BY due_ms, seq", (now_ms,))

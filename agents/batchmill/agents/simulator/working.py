@@ -17,6 +17,7 @@ from batchmill.agents.simulator.pricing import Price, cost_nanos
 from batchmill.agents.simulator.records import Batch, BatchStatus
 
 if TYPE_CHECKING:
+    from batchmill.agents.simulator.caching import PromptCache
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Dialect, RowRequest
     from batchmill.agents.simulator.gold import GoldTable
@@ -39,12 +40,20 @@ class Bench:
     """What all rows of one batch are worked with."""
 
     def __init__(
-        self, *, batch: Batch, dialect: Dialect, config: SimulatorConfig, gold: GoldTable, plan: FaultPlan
+        self,
+        *,
+        batch: Batch,
+        dialect: Dialect,
+        config: SimulatorConfig,
+        gold: GoldTable,
+        plan: FaultPlan,
+        cache: PromptCache,
     ) -> None:
         self.batch = batch
         self.dialect = dialect
         self.config = config
         self.gold = gold
+        self.cache = cache
         self.rules = active_at(plan, Place.ROW)
         self.loses_finished = batch.status is BatchStatus.CANCELLING and Fault.CANCEL_LOSES_FINISHED in batch.faults
 
@@ -85,6 +94,7 @@ def _answered(bench: Bench, row: RowRequest, line: bytes, price: Price, fault: F
     given = answer(
         question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=bench.gold, fault=fault
     )
+    given = bench.cache.told(bench.batch.provider, question, given, writes=price.cache_write_nanos is not None)
     lost = bench.loses_finished
     output = b"" if lost else _delivered(bench, row, given, fault)
     bill = _bill(bench, row, line, price, given, delivered=not lost and fault not in _UNREADABLE)
@@ -117,7 +127,7 @@ def _delivered(bench: Bench, row: RowRequest, given: Answer, fault: Fault | None
 def _bill(
     bench: Bench, row: RowRequest, line: bytes, price: Price, given: Answer, *, delivered: bool
 ) -> dict[str, Any]:
-    tokens = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+    tokens = given.tokens
     return {
         "batch_id": bench.batch.id,
         "provider": bench.batch.provider,

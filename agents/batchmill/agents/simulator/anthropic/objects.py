@@ -36,7 +36,7 @@ def batch_object(batch: Batch, *, now_ms: int, base_url: str, flapping: bool = F
     ended = batch.status.ended and not flapping
     there = ended and has_results(batch, now_ms=now_ms)
     archived_ms = _archived_ms(batch)
-    return {
+    shown = {
         "id": batch.id,
         "type": "message_batch",
         "processing_status": _status(batch, ended=ended),
@@ -48,6 +48,8 @@ def batch_object(batch: Batch, *, now_ms: int, base_url: str, flapping: bool = F
         "cancel_initiated_at": _time(batch.cancelling_ms),
         "results_url": f"{base_url}/v1/messages/batches/{batch.id}/results" if there else None,
     }
+    absent = Fault.ABSENT_KEYS in batch.faults
+    return {name: value for name, value in shown.items() if not (absent and value is None)}
 
 
 def has_results(batch: Batch, *, now_ms: int) -> bool:
@@ -68,7 +70,9 @@ def _archived_ms(batch: Batch) -> int | None:
 def _status(batch: Batch, *, ended: bool) -> str:
     if ended:
         return "ended"
-    return "in_progress" if batch.cancelling_ms is None else "canceling"
+    if batch.cancelling_ms is not None:
+        return "canceling"
+    return "scheduling" if Fault.STATUS_SCHEDULING in batch.faults else "in_progress"
 
 
 def _counts(batch: Batch, *, ended: bool) -> dict[str, int]:

@@ -162,9 +162,9 @@ def message_object(message_id: str, model: str, answer: Answer, *, tier: str) ->
 
 def _usage(answer: Answer, tier: str) -> dict[str, Any]:
     return {
-        "input_tokens": answer.input_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
+        "input_tokens": answer.input_tokens - answer.cached_tokens - answer.cache_write_tokens,
+        "cache_creation_input_tokens": answer.cache_write_tokens,
+        "cache_read_input_tokens": answer.cached_tokens,
         "output_tokens": answer.output_tokens,
         "service_tier": tier,
     }
@@ -244,13 +244,21 @@ def _parts(schema: dict[str, Any]) -> list[Any]:
 def question_of(params: dict[str, Any]) -> Question:
     messages = [(message["role"], _text_of(message["content"])) for message in params["messages"]]
     form = (params.get("output_config") or {}).get("format") or {}
+    system = _text_of(params.get("system"))
     return Question(
         model=params["model"],
         text=next((text for role, text in reversed(messages) if role == "user"), ""),
-        chars=len(_text_of(params.get("system"))) + sum(len(text) for _, text in messages),
+        chars=len(system) + sum(len(text) for _, text in messages),
+        prefix=system if _may_cache(params) else "",
         schema=form.get("schema"),
         output_tokens_max=params["max_tokens"],
     )
+
+
+def _may_cache(params: dict[str, Any]) -> bool:
+    """Nothing is cached unasked: the request says so, or a block of its system text."""
+    blocks = params["system"] if isinstance(params.get("system"), list) else []
+    return any(isinstance(part, dict) and part.get("cache_control") for part in (params, *blocks))
 
 
 def _text_of(content: Any) -> str:
