@@ -448,3 +448,11 @@ async def test_errors_and_answers_come_in_one_file_and_each_row_is_told_apart(wo
         (Outcome.SUCCEEDED, None, None),
     }
     assert not any(a == b for a, b in itertools.pairwise(rows))
+
+
+async def test_what_was_read_from_the_prompt_cache_is_told_as_it_was_billed(world):
+    async with world(simulator={"prompt_cache_tokens_min": 1}) as w:
+        rows = await w.rows(await w.until((await w.opened(4)).batch_id, RemoteStatus.ENDED))
+        bills = w.ledger().bills
+    assert sum(row.cached_tokens for row in rows) == sum(bill.cached_tokens for bill in bills) > 0
+    assert all(row.cached_tokens < row.input_tokens for row in rows)

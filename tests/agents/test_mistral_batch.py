@@ -22,7 +22,7 @@ from batchmill.streams.ports import (
     TransientError,
 )
 from batchmill.streams.submitting import after_look
-from tests.agents.provider_worlds import CHUNK, OTHER, a_label, a_world
+from tests.agents.provider_worlds import CHUNK, OTHER, a_label, a_world, an_id
 from tests.agents.scripts import CLOSE, reply, scripted
 from tests.streams.rows import make_chunk, make_life
 
@@ -283,3 +283,26 @@ async def test_a_status_that_is_taken_back_is_a_running_one_and_an_empty_file_id
         assert (await w.until(made.batch_id, RemoteStatus.ENDED)).error_file_id is None
         assert (await w.provider.get(made.batch_id)).status is RemoteStatus.RUNNING
         assert (await w.provider.get(made.batch_id)).status is RemoteStatus.ENDED
+
+
+async def test_a_job_of_embeddings_gives_vectors(world):
+    async with world() as w:
+        bodies = [{"model": "mistral-embed", "messages": [{"role": "user", "content": f"Text {n}."}]} for n in range(3)]
+        payload = b"".join(
+            w.provider.request_line(custom_id=an_id(n), endpoint="/v1/embeddings", body=json.dumps(body).encode())
+            for n, body in enumerate(bodies)
+        )
+        order = CreateOrder(
+            label=LABEL,
+            endpoint="/v1/embeddings",
+            model="mistral-embed",
+            file_id=await upload(w, payload),
+            size_bytes=0,
+            content=nothing,
+        )
+        made = await w.provider.create(order, may_start=lambda: True)
+        rows = await w.rows(await w.until(made.batch_id, RemoteStatus.ENDED))
+        bills = w.ledger().bills
+    assert {len(json.loads(row.output)) for row in rows} == {1_024}
+    assert len({row.output for row in rows}) == 3
+    assert sum(row.input_tokens for row in rows) == sum(bill.input_tokens for bill in bills)
