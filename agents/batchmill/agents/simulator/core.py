@@ -250,12 +250,12 @@ class Core:
         endpoint: str,
         window: str,
         metadata: Mapping[str, str],
-        model: str | None = None,
         quirks: Sequence[Fault] = (),
+        model: str | None = None,
     ) -> Batch:
-        """`model` where the create call names it, else the rows do.
+        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in.
 
-        `quirks` are faults that this batch has in any case: those of the flavour it was asked in.
+        `model` where the create call names it; else the rows do.
         """
         batch = self._planned(file.provider, "batch_", file.id, file.sha256, quirks, endpoint=endpoint, window=window)
         due = batch.created_ms + round(self.config.validating_seconds * 1000)

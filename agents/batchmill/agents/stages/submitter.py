@@ -24,6 +24,7 @@ from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import Place, custom_id_of, members
+from batchmill.streams.costing import Expectation, PriceList
 from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
@@ -60,6 +61,7 @@ class Submitter:
     kit: Kit
     providers: Providers
     payloads: FilePayloadStore
+    prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
     tasks_total: int  #: account limits are shared equally among so many tasks
 
@@ -128,6 +130,11 @@ class Submitter:
             age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
+            costs=Expectation(
+                prices=job.costed_by(self.prices),
+                model=job.spec.ask.model.name,
+                output_tokens_max=job.form.output_tokens_max(),
+            ),
         )
 
     async def run_stored(self, task: Task) -> None:
