@@ -14,17 +14,18 @@ from batchmill.agents.stages.importer import Importer
 from batchmill.schemas.records import Control, Result
 from batchmill.schemas.state import Life, Meta
 from batchmill.schemas.status import Outcome, Status
-from batchmill.streams.costing import Price, Prices
+from batchmill.streams.costing import parse_prices
 from batchmill.streams.importing import Bought, Part, bought_line, command_body, counts_of, import_command, waiting
 from batchmill.streams.index import IMPORTED_ROWS
 from batchmill.streams.orders import Delete, Put
 from batchmill.streams.ports import RowOutcome
 from tests.review.stage import PARTITION, MemoryTask, a_kit
-from tests.streams.rows import NOW_MS, make_job, make_life, request_name
+from tests.streams.making import make_row, make_spec
+from tests.streams.rows import NOW_MS, make_life, request_name
 
 REQUESTS = 1_200
-PRICES = Prices(
-    id="list", models={"gpt-5-mini": Price(input_nanos=2 * 10**6, cached_nanos=10**6, output_nanos=4 * 10**6)}
+PRICES = parse_prices(
+    '{"models": {"gpt-5-mini": {"input": "0.002", "cached": "0.001", "output": "0.004", "batch_percent": 50}}}'
 )
 
 
@@ -55,7 +56,8 @@ def stored(folder: Path, lines: Sequence[bytes]) -> Part:
 
 
 def a_task(part: Part, requests: int = REQUESTS) -> MemoryTask:
-    task = MemoryTask(make_job(), *(make_life(number) for number in range(requests)))
+    job = make_row(make_spec())
+    task = MemoryTask(job, *(make_life(number, version=job.version) for number in range(requests)))
     body = command_body({PARTITION: part})
     command = Control(
         command_id="c1", command="import", job="triage", version=None, body_json=body, actor="me", issued_at_ms=NOW_MS

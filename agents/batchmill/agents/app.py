@@ -154,7 +154,6 @@ def _add_stages(
         effects=effects,
         tasks_total=settings.partitions,
     )
-    prices = load_prices(settings.prices_file)
     collector = Collector(
         kit=kit,
         providers=providers,
