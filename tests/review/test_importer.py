@@ -110,7 +110,7 @@ def test_every_answer_of_the_part_is_taken_at_its_price(tmp_path: Path) -> None:
     assert counts(task) == {"answered": REQUESTS}
     lives = [row for row in task.view.rows(Life.schema) if isinstance(row, Life)]
     assert {(life.status, life.cost_nanos) for life in lives} == {(Status.SUCCEEDED_UNVALIDATED, 20)}
-    assert [each.price_id for each in task.records if isinstance(each, Result)] == ["list"] * REQUESTS
+    assert [each.price_id for each in task.records if isinstance(each, Result)] == [PRICES.id] * REQUESTS
 
 
 def test_a_worker_that_dies_between_two_cuts_leaves_the_rest_to_the_next_one(tmp_path: Path) -> None:
