@@ -135,14 +135,20 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         idle_seconds=effects.idle_seconds,
         unknown_job_seconds=effects.unknown_job_seconds,
     )
+    prices = load_prices(settings.prices_file)
     submitter = Submitter(
-        kit=kit, providers=providers, payloads=payloads, effects=effects, tasks_total=settings.partitions
+        kit=kit,
+        providers=providers,
+        payloads=payloads,
+        effects=effects,
+        prices=prices,
+        tasks_total=settings.partitions,
     )
     collector = Collector(
         kit=kit,
         providers=providers,
         payloads=payloads,
-        prices=load_prices(settings.prices_file),
+        prices=prices,
         effects=effects,
         line_bytes_max=settings.limits.result_line_bytes_max,
         output_bytes_max=settings.limits.output_bytes_max,

@@ -5,6 +5,9 @@ is taken once. A pause stops what spends; it never stops finding out and collect
 is an instant: lives asked for up to then end, later events are taken as ever. What has nothing in flight ends in the
 sweep, in cuts; members of chunks end when their chunk settles.
 
+The overseer writes commands too, each to the one task it is about. They are no operator's word: they leave the job's
+last command as it is, and a pause that it passes on holds only until an operator says anything newer.
+
 `Job.versions_json` lists the frozen versions in the order in which they were first applied; a version's place in it is
 its promotion number.
 """
@@ -24,6 +27,7 @@ from batchmill.schemas.versions import version_of
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
+from batchmill.streams.granting import granted
 from batchmill.streams.linting import errors
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
@@ -31,6 +35,9 @@ from batchmill.streams.view import StateView
 
 __all__ = [
     "COMMANDS",
+    "GRANT",
+    "OVERSEER_COMMANDS",
+    "PAUSE_TOO",
     "control",
     "jobs",
     "knows_version",
@@ -45,6 +52,10 @@ _STAGE: Final = "controller"
 _READ_TO: Final = "control_read_to"
 #: commands handled here; `redrive` is `dead_lettering`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
+#: the overseer's: what a task was handed, and that a job paused by itself elsewhere
+GRANT: Final = "grant"
+PAUSE_TOO: Final = "pause_too"
+OVERSEER_COMMANDS: Final = (GRANT, PAUSE_TOO)
 #: chunks and jobs of one task that a command looks at
 _ROWS_MAX: Final = 10_000
 #: all frozen versions of a job are one row, and a row has to fit a record
@@ -60,6 +71,9 @@ _UNSENT: Final = frozenset(
 
 def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[Order]:
     """The rows after `command`, which the broker appended at `at_ms`. Unknown jobs and commands change nothing."""
+    if command.command == GRANT:
+        body = json.loads(command.body_json)
+        return granted(view, body.get("granted", {}), body.get("most", {}), now_ms)
     job = read.job(view, command.job)
     if job is not None and job.last_command_id == command.command_id:
         return []
@@ -70,9 +84,11 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
     noted = replace(job, last_command_id=command.command_id, updated_at_ms=now_ms)
     match command.command:
         case "pause":
-            return [Put(replace(noted, paused=True))]
+            return [Put(replace(noted, paused=True, pause_reason=None))]
+        case "pause_too":
+            return _paused_too(job, json.loads(command.body_json), now_ms)
         case "resume":
-            return [Put(replace(noted, paused=False)), *_woken()]
+            return [Put(replace(noted, paused=False, pause_reason=None)), *_woken()]
         case "cancel":
             return _cancelled(view, noted, at_ms, now_ms)
         case "approve":
@@ -90,7 +106,7 @@ def refusal(view: StateView, command: Control) -> str | None:
     match command.command:
         case "apply":
             return _spec_refusal(view, command)
-        case "approve" | "redrive":
+        case "approve" | "redrive" | "grant" | "pause_too":
             body = _object(command.body_json)
             return "its body is expected to be a JSON object" if body is None else _body_refusal(body)
         case _:
@@ -119,6 +135,10 @@ def _body_refusal(body: dict[str, Any]) -> str | None:
         return "`chunks` is expected to be a list of chunk ids"
     if not _texts(body.get("requests", [])):
         return "`requests` is expected to be a list of request ids"
+    if not _amounts(body.get("granted", {})) or not _amounts(body.get("most", {})):
+        return "`granted` and `most` are expected to be whole numbers by pool"
+    if not _texts([body.get("reason", ""), body.get("after", "")]):
+        return "`reason` and `after` are expected to be texts"
     letters = body.get("letters", [])
     if not isinstance(letters, list) or not all(_is_place(letter) for letter in letters):
         return "`letters` is expected to be a list of [partition, offset]"
@@ -135,6 +155,10 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _amounts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(amount) is int for amount in value.values())
 
 
 def _is_place(value: Any) -> bool:
@@ -207,11 +231,20 @@ def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
         version=command.version,
         versions_json=json.dumps(versions, separators=(",", ":")),
         paused=False if job is None else job.paused,
+        pause_reason=None if job is None else job.pause_reason,
         cancelled_before_ms=None if job is None else job.cancelled_before_ms,
         last_command_id=command.command_id,
         updated_at_ms=now_ms,
     )
-    return [Put(row), Wake("arrivals")]
+    # A budget may have been raised: whoever waits for it asks again.
+    return [Put(row), Wake("arrivals"), Wake("dispatch")]
+
+
+def _paused_too(job: Job, body: dict[str, Any], now_ms: int) -> list[Order]:
+    """Pause as another task did by itself; not if an operator has spoken since: a resume is never undone."""
+    if job.paused or job.last_command_id != body.get("after"):
+        return []
+    return [Put(replace(job, paused=True, pause_reason=body.get("reason"), updated_at_ms=now_ms))]
 
 
 def _cancelled(view: StateView, job: Job, at_ms: int, now_ms: int) -> list[Order]:

@@ -11,8 +11,10 @@ import orjson
 from typing_extensions import override
 
 from batchmill.schemas.jobs import JobSpec
+from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
+from batchmill.streams.granting import OUTPUT_LIMITS, output_tokens_max
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import is_strict, request_form
 from batchmill.streams.shapes import compile_shape
@@ -50,6 +52,18 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             attempt()
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
+    if spec.budget is not None and output_tokens_max(spec, _output_default(spec)) is None:
+        yield Finding(
+            where="$.budget",
+            message="a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent",
+            error=True,
+        )
+
+
+def _output_default(spec: JobSpec) -> int | None:
+    """The answer's limit that is sent where the job sets none, and its provider demands one."""
+    facts = PROVIDERS.get(spec.ask.model.provider)
+    return None if facts is None else facts.can.output_tokens_default
 
 
 def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -76,7 +90,7 @@ def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _surprising(spec: JobSpec) -> Iterator[Finding]:
-    if not {"max_output_tokens", "max_completion_tokens", "max_tokens"} & set(orjson.loads(spec.ask.model.params_json)):
+    if not set(OUTPUT_LIMITS) & set(orjson.loads(spec.ask.model.params_json)):
         yield _warning("$.ask.model.params", "no max_output_tokens: one answer may cost as much as the model can write")
     written = spec.ask.output_schema_json
     schema = None if written is None else orjson.loads(written)

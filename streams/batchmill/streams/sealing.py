@@ -3,9 +3,11 @@
 One chunk is filling at a time per (lane, job, version). It takes lives in cuts of at most a thousand, oldest first, and
 is closed by whichever limit is met first: count, bytes, tokens, or its age since it was opened. Closing freezes its
 membership. A task may have only so many chunks on the way per lane; at that limit the filling one stays open and the
-queue waits, which is the back-pressure towards the provider. A paused job is neither filled nor sealed.
+queue waits, which is the back-pressure towards the provider. A paused job is neither filled nor sealed. A life whose
+next attempt may take it above its record's budget never enters a chunk.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -15,6 +17,7 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS, Place, new_chunk, with_members
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.facts import TakenIn
+from batchmill.streams.granting import refuse_over_budget
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.settling import moved
 from batchmill.streams.view import StateView
@@ -48,6 +51,7 @@ class ChunkLimits:
     age_ms_max: int
     chunks_on_the_way_max: int  #: per lane of a task
     hold: bool = False  #: closed chunks wait for an approval
+    over_budget: Callable[[Life], bool] | None = None  #: may its next attempt exceed the record's budget
 
 
 def queues(view: StateView) -> list[Queue]:
@@ -67,6 +71,8 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
     chunk = _filling(view, queue)
     room_on_the_way = _on_the_way(view, queue.lane) < limits.chunks_on_the_way_max
     waiting = [row for _, row in view.scan("queue", queue.prefix, limit=CUT_MEMBERS) if isinstance(row, Life)]
+    if limits.over_budget is not None and (dear := [life for life in waiting if limits.over_budget(life)]):
+        return refuse_over_budget(dear, now_ms)
     orders: list[Order] = []
     if chunk is None:
         if not waiting or not room_on_the_way:
