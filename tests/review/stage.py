@@ -186,7 +186,8 @@ def a_kit(log: MemoryLog | None = None) -> Kit:
 def a_submitter(kit: Kit, provider: Provider, directory: Path) -> Submitter:
     payloads = FilePayloadStore(directory=directory)
     effects = EffectSettings(idle_seconds=0.01)
-    return Submitter(kit=kit, providers=provider, payloads=payloads, effects=effects, tasks_total=1)
+    prices = Prices(id="none", models={})
+    return Submitter(kit=kit, providers=provider, payloads=payloads, effects=effects, prices=prices, tasks_total=1)
 
 
 def a_collector(kit: Kit, provider: Provider, directory: Path) -> Collector:

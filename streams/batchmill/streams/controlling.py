@@ -38,6 +38,7 @@ __all__ = [
     "GRANT",
     "OVERSEER_COMMANDS",
     "PAUSE_TOO",
+    "READ_TO",
     "control",
     "jobs",
     "knows_version",
@@ -49,7 +50,8 @@ __all__ = [
 ]
 
 _STAGE: Final = "controller"
-_READ_TO: Final = "control_read_to"
+#: the meta row that says how far the commands were read
+READ_TO: Final = "control_read_to"
 #: commands handled here; `redrive` is `dead_lettering`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
 #: the overseer's: what a task was handed, and that a job paused by itself elsewhere
@@ -167,12 +169,12 @@ def _is_place(value: Any) -> bool:
 
 def read_up_to(end: int) -> list[Order]:
     """Remember how far the commands were read: an unknown job may be one that was not heard of yet."""
-    return [Put(Meta(name=_READ_TO, value_json=str(end))), Wake("arrivals")]
+    return [Put(Meta(name=READ_TO, value_json=str(end))), Wake("arrivals")]
 
 
 def read_to(view: StateView) -> int:
     """The offset of the next command."""
-    row = read.meta(view, _READ_TO)
+    row = read.meta(view, READ_TO)
     return 0 if row is None else int(row.value_json)
 
 
