@@ -13,6 +13,7 @@ from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.costing import parse_prices
 from batchmill.streams.granting import (
+    PUT_BACK_MS,
     Need,
     Share,
     available,
@@ -20,6 +21,7 @@ from batchmill.streams.granting import (
     creates_pool,
     follow,
     granted,
+    heard_anew,
     is_over_budget,
     money_pool,
     needs_of,
@@ -300,13 +302,33 @@ def test_a_chunk_that_can_never_fit_is_split_and_gives_back_what_it_held_elsewhe
     assert POOL in (chunk.note or "")
 
 
-def test_one_that_fits_after_all_and_a_single_record_are_not_split() -> None:
+def test_one_that_fits_after_all_is_not_split() -> None:
     view = view_of(prepared())
     ask(view, 1, 100)
     assert granted(view, {}, {POOL: 100}, NOW_MS) == []
-    single = view_of(replace(prepared(), members=1))
-    ask(single, 1, 100)
-    assert granted(single, {}, {POOL: 99}, NOW_MS) == []
+
+
+def test_a_single_record_that_can_never_fit_stands_aside_for_a_while() -> None:
+    view = view_of(replace(prepared(1), members=1), prepared(2))
+    ask(view, 1, 100)
+    ask(view, 2, 10)
+    carried(view, granted(view, {}, {POOL: 99}, NOW_MS))
+    aside = the_chunk(view, 1)
+    assert (aside.waits_for, aside.due_at_ms) == (POOL, NOW_MS + PUT_BACK_MS)
+    assert "used up" in (aside.note or "")
+    assert not waits(view, the_chunk(view, 2))
+    assert not ask(view, 2, 10)
+    assert the_grant(view).asked == 10
+    assert not ask(view, 1, 100), "its time has come again"
+    assert (the_chunk(view, 1).due_at_ms, the_grant(view).asked) == (None, 100)
+
+
+def test_a_job_that_is_applied_again_calls_back_those_that_stood_aside() -> None:
+    view = view_of(replace(prepared(), members=1))
+    ask(view, 1, 100)
+    carried(view, granted(view, {}, {POOL: 99}, NOW_MS))
+    carried(view, heard_anew(view, job_with(job_nanos=2_000), NOW_MS + 1))
+    assert the_chunk(view).due_at_ms == NOW_MS + 1
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------

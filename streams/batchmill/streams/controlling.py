@@ -27,7 +27,7 @@ from batchmill.schemas.versions import version_of
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
-from batchmill.streams.granting import granted
+from batchmill.streams.granting import granted, heard_anew
 from batchmill.streams.linting import errors
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
@@ -80,7 +80,7 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
     if job is not None and job.last_command_id == command.command_id:
         return []
     if command.command == "apply":
-        return _applied(job, command, now_ms)
+        return _applied(view, job, command, now_ms)
     if job is None:
         return []
     noted = replace(job, last_command_id=command.command_id, updated_at_ms=now_ms)
@@ -221,7 +221,7 @@ def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
     return [Put(replace(row, value_json=json.dumps(found[-1][0]))), *orders]
 
 
-def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
+def _applied(view: StateView, job: Job | None, command: Control, now_ms: int) -> list[Order]:
     """Add the version if it is new, and make it the one that new events are normalized under."""
     if command.version is None:
         return []
@@ -238,8 +238,7 @@ def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
         last_command_id=command.command_id,
         updated_at_ms=now_ms,
     )
-    # A budget may have been raised: whoever waits for it asks again.
-    return [Put(row), Wake("arrivals"), Wake("dispatch")]
+    return [Put(row), Wake("arrivals"), *heard_anew(view, row, now_ms)]
 
 
 def _paused_too(job: Job, body: dict[str, Any], now_ms: int) -> list[Order]:

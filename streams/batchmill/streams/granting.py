@@ -10,8 +10,9 @@ began, so that a grant that comes twice changes nothing:
 A chunk reserves the most it can cost before it leaves (`reserve`), in the transaction that writes the chunk's own row.
 From then on the reservation follows the chunk's state, whatever decision moved it (`follow`): posted when it was used
 up, returned when it was not. Chunks that wait for a pool stand in a line, oldest first; only the first asks, and for
-exactly what it lacks, so a grant always lets one chunk go and nothing lies idle in a task. Pools are reserved in one
-order (money, queue, creates), so no two chunks wait for each other.
+exactly what it lacks, so a grant always lets one chunk go and nothing lies idle in a task. A chunk that wants more than
+there can ever be is split; a single record that does is put back for a while, so that others may pass. Pools are
+reserved in one order (money, queue, creates), so no two chunks wait for each other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ from batchmill.streams.view import StateView
 
 __all__ = [
     "OUTPUT_LIMITS",
+    "PUT_BACK_MS",
     "Need",
     "Reserved",
     "Share",
@@ -44,6 +46,7 @@ __all__ = [
     "creates_pool",
     "follow",
     "granted",
+    "heard_anew",
     "is_over_budget",
     "money_pool",
     "needs_of",
@@ -67,6 +70,8 @@ _HELD: Final = {_MONEY: "reserved_nanos", _QUEUE: "reserved_tokens", _CREATES: "
 _LINE_MAX: Final = 1_000
 #: job rows whose budget is remembered
 _BUDGETS_MAX: Final = 256
+#: how long one record that cannot fit stands aside
+PUT_BACK_MS: Final = 15_000
 #: what a job may call the most its model may answer
 OUTPUT_LIMITS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 
@@ -255,16 +260,21 @@ def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -
         if not first or available(grant) < lacks:
             if first and used(grant) + lacks > grant.asked:
                 orders.append(Put(replace(grant, asked=used(grant) + lacks, updated_at_ms=now_ms)))
-            return Reserved((*_changed(chunk, replace(row, waits_for=need.pool), now_ms), *orders), held=False)
+            row = replace(row, waits_for=need.pool, due_at_ms=None)
+            return Reserved((*_changed(chunk, row, now_ms), *orders), held=False)
         taken = replace(grant, reserved=grant.reserved + lacks, updated_at_ms=now_ms)
         orders += [Put(_tidied(taken, alone=not line)), Wake("dispatch")]
         row = _holding(row, need.pool, need.amount)
-    return Reserved((*_changed(chunk, replace(row, waits_for=None), now_ms), *orders), held=True)
+    row = row if row.waits_for is None else replace(row, waits_for=None, due_at_ms=None, note=None)
+    return Reserved((*_changed(chunk, row, now_ms), *orders), held=True)
 
 
 def waits(view: StateView, chunk: Chunk) -> bool:
-    """Whether it is not `chunk`'s turn: others stand before it, or what it asked for is not granted yet."""
-    if chunk.waits_for is None:
+    """Whether it is not `chunk`'s turn: others stand before it, or what it asked for is not granted yet.
+
+    One that was put back tries again at its due time.
+    """
+    if chunk.waits_for is None or chunk.due_at_ms is not None:
         return False
     line, grant = _line(view, chunk.waits_for), read.grant(view, chunk.waits_for)
     if not line or line[0].chunk_id != chunk.chunk_id:
@@ -276,7 +286,7 @@ def granted(view: StateView, totals: Mapping[str, int], most: Mapping[str, int],
     """The overseer's word arrives: pool -> all it has handed to this task, and pool -> the most it can ever hand out.
 
     What nobody waits for any more is returned at once. The first in line that asks for more than there can ever be is
-    split, so that a part of it may fit; one record that does not fit waits until the limit is raised.
+    split, so that a part of it may fit; a single record is put back, and tries again now and then.
     """
     orders: list[Order] = []
     for pool, total in totals.items():
@@ -286,9 +296,27 @@ def granted(view: StateView, totals: Mapping[str, int], most: Mapping[str, int],
             orders += [Put(_tidied(grown, alone=True) if not _line(view, pool) else grown), Wake("dispatch")]
     for pool, amount in most.items():
         line, grant = _line(view, pool), _grant(view, pool, now_ms)
-        if line and line[0].members > 1 and grant.asked - used(grant) > amount:
+        if not line or grant.asked - used(grant) <= amount:
+            continue
+        if line[0].members > 1:
             orders += [Put(_split(line[0], pool, now_ms)), Wake("poll")]
+        else:
+            orders.append(Put(_put_back(line[0], pool, now_ms)))
+            orders += _withdrawn(view, pool, now_ms, besides=line[0].chunk_id)
     return orders
+
+
+def heard_anew(view: StateView, job: Job, now_ms: int) -> list[Order]:
+    """The job was applied, perhaps with a larger budget: those that were put back try again now."""
+    found = view.scan("waiting", f"{money_pool(job.job)}|", limit=_LINE_MAX)
+    back = [row for _, row in found if isinstance(row, Chunk) and row.due_at_ms is not None]
+    return [*(Put(replace(row, due_at_ms=now_ms, updated_at_ms=now_ms)) for row in back), Wake("dispatch")]
+
+
+def _put_back(chunk: Chunk, pool: str, now_ms: int) -> Chunk:
+    """Out of the line, still waiting."""
+    due, note = now_ms + PUT_BACK_MS, f"{pool} is used up: what is left is less than this record may take"
+    return replace(chunk, due_at_ms=due, note=note, updated_at_ms=now_ms)
 
 
 def _split(chunk: Chunk, pool: str, now_ms: int) -> Chunk:
@@ -392,9 +420,9 @@ def _grant(view: StateView, pool: str, now_ms: int) -> Grant:
 
 
 def _line(view: StateView, pool: str) -> list[Chunk]:
-    """Who waits for `pool`, oldest first; those of paused jobs do not."""
+    """Who waits for `pool`, oldest first; those of paused jobs do not, nor those that were put back."""
     found = view.scan("waiting", f"{pool}|", limit=_LINE_MAX)
-    waiting = [row for _, row in found if isinstance(row, Chunk)]
+    waiting = [row for _, row in found if isinstance(row, Chunk) and row.due_at_ms is None]
     jobs = {name: read.job(view, name) for name in {row.job for row in waiting}}
     return [row for row in waiting if (job := jobs[row.job]) is not None and not job.paused]
 

@@ -84,7 +84,7 @@ class Books:
         self._grants: dict[str, dict[int, Grant]] = {}
         self._handed: dict[tuple[str, int], int] = {}
         self._since: dict[tuple[str, int], int] = {}
-        self._told: dict[tuple[str, int], tuple[int, int]] = {}
+        self._told: dict[tuple[str, int], tuple[Grant, int]] = {}
         self._jobs: dict[str, dict[int, Job]] = {}
         self._spread: dict[tuple[str, int], str] = {}
         self.posts = {pool: Posts(seen) for pool, seen in (posts or {}).items()}
@@ -137,8 +137,7 @@ class Books:
     def told(self, hand_out: HandOut) -> None:
         """What a task was told of the most there can be is not told again while nothing has changed."""
         for pool, most in hand_out.most.items():
-            row = self._grants[pool][hand_out.partition]
-            self._told[pool, hand_out.partition] = (row.asked, most)
+            self._told[pool, hand_out.partition] = (self._grants[pool][hand_out.partition], most)
 
     def spreads(self) -> list[Spread]:
         """Where a job that paused by itself in one task still has to pause in another."""
@@ -188,7 +187,7 @@ class Books:
             row, most = self._grants[pool][partition], limit - self._gone(pool)
             if row.asked - used(row) <= most:
                 return
-            if self._told.get((pool, partition)) != (row.asked, most):
+            if self._told.get((pool, partition)) != (row, most):
                 yield partition, 0, most
 
     # -- sums ----------------------------------------------------------------------------------------------------------
