@@ -222,6 +222,7 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
         failure=_failure(document) if word == "failed" else None,
         input_tokens=_int(usage.get("input_tokens")),
         output_tokens=_int(usage.get("output_tokens")),
+        cached_tokens=_int(_mapping(usage.get("input_tokens_details")).get("cached_tokens")) or 0,
     )
     return batch if _is_final(batch, document, now) else _still_running(batch)
 
