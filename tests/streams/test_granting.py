@@ -11,6 +11,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Job
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
+from batchmill.streams.compiling import CompiledJob, compile_job
 from batchmill.streams.costing import parse_prices
 from batchmill.streams.granting import (
     PUT_BACK_MS,
@@ -25,7 +26,7 @@ from batchmill.streams.granting import (
     is_over_budget,
     money_pool,
     needs_of,
-    output_tokens_max,
+    output_limit,
     queue_pool,
     refuse_over_budget,
     reserve,
@@ -334,8 +335,12 @@ def test_a_job_that_is_applied_again_calls_back_those_that_stood_aside() -> None
 # -- bounds ------------------------------------------------------------------------------------------------------------
 
 
+def compiled(**changes: Any) -> CompiledJob:
+    return compile_job(make_spec(**changes), "v1")
+
+
 def test_the_worst_case_counts_every_byte_as_a_token_and_all_of_the_answers_room() -> None:
-    worst = worst_case(make_spec(), PRICES, "batch")
+    worst = worst_case(compiled(), PRICES, "batch")
     assert worst is not None
     life = make_life(bytes_estimate=1_000)
     assert worst.of(life) == (1_000 * 1_000 + 200 * 10_000) // 2
@@ -343,23 +348,15 @@ def test_the_worst_case_counts_every_byte_as_a_token_and_all_of_the_answers_room
 
 
 def test_there_is_no_bound_without_a_price_or_a_limit_on_the_answer() -> None:
-    assert worst_case(make_spec(params="{}"), PRICES, "batch") is None
-    assert worst_case(make_spec(params="{}"), PRICES, "batch", output_default=10) is not None
-    assert worst_case(make_spec(), parse_prices('{"models": {}}'), "batch") is None
-
-
-@pytest.mark.parametrize(
-    ("params", "limit"),
-    [('{"max_tokens":5,"max_output_tokens":7}', 7), ('{"max_completion_tokens":9}', 9), ('{"max_tokens":true}', None)],
-)
-def test_the_largest_of_the_limits_that_are_set_counts(params: str, limit: int | None) -> None:
-    assert output_tokens_max(make_spec(params=params)) == limit
+    assert worst_case(compiled(params="{}"), PRICES, "batch") is None
+    assert worst_case(compiled(params="{}"), PRICES, "batch", output_default=10) is not None
+    assert worst_case(compiled(), parse_prices('{"models": {}}'), "batch") is None
 
 
 def test_an_embedding_has_no_answer_to_limit() -> None:
     model = ModelSpec(provider="openai", name="gpt-5-mini", endpoint="/v1/embeddings")
-    spec = make_spec()
-    assert output_tokens_max(replace(spec, ask=replace(spec.ask, model=model))) == 0
+    spec = make_spec(params="{}")
+    assert output_limit(replace(spec, ask=replace(spec.ask, model=model)), compiled(params="{}").form) == 0
 
 
 def test_a_chunk_whose_cost_has_no_bound_is_held_with_the_reason() -> None:
@@ -384,7 +381,7 @@ def test_the_budget_is_that_of_the_version_applied_now() -> None:
 
 
 def test_a_record_may_cost_its_budget_and_not_more() -> None:
-    worst = worst_case(make_spec(), PRICES, "batch")
+    worst = worst_case(compiled(), PRICES, "batch")
     assert worst is not None
     life = make_life(cost_nanos=500)
     exact = 500 + worst.of(life)
@@ -393,7 +390,7 @@ def test_a_record_may_cost_its_budget_and_not_more() -> None:
 
 
 def test_a_call_without_a_price_counts_as_the_dearest() -> None:
-    worst = worst_case(make_spec(), PRICES, "batch")
+    worst = worst_case(compiled(), PRICES, "batch")
     assert worst is not None
     life = make_life(unpriced_calls=1)
     assert is_over_budget(life, worst, 2 * worst.of(life) - 1)

@@ -15,10 +15,9 @@ there can ever be is split; a single record that does is put back for a while, s
 reserved in one order (money, queue, creates), so no two chunks wait for each other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
 from typing import Final
 
 import orjson
@@ -28,14 +27,15 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
+from batchmill.streams.compiling import CompiledJob
 from batchmill.streams.costing import Prices, worst_case_nanos
 from batchmill.streams.facts import Refused
 from batchmill.streams.orders import Order, Put, Wake
+from batchmill.streams.rendering import RequestForm
 from batchmill.streams.settling import moved, obituary
 from batchmill.streams.view import StateView
 
 __all__ = [
-    "OUTPUT_LIMITS",
     "PUT_BACK_MS",
     "Need",
     "Reserved",
@@ -50,7 +50,7 @@ __all__ = [
     "is_over_budget",
     "money_pool",
     "needs_of",
-    "output_tokens_max",
+    "output_limit",
     "queue_pool",
     "refuse_over_budget",
     "reserve",
@@ -72,8 +72,6 @@ _LINE_MAX: Final = 1_000
 _BUDGETS_MAX: Final = 256
 #: how long one record that cannot fit stands aside
 PUT_BACK_MS: Final = 15_000
-#: what a job may call the most its model may answer
-OUTPUT_LIMITS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 
 #: states in which a chunk may wait: its payload is there, nothing of it can be billed
 _WAITING: Final = frozenset({ChunkState.PREPARED, ChunkState.UPLOADED})
@@ -131,8 +129,7 @@ class Worst:
     prices: Prices
     model: str
     mode: str
-    output_tokens: int
-    factor: float  #: by which a truncated answer's room is raised each time
+    output_tokens_max: Callable[[int], int]  #: of an answer after so many truncations
 
     def of(self, life: Life) -> int:
         """Nano-dollars of the life's next attempt.
@@ -140,7 +137,7 @@ class Worst:
         No tokenizer makes more than one token of a byte, so the bytes of the rendered line bound the prompt's tokens;
         the estimate (a quarter of it) does not: scripts, code and numbers come to more.
         """
-        output = ceil(self.output_tokens * self.factor**life.room)
+        output = self.output_tokens_max(life.room)
         found = worst_case_nanos(
             self.prices, self.model, self.mode, input_tokens=life.bytes_estimate, output_tokens_max=output
         )
@@ -148,27 +145,25 @@ class Worst:
         return found
 
 
-def worst_case(spec: JobSpec, prices: Prices, mode: str, *, output_default: int | None = None) -> Worst | None:
+def worst_case(job: CompiledJob, prices: Prices, mode: str, *, output_default: int | None = None) -> Worst | None:
     """How to bound the job's requests; None when there is no bound: no price, or no limit on the answer.
 
     `output_default` is the limit that is sent where the job sets none.
     """
-    output, model = output_tokens_max(spec, output_default), spec.ask.model.name
-    if output is None:
+    model = job.spec.ask.model.name
+    limit = output_limit(job.spec, job.form, output_default)
+    if limit is None or worst_case_nanos(prices, model, mode, input_tokens=0, output_tokens_max=0) is None:
         return None
-    if worst_case_nanos(prices, model, mode, input_tokens=0, output_tokens_max=0) is None:
-        return None
-    factor = spec.retry.truncated.factor
-    return Worst(prices=prices, model=model, mode=mode, output_tokens=output, factor=factor)
+    return Worst(
+        prices=prices, model=model, mode=mode, output_tokens_max=lambda room: job.form.output_tokens_max(room) or limit
+    )
 
 
-def output_tokens_max(spec: JobSpec, default: int | None = None) -> int | None:
-    """The most tokens an answer may have, by the job's own parameters; an embedding has none."""
+def output_limit(spec: JobSpec, form: RequestForm, default: int | None = None) -> int | None:
+    """The most tokens a first answer may have; an embedding has none."""
     if spec.ask.model.endpoint.endswith("/embeddings"):
         return 0
-    params = orjson.loads(spec.ask.model.params_json)
-    limits = [params[name] for name in OUTPUT_LIMITS if type(params.get(name)) is int]
-    return max(limits, default=default)
+    return form.output_tokens_max() or default
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +362,7 @@ def _ends(before: Chunk | None, row: Chunk) -> Iterable[tuple[str, int, int]]:
     """(kind of pool, what was reserved, how much of it is used up for good) of each reservation that ends here."""
     over = _is_over(before, row)
     if row.reserved_nanos and (over or row.state is ChunkState.DONE):
-        cost = row.cost_nanos + row.wasted_nanos + row.doubtful_nanos
+        cost = row.cost_nanos + row.untold_nanos + row.wasted_nanos + row.doubtful_nanos
         yield _MONEY, row.reserved_nanos, 0 if over else cost
     if row.reserved_tokens and (over or row.state not in _WAITING | _AWAY):
         yield _QUEUE, row.reserved_tokens, 0

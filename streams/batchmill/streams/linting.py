@@ -14,7 +14,7 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
-from batchmill.streams.granting import OUTPUT_LIMITS, output_tokens_max
+from batchmill.streams.granting import output_limit
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import is_strict, request_form
 from batchmill.streams.shapes import compile_shape
@@ -52,12 +52,18 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             attempt()
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
-    if spec.budget is not None and output_tokens_max(spec, _output_default(spec)) is None:
-        yield Finding(
-            where="$.budget",
-            message="a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent",
-            error=True,
-        )
+    yield from _unbounded(spec)
+
+
+def _unbounded(spec: JobSpec) -> Iterator[Finding]:
+    """A budget is kept by reserving the most a request can cost."""
+    try:
+        form = request_form(spec.ask)
+    except FAULTS:
+        return  # told already
+    if spec.budget is not None and output_limit(spec, form, _output_default(spec)) is None:
+        what = "a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent"
+        yield Finding(where="$.budget", message=what, error=True)
 
 
 def _output_default(spec: JobSpec) -> int | None:
@@ -90,7 +96,7 @@ def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _surprising(spec: JobSpec) -> Iterator[Finding]:
-    if not set(OUTPUT_LIMITS) & set(orjson.loads(spec.ask.model.params_json)):
+    if not {"max_output_tokens", "max_completion_tokens", "max_tokens"} & set(orjson.loads(spec.ask.model.params_json)):
         yield _warning("$.ask.model.params", "no max_output_tokens: one answer may cost as much as the model can write")
     written = spec.ask.output_schema_json
     schema = None if written is None else orjson.loads(written)

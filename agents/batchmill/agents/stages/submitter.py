@@ -236,7 +236,7 @@ class Submitter:
         compiled = self.kit.compiled(task, job, version)
         assert compiled is not None, f"{job} is asked under a version this task does not have"
         can = self.providers.of(compiled.spec.ask.model.account).capabilities
-        return worst_case(compiled.spec, self.prices, mode, output_default=can.output_tokens_default)
+        return worst_case(compiled, self.prices, mode, output_default=can.output_tokens_default)
 
     def _share(self, account: str) -> Share:
         set_, can = self.providers.account(account), self.providers.of(account).capabilities
