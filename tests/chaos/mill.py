@@ -24,6 +24,7 @@ from batchmill.agents.jobs import LoadedJob, load_job
 from batchmill.agents.settings import Settings, child_environment, load_settings
 from batchmill.agents.simulator import RunningSimulator, SimulatorConfig, start_simulator
 from batchmill.agents.simulator.faults import FaultPlan
+from batchmill.agents.supervise import batchmill_argv
 from batchmill.agents.topics import TopicAdmin
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for, place_key
@@ -44,9 +45,10 @@ from tests.chaos.evidence import (
 from tests.chaos.processes import Pool, Start
 from tests.chaos.workload import JOB_DIR, TABLE, Event
 
-__all__ = ["PARTITIONS", "Mill", "Watcher", "eventually", "running_mill"]
+__all__ = ["OVERSEER", "PARTITIONS", "Mill", "Watcher", "eventually", "running_mill"]
 
 PARTITIONS = 4
+OVERSEER = "overseer"  #: a process of the pool whose name begins so is no worker
 POLL_SECONDS = 0.05
 QUIET_SECONDS = 1.5  #: nothing to do for so long: drained, when nobody is being killed
 _COMMAND_SECONDS_MAX = 60.0
@@ -306,7 +308,8 @@ async def running_mill(
 
     def command(name: str, failpoint: str | None) -> Start:
         own = {**told, "instance": name} | ({"failpoint": failpoint} if failpoint else {})
-        return Start([sys.executable, *worker], child_environment(own))
+        argv = batchmill_argv("overseer") if name.startswith(OVERSEER) else [sys.executable, *worker]
+        return Start(argv, child_environment(own))
 
     pool, watcher = Pool(directory / "logs", command), Watcher(bootstrap, prefix)
     mill = Mill(settings, told, directory, simulator, pool, watcher, load_job(job_dir))

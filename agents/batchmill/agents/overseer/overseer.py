@@ -133,7 +133,7 @@ class Overseer:
         for hand_out in hand_outs:
             self._books.handed(hand_out.partition, hand_out.granted)
             self._books.told(hand_out)
-            _log.info("granted", partition=hand_out.partition, granted=hand_out.granted, most=hand_out.most)
+            _say(hand_out)
         for told in spreads:
             self._books.spread(told)
             _log.warning("pause_spread", partition=told.partition, job=told.job, reason=told.reason)
@@ -155,6 +155,13 @@ class Overseer:
 def _is_over(beat: Mapping[str, Any] | None) -> bool:
     """Nobody was ever in charge, he has left, or his last heartbeat is so old that no clock can be that wrong."""
     return beat is None or beat.get("left", False) or clock.wall_ms() - beat["at_ms"] > _OLD_MS
+
+
+def _say(hand_out: HandOut) -> None:
+    for pool, total in hand_out.granted.items():
+        _log.info("granted", partition=hand_out.partition, pool=pool, total=total)
+    for pool, amount in hand_out.most.items():
+        _log.info("too_much_asked", partition=hand_out.partition, pool=pool, most=amount)
 
 
 def _grant(hand_out: HandOut) -> tuple[int, Control]:
