@@ -28,7 +28,7 @@ from batchmill.agents.supervise import batchmill_argv
 from batchmill.agents.topics import TopicAdmin
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for, place_key
-from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.state import Chunk, Job, Life
 from batchmill.schemas.status import ChunkState, Status
 from tests.chaos.evidence import (
     END_KEY,
@@ -89,6 +89,7 @@ class Watcher:
         self.commits: list[str] = []
         self.chunks: dict[str, Chunk] = {}
         self.lives: dict[str, Status] = {}
+        self.jobs: dict[int, Job] = {}  #: by task
         self.arrivals: set[str] = set()  #: raw records that wait, by coordinates
         self.raw_taken: set[str] = set()  #: raw records that left a trace, by coordinates
         self.markers: list[Marker] = []
@@ -153,6 +154,8 @@ class Watcher:
         elif key.startswith(b"state.lives/") and record.value is not None:
             life = codec.decode(record.value, Life)
             self.lives[life.request_id] = life.status
+        elif key.startswith(b"state.jobs/") and record.value is not None:
+            self.jobs[record.partition] = codec.decode(record.value, Job)
         elif key.startswith(b"state.arrivals/"):
             at = f"{record.partition}/{int(key.rpartition(b'/')[2])}"
             (self.arrivals.discard if record.value is None else self.arrivals.add)(at)
