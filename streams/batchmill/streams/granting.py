@@ -362,7 +362,7 @@ def _ends(before: Chunk | None, row: Chunk) -> Iterable[tuple[str, int, int]]:
     """(kind of pool, what was reserved, how much of it is used up for good) of each reservation that ends here."""
     over = _is_over(before, row)
     if row.reserved_nanos and (over or row.state is ChunkState.DONE):
-        cost = row.cost_nanos + row.untold_nanos + row.wasted_nanos + row.doubtful_nanos
+        cost = row.cost_nanos + row.wasted_nanos + max(row.untold_nanos, row.doubtful_nanos)
         yield _MONEY, row.reserved_nanos, 0 if over else cost
     if row.reserved_tokens and (over or row.state not in _WAITING | _AWAY):
         yield _QUEUE, row.reserved_tokens, 0

@@ -13,7 +13,7 @@ import structlog
 from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
-from batchmill.agents.runtime import Slice, Task
+from batchmill.agents.runtime import FAILPOINTS, Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit
@@ -58,7 +58,7 @@ __all__ = ["Collector"]
 
 STAGE = "collector"
 #: tries to hear a done batch's counts; it is closed without them then
-TOLD_TRIES_MAX = 10
+TOLD_TRIES_MAX = 6
 
 _log = structlog.get_logger(__name__)
 
@@ -141,6 +141,7 @@ class Collector:
                 # It had ended when it was polled: this answer is older, and names no files yet.
                 raise TransientError("not_ended", hint="the provider takes back that the batch has ended")
             output = await self._stored(provider, chunk, remote.output_file_id)
+            await FAILPOINTS.reach("download.half")
             errors = await self._stored(provider, chunk, remote.error_file_id)
         except NotFoundError:
             self._gone(task, chunk)
@@ -241,13 +242,15 @@ class Collector:
         return bool(waiting)
 
     async def _told(self, chunk: Chunk) -> RemoteBatch | None:
-        """The batch in the provider's own counts; None when it does not know it any more, or does not say for long."""
-        if chunk.failures >= TOLD_TRIES_MAX:
+        """The batch in the provider's own counts; None when it was gone before, or does not say for long."""
+        if chunk.failures >= TOLD_TRIES_MAX or is_gone(chunk):
             return None
         try:
             return await self._provider(chunk).get(_batch_id(chunk))
         except NotFoundError:
-            return None
+            raise TransientError(
+                "counts_gone", hint="one denial of a batch that was read before proves little"
+            ) from None
 
     def _say_what_is_wrong(self, done: Chunk) -> None:
         if done.state is ChunkState.DONE and done.note is not None:

@@ -331,6 +331,9 @@ class Submitter:
         await FAILPOINTS.reach("create.after")
         orders = after_create(task.view, current_row(task, chunk), outcome, clock.wall_ms(), self._patience(chunk))
         self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
+        if FAILPOINTS.armed:
+            await task.durable()
+            await FAILPOINTS.reach("create.durable")
 
     async def _has_payload(self, task: Task, chunk: Chunk) -> bool:
         """A payload that goes with the create call itself must be there before the attempt begins."""
