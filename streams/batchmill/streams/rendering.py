@@ -2,8 +2,8 @@
 
 Templates see `input` and nothing else, so that equal content asks an equal question (the ask key relies on it). They
 run in a sandbox, have no chance and no loader, and may print JSON values only. The same item gives the same bytes in
-every process: a payload that was lost is rebuilt and must match its SHA-256. The framing of a line (custom id, method,
-url) is the provider adapter's.
+every process: a payload that was lost is rebuilt and must match its SHA-256. The body is a chat completion's, whatever
+the endpoint: the provider adapter turns it into what the endpoint takes, and frames it (custom id, method, url).
 """
 
 import math
@@ -19,10 +19,13 @@ from typing_extensions import override
 
 from batchmill.schemas.jobs import AskSpec
 from batchmill.schemas.reasons import Reason
+from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.unusable import Unusable
 
 __all__ = [
     "CHAT_ENDPOINT",
+    "EMBEDDINGS_ENDPOINT",
+    "ENDPOINTS",
     "MESSAGE_CHARS_MAX",
     "RESERVED_PARAMS",
     "Prompt",
@@ -36,6 +39,11 @@ __all__ = [
 #: a rendered message longer than this is a template gone wrong, not a prompt
 MESSAGE_CHARS_MAX = 4_000_000
 CHAT_ENDPOINT = "/v1/chat/completions"
+EMBEDDINGS_ENDPOINT = "/v1/embeddings"
+#: all that an adapter can turn a chat completion's body into
+ENDPOINTS = frozenset(
+    endpoint for facts in PROVIDERS.values() if facts.protocol is not None for endpoint in facts.can.endpoints
+)
 _VARIABLE = "input"
 _PRINTABLE = (str, int, float, bool, type(None), list, dict, tuple, jinja2.Undefined)
 
@@ -114,13 +122,25 @@ def request_form(ask: AskSpec, *, room_factor: float = 1.0) -> RequestForm:
     reserved = sorted(RESERVED_PARAMS & set(params))
     if reserved:
         raise TemplateError(f"ask.model.params may not set {reserved[0]!r}: batchmill sets it")
-    if ask.model.endpoint != CHAT_ENDPOINT:
-        raise TemplateError(f"ask.model.endpoint {ask.model.endpoint!r} is not known: {CHAT_ENDPOINT!r} is")
+    if ask.model.endpoint not in ENDPOINTS:
+        known = ", ".join(sorted(ENDPOINTS))
+        raise TemplateError(f"ask.model.endpoint {ask.model.endpoint!r} is not known; known are {known}")
+    if ask.model.endpoint == EMBEDDINGS_ENDPOINT:
+        _only_a_text(ask, params)
     fixed: dict[str, Any] = {_PARAM_NAMES.get(name, name): value for name, value in params.items()}
     fixed["model"] = ask.model.name
     if ask.output_schema_json is not None:
         fixed["response_format"] = _response_format(orjson.loads(ask.output_schema_json), ask.output_name)
     return RequestForm(compile_prompt(system=ask.system, user=ask.user), fixed, room_factor)
+
+
+def _only_a_text(ask: AskSpec, params: Mapping[str, Any]) -> None:
+    """An embedding is made of one text: whatever else the job asks for would be dropped in silence."""
+    asked = {"ask.system": ask.system, "ask.output": ask.output_schema_json}
+    asked |= {f"ask.model.params.{name}": params.get(name) for name in ("max_output_tokens", "max_completion_tokens")}
+    for where, value in asked.items():
+        if value is not None:
+            raise TemplateError(f"{where}: {EMBEDDINGS_ENDPOINT} takes a text and gives a vector; leave it out")
 
 
 def compile_prompt(*, system: str | None, user: str) -> Prompt:

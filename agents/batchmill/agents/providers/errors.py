@@ -2,7 +2,7 @@
 
 What lives here: the tables that turn (HTTP status, error code) into one of the port's errors, into what a refused batch
 asks of us, or into the reason of one row; and how long a 429 asks us to wait. What must not: any call, any retry.
-OpenAI's words; the dialects of compatible gateways only add codes.
+OpenAI's and Anthropic's words; the dialects of compatible gateways only add codes.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,28 @@ MONEY_CODES = frozenset(
         "organization_usage_limit_exceeded",
         "enforced_spend_limit_reached",
         "contract_spend_limit_reached",
+        "billing_error",
+        "linked_organization_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "user_profile_not_billable",
+        "user_profile_billing_not_authorized",
+    }
+)
+#: Refusals of who we are rather than of what we ask, that come with a status of their own: a person must act.
+STANDING_CODES = frozenset(
+    {
+        "organization_on_hold",
+        "workspace_human_review_disabled",
+        "claude_code_key_creator_not_member",
+        "cmek_key_disabled",
+        "cmek_key_network_blocked",
     }
 )
 AUTH_STATUSES = frozenset({401, 402, 403})
 #: A look-up may be made again after these; after a call that spends money nobody knows what they mean.
 CAPACITY_STATUSES = frozenset({408, 409, 425})
 THROTTLED = 429
+TOO_LARGE = 413
 CODE_CHARS_MAX = 100
 #: A create that names a file which is gone is refused with 400.
 INPUT_FILE = "input_file_id"
@@ -80,11 +96,16 @@ class Complaint:
 
 
 def complaint_in(document: object, fallback: str) -> Complaint:
-    """Find the code in an error document: `{"error": {"code", "type"}}`, or the inner object alone."""
+    """Find the code in an error document: `{"error": {"code", "type"}}`, or the inner object alone.
+
+    Anthropic's code lies deeper, in `error.details.error_code`, and is often absent.
+    """
     error = document.get("error", document) if isinstance(document, Mapping) else None
     if not isinstance(error, Mapping):
         return Complaint(code=fallback)
     code, kind, param = (_word(error.get(name)) for name in ("code", "type", "param"))
+    details = error.get("details")
+    code = code or (_word(details.get("error_code")) if isinstance(details, Mapping) else "")
     return Complaint(code=code or kind or fallback, kind=kind, param=param)
 
 
@@ -96,13 +117,16 @@ def error_for(
     unclear = status >= 500 or status in CAPACITY_STATUSES
     if unclear and spends:
         return OutcomeUnknownError(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
-    if status in AUTH_STATUSES or complaint.about_money:
+    if status in AUTH_STATUSES or complaint.about_money or code in STANDING_CODES:
         return MustPauseError(code, http_status=status, hint="look at the account's key, balance and limits")
     if unclear or status == THROTTLED:
         return TransientError(code, http_status=status, retry_after_seconds=retry_after_seconds(headers, now))
     if complaint.param == INPUT_FILE or (status == 404 and code != "model_not_found"):
         return NotFoundError(code, http_status=status)
-    return RefusedError(code, http_status=status)
+    refused = RefusedError(code, http_status=status)
+    if spends and (status == TOO_LARGE or code in SPLIT_CODES):
+        refused.action = Action.RETRY_ROW  # of the whole of a batch that came inline: its halves may pass
+    return refused
 
 
 def batch_action(code: str, *, line: int | None) -> Action:

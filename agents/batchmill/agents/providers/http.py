@@ -7,7 +7,7 @@ calls, so another client can take its place here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,22 +120,27 @@ class HttpSeam:
         headers: Mapping[str, str],
         body: AsyncIterator[bytes],
         may_start: Callable[[], bool],
+        spends: bool = False,
     ) -> Reply:
-        """Send a body piece by piece."""
+        """Send a body piece by piece. What its iterator raises ends the exchange and is raised as it is."""
         request = self._client.build_request("POST", path, content=body, headers=dict(headers))
         seconds = self._account.transfer_timeout_seconds
-        return await self._exchange(operation, request, seconds, names=True, may_start=may_start)
+        return await self._exchange(operation, request, seconds, names=True, spends=spends, may_start=may_start)
 
-    async def receive_file(self, operation: str, path: str) -> AsyncIterator[bytes]:
-        """Read a body piece by piece; one that breaks off raises."""
+    async def receive_file(self, operation: str, path: str) -> AsyncGenerator[bytes, None]:
+        """Read a body piece by piece; one that breaks off raises. The reader may stop early by closing the iterator."""
         request = self._client.build_request("GET", path)
         async with self._turn(operation, spends=False, may_start=None) as seen:
             # Only our own waiting is timed: a limit around `yield` would cancel whatever the reader awaits meanwhile.
             until_s = asyncio.get_running_loop().time() + self._account.transfer_timeout_seconds
             async with self._sent(request, seen, spends=False, until_s=until_s) as response:
                 parts = response.aiter_bytes()
-                while (part := await _within(until_s, anext(parts, b""))) != b"":
-                    yield part
+                try:
+                    while (part := await _within(until_s, anext(parts, b""))) != b"":
+                        yield part
+                except GeneratorExit:
+                    seen.outcome = "ok"  # the reader has read enough
+                    raise
 
     async def close(self) -> None:
         """Close idle connections."""

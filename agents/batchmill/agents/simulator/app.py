@@ -38,14 +38,16 @@ class _RecordedApp(Starlette):
 
 def create_app(config: SimulatorConfig) -> Starlette:
     """The data directory is opened when the application starts and closed when it stops."""
-    routes = [*admin.routes(), *(route for provider in PROVIDERS for route in provider.routes())]
+    routes = [*(route for provider in PROVIDERS for route in provider.routes()), *admin.routes()]
     return _RecordedApp(routes=routes, lifespan=lambda app: _opened(app, config))
 
 
 @asynccontextmanager
 async def _opened(app: Starlette, config: SimulatorConfig) -> AsyncIterator[None]:
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    core = Core(config, {provider.name: provider.dialect for provider in PROVIDERS})
+    dialects = {provider.name: provider.dialect for provider in PROVIDERS}
+    events = {provider.name: provider.event for provider in PROVIDERS if provider.event is not None}
+    core = Core(config, dialects, events)
     app.state.core = core
     await core.start()
     try:

@@ -1,4 +1,4 @@
-"""Law: what the simulator does, for any provider and without HTTP: take files, open, show and cancel batches, strike.
+"""Law: what the simulator does, for any provider and without HTTP: files, batches, single calls, faults, limits.
 
 Every change of state and its ledger lines are one transaction, and the call returns when the lines are on disk.
 """
@@ -9,10 +9,13 @@ import asyncio
 import hashlib
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents import clock
 from batchmill.agents.simulator import lives
+from batchmill.agents.simulator.caching import PromptCache
+from batchmill.agents.simulator.calling import Call, Called, Caller
 from batchmill.agents.simulator.engine import Engine, ended_facts, record
 from batchmill.agents.simulator.faults import (
     Fault,
@@ -25,26 +28,44 @@ from batchmill.agents.simulator.faults import (
     struck,
 )
 from batchmill.agents.simulator.gold import GoldTable, load_gold
+from batchmill.agents.simulator.ledger import online_totals
 from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
+from batchmill.agents.simulator.limits import (
+    CONTROL,
+    CREATES,
+    EVERY_MODEL,
+    Client,
+    Limiter,
+    limits_from_json,
+    limits_to_json,
+)
 from batchmill.agents.simulator.records import Batch, StoredFile
 from batchmill.agents.simulator.store import Store
+from batchmill.agents.simulator.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.limits import QueueRoom, Verdict
 
 __all__ = ["Core", "Upload"]
 
 WINDOW_MS: Final = 86_400_000
 _PLAN: Final = "faults"
+_LIMITS: Final = "limits"
 _ALWAYS: Final[FaultPlan] = {Fault.SHUFFLED: FaultRule(rate=1.0)}
 
 
 class Core:
-    def __init__(self, config: SimulatorConfig, dialects: Mapping[str, Dialect]) -> None:
+    def __init__(
+        self,
+        config: SimulatorConfig,
+        dialects: Mapping[str, Dialect],
+        events: Mapping[str, Callable[[Batch], dict[str, Any] | None]],
+    ) -> None:
         self.config = config
         self.store = Store(config.data_dir)
         staged = self.store.staged()
@@ -52,21 +73,46 @@ class Core:
         self.store.unstage(staged)
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
+        kept = self.store.setting(_LIMITS)
+        self._webhooks = Webhooks(config=config, events=events, strike=self.strike)
+        cache = PromptCache(tokens_min=config.prompt_cache_tokens_min)
+        self._limiter = Limiter(limits_from_json(kept) if kept else config.limits)
         self._engine = Engine(
-            config=config, store=self.store, ledger=self.ledger, gold=gold, dialects=dialects, plan=lambda: self.plan
+            config=config,
+            store=self.store,
+            ledger=self.ledger,
+            gold=gold,
+            dialects=dialects,
+            plan=lambda: self.plan,
+            limits=lambda: self._limiter.limits,
+            cache=cache,
+            on_ended=self._webhooks.ended,
         )
+        self._caller = Caller(
+            config=config,
+            ledger=self.ledger,
+            gold=gold,
+            limiter=self._limiter,
+            cache=cache,
+            plan=lambda: self.plan,
+            strike=self.strike,
+            count=self.store.count,
+        )
+        self._caller.restore(online_totals(config.ledger_file))
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         for leftover in self.config.data_dir.glob("upload-*.part"):
             leftover.unlink()
         self._running = asyncio.create_task(self._engine.run())
+        self._webhooks.start()
 
     async def stop(self) -> None:
         if self._running is not None:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await self._running
+        await self._webhooks.stop()
         await self.ledger.close()
         self.store.close()
 
@@ -105,6 +151,70 @@ class Core:
         """The first of them: one request can only go wrong in one way."""
         return next(iter(self.strikes(place, key)), None)
 
+    # Single calls, limits -------------------------------------------------------------------------------------------
+
+    async def call(self, call: Call) -> Called:
+        """Answer one question now, or say how it went wrong; bills are on disk when this returns."""
+        return await self._caller.call(call)
+
+    def ask_control(self, provider: str, key: str) -> Verdict:
+        """May this key make one more call that concerns files or batches?"""
+        return self._limiter.ask(Client(provider, key, CONTROL), tokens=0, now_s=clock.monotonic_s())
+
+    def ask_create(self, provider: str, key: str) -> Verdict:
+        """May this key create one more batch this hour?"""
+        return self._limiter.ask(Client(provider, key, CREATES), tokens=0, now_s=clock.monotonic_s())
+
+    def has_room(self, provider: str, *, requests: int) -> bool:
+        """May so many requests wait beside those of all batches that have not ended, whatever their models?"""
+        room = self._limiter.limits.queue_of(EVERY_MODEL)
+        waiting = [batch for batch in self.store.unfinished() if batch.provider == provider]
+        return lives.queue_problem(waiting, room, requests=requests, tokens=0) is None
+
+    def change_limits(self, value: Any) -> None:
+        """Limits set while running outlive a restart; what is not named in them is not limited."""
+        limits = limits_from_json(value)
+        self.store.keep_setting(_LIMITS, limits_to_json(limits))
+        self._limiter.change(limits)
+
+    def reset_limits(self) -> None:
+        """Back to the limits of the configuration."""
+        self.store.keep_setting(_LIMITS, {})
+        self._limiter.change(self.config.limits)
+
+    def shown_limits(self) -> dict[str, Any]:
+        """What is allowed, and what every client used and was refused since the limits were set."""
+        return {
+            "limits": limits_to_json(self._limiter.limits),
+            "clients": self._limiter.shown(clock.monotonic_s()),
+            "queues": self._queues(),
+        }
+
+    def _queues(self) -> list[dict[str, Any]]:
+        models = {(batch.provider, batch.model) for batch in self.store.unfinished() if batch.model is not None}
+        shown = []
+        for provider, model in sorted(models):
+            tokens, requests = self.queued(provider, model)
+            shown.append({"provider": provider, "model": model, "tokens": tokens, "requests": requests})
+        return shown
+
+    def queued(self, provider: str, model: str) -> tuple[int, int]:
+        """Prompt tokens and requests of all batches of a model that were let in and have not ended."""
+        batches = [batch for batch in self.store.unfinished() if (batch.provider, batch.model) == (provider, model)]
+        return sum(batch.queued_tokens for batch in batches), sum(batch.total for batch in batches)
+
+    def queue_of(self, model: str) -> QueueRoom:
+        return self._limiter.limits.queue_of(model)
+
+    def totals(self) -> dict[str, Any]:
+        online = self._caller.tally
+        totals = self.store.totals()
+        return totals | {
+            "billed_calls": online.billed_calls,
+            "cost_nanos": totals["cost_nanos"] + online.cost_nanos,
+            "online_cost_nanos": online.cost_nanos,
+        }
+
     # Files ---------------------------------------------------------------------------------------------------------
 
     def upload(self) -> Upload:
@@ -132,31 +242,82 @@ class Core:
 
     # Batches -------------------------------------------------------------------------------------------------------
 
-    async def create_batch(self, file: StoredFile, *, endpoint: str, window: str, metadata: Mapping[str, str]) -> Batch:
-        occurrence = self.store.count(f"input:{file.sha256}")
-        key = f"{file.sha256}/{occurrence}"
+    async def create_batch(
+        self,
+        file: StoredFile,
+        *,
+        endpoint: str,
+        window: str,
+        metadata: Mapping[str, str],
+        quirks: Sequence[Fault] = (),
+    ) -> Batch:
+        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in."""
+        batch = self._planned(file.provider, "batch_", file.id, file.sha256, quirks, endpoint=endpoint, window=window)
+        due = batch.created_ms + round(self.config.validating_seconds * 1000)
+        return await self._opened(replace(batch, due_ms=due, metadata=dict(metadata)))
+
+    async def create_inline_batch(
+        self, upload: Upload, *, provider: str, id_prefix: str, endpoint: str, window: str, rows: int
+    ) -> Batch:
+        """Of requests that came in the create call and were checked on their way in: it runs at once.
+
+        They are no file of the account's: nobody can read or delete them, and they go when the batch ends.
+        """
+        input_id = f"inline-{secrets.token_hex(12)}"
+        upload.path.replace(self.store.payload_path(input_id))
+        batch = self._planned(provider, id_prefix, input_id, upload.sha256, endpoint=endpoint, window=window)
+        return await self._opened(lives.begun(batch, batch.created_ms, total=rows, model=None, queued_tokens=0))
+
+    def _planned(
+        self,
+        provider: str,
+        id_prefix: str,
+        input_id: str,
+        sha256: str,
+        quirks: Sequence[Fault] = (),
+        *,
+        endpoint: str,
+        window: str,
+    ) -> Batch:
+        """Everything that chance decides about a batch is decided here."""
+        occurrence = self.store.count(f"input:{sha256}")
+        key = f"{sha256}/{occurrence}"
         plan, now = self.plan, clock.wall_ms()
-        faults = {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
+        faults = {quirk: FaultRule() for quirk in quirks}
+        faults |= {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
         lag = faults[Fault.LIST_LAG].seconds if Fault.LIST_LAG in faults else 0.0
-        batch = Batch(
-            id=f"batch_{secrets.token_hex(12)}",
-            provider=file.provider,
+        return Batch(
+            id=f"{id_prefix}{secrets.token_hex(12)}",
+            provider=provider,
             endpoint=endpoint,
-            input_file_id=file.id,
-            input_sha256=file.sha256,
+            input_file_id=input_id,
+            input_sha256=sha256,
             occurrence=occurrence,
             window=window,
             created_ms=now,
             expires_ms=now + WINDOW_MS,
             listed_ms=now + round(lag * 1000),
-            latency_ms=lives.latency_ms(self.config, key),
-            due_ms=now + round(self.config.validating_seconds * 1000),
-            metadata=dict(metadata),
+            latency_ms=lives.latency_ms(self.config, provider, key, now),
             faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
         )
+
+    async def _opened(self, batch: Batch) -> Batch:
         await self._record(lambda: self.store.add_batch(batch), entry_bytes("batch_created", _created(batch)))
         self._engine.wake()
         return batch
+
+    async def delete_batch(self, batch: Batch) -> None:
+        """An ended one: it is shown no more, and its results are gone. What it cost stays in the totals."""
+        gone = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
+
+        def change() -> None:
+            self.store.hide_batch(batch.id)
+            for file_id in gone:
+                self.store.delete_file(file_id)
+
+        await self._record(change, *(entry_bytes("file_deleted", {"file_id": file_id}) for file_id in gone))
+        for file_id in gone:
+            self.store.drop_unused_payload(file_id)
 
     async def cancel_batch(self, batch: Batch, *, ignored: bool) -> Batch:
         wait_ms = round(self.config.cancelling_seconds * 1000)
@@ -166,6 +327,7 @@ class Core:
             entries.append(entry_bytes("batch_ended", ended_facts(asked)))
         await self._record(lambda: self.store.save_batch(asked), *entries)
         if asked.status.ended:
+            self._webhooks.ended(asked)
             self.store.drop_unused_payload(batch.input_file_id)
         self._engine.wake()
         return asked

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,6 +19,8 @@ from batchmill.agents.simulator import lives
 from batchmill.agents.simulator.chance import digest_of
 from batchmill.agents.simulator.faults import Fault, FaultPlan
 from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
+from batchmill.agents.simulator.limits import Limits, QueueRoom
+from batchmill.agents.simulator.pricing import tokens_of_chars
 from batchmill.agents.simulator.records import Batch, BatchProblem, BatchStatus, StoredFile
 from batchmill.agents.simulator.working import Bench, RowResult, worked
 
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, BinaryIO
 
+    from batchmill.agents.simulator.caching import PromptCache
     from batchmill.agents.simulator.config import SimulatorConfig
-    from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.dialect import Checker, Dialect
     from batchmill.agents.simulator.gold import GoldTable
     from batchmill.agents.simulator.store import Store
 
@@ -52,6 +55,9 @@ class Engine:
         gold: GoldTable,
         dialects: Mapping[str, Dialect],
         plan: Callable[[], FaultPlan],
+        limits: Callable[[], Limits],
+        cache: PromptCache,
+        on_ended: Callable[[Batch], None],
     ) -> None:
         self._config = config
         self._store = store
@@ -59,6 +65,9 @@ class Engine:
         self._gold = gold
         self._dialects = dialects
         self._plan = plan
+        self._limits = limits
+        self._cache = cache
+        self._on_ended = on_ended
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
 
@@ -115,7 +124,9 @@ class Engine:
     # Validating ----------------------------------------------------------------------------------------------------
 
     async def _validate(self, batch: Batch) -> None:
-        checker = self._dialects[batch.provider].checker(batch, rows_max=self._config.batch_rows_max)
+        dialect = self._dialects[batch.provider]
+        checker = dialect.checker(batch, rows_max=self._config.batch_rows_max)
+        tokens = 0
         problem = lives.TOKEN_LIMIT if Fault.TOKEN_LIMIT_EXCEEDED in batch.faults else None
         pace = _Pace()
         with self._store.payload_path(batch.input_file_id).open("rb") as lines:
@@ -123,14 +134,26 @@ class Engine:
                 problem = problem or checker.line(number, line)
                 if problem is not None:
                     break
+                if line.strip():
+                    tokens += tokens_of_chars(dialect.request(line).question.chars)
                 await pace.breathe()
-        problem = problem or checker.end() or self._unpriced(checker.model)
+        problem = problem or checker.end() or self._unpriced(checker.model) or self._unplaced(batch, checker, tokens)
         if problem is not None:
             await self._end_failed(batch.id, problem)
             return
         current = self._store.batch(batch.id)
         if current is not None and current.status is BatchStatus.VALIDATING:  # not cancelled meanwhile
-            self._store.save_batch(lives.begun(current, clock.wall_ms(), total=checker.rows, model=checker.model))
+            now, rows, model = clock.wall_ms(), checker.rows, checker.model
+            self._store.save_batch(lives.begun(current, now, total=rows, model=model, queued_tokens=tokens))
+
+    def _unplaced(self, batch: Batch, checker: Checker, tokens: int) -> BatchProblem | None:
+        """No await between this look and the save of a batch that is let in: two cannot take the same room."""
+        room = self._limits().queue_of(checker.model or "")
+        if room == QueueRoom():
+            return None
+        place = (batch.provider, checker.model)
+        others = [other for other in self._store.unfinished() if (other.provider, other.model) == place]
+        return lives.queue_problem(others, room, requests=checker.rows, tokens=tokens)
 
     def _unpriced(self, model: str | None) -> BatchProblem | None:
         if model is None or self._config.price_of(model) is not None:
@@ -153,13 +176,16 @@ class Engine:
             config=self._config,
             gold=self._gold,
             plan=self._plan(),
+            cache=self._cache,
         )
-        output = _ResultFile(self._store, batch, "output")
-        error = _ResultFile(self._store, batch, "error")
-        with output, error:
-            tally, bills = await self._work_rows(bench, output, error)
-        made = [output.kept(), error.kept(even_empty=Fault.EMPTY_ERROR_FILE in batch.faults)]
-        ids = [None if file is None else file.id for file in made]
+        kinds = ("output",) if bench.dialect.one_file else ("output", "error")
+        results = {kind: _ResultFile(self._store, batch, kind) for kind in kinds}
+        with ExitStack() as opened:
+            for result in results.values():
+                opened.enter_context(result)
+            tally, bills = await self._work_rows(bench, results["output"], results[kinds[-1]])
+        made = [result.kept() for result in results.values()]
+        ids = [*(None if file is None else file.id for file in made), None]
         now = clock.wall_ms()
         final = lives.ended(batch, now, tally, output_file_id=ids[0], error_file_id=ids[1])
         await self._end(final, files=tuple(file for file in made if file is not None), bills=bills)
@@ -189,6 +215,7 @@ class Engine:
 
         entries = chain(bills.taken(), [entry_bytes("batch_ended", ended_facts(batch))])
         await record(self._store, self._ledger, change, entries)
+        self._on_ended(batch)
         self._store.drop_unused_payload(batch.input_file_id)
 
 
@@ -272,8 +299,9 @@ class _ResultFile:
             self._sha256.update(lines)
             self._size += len(lines)
 
-    def kept(self, *, even_empty: bool = False) -> StoredFile | None:
+    def kept(self) -> StoredFile | None:
         """The file's record, or None when there is nothing to keep."""
+        even_empty = self._kind == "error" and Fault.EMPTY_ERROR_FILE in self._batch.faults
         if self._size == 0 and not even_empty:
             self._path.unlink()
             return None
@@ -306,3 +334,5 @@ def _add(tally: lives.Tally, result: RowResult) -> None:
         tally.cost_nanos += result.bill["cost_nanos"]
         tally.input_tokens += result.bill["input_tokens"]
         tally.output_tokens += result.bill["output_tokens"]
+        tally.cached_tokens += result.bill["cached_tokens"]
+        tally.cache_write_tokens += result.bill["cache_write_tokens"]

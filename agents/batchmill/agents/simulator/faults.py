@@ -48,12 +48,16 @@ class Place(StrEnum):
     DOWNLOAD = "download"
     BATCH = "batch"
     ROW = "row"
+    CALL = "call"  # one question, answered now
+    ANSWER = "answer"  # any that says no
+    WEBHOOK = "webhook"
 
 
 class Fault(StrEnum):
     UPLOAD_500 = "upload_500"
     UPLOAD_DISCONNECT = "upload_disconnect"
     UPLOAD_ACCEPT_THEN_500 = "upload_accept_then_500"
+    UPLOAD_CHECKS_LINES = "upload_checks_lines"
     ACCEPT_THEN_500 = "accept_then_500"
     ACCEPT_THEN_503 = "accept_then_503"
     ACCEPT_THEN_DISCONNECT = "accept_then_disconnect"
@@ -61,12 +65,15 @@ class Fault(StrEnum):
     REJECT_429 = "reject_429"
     REJECT_500 = "reject_500"
     REJECT_QUOTA = "reject_quota"
+    REJECT_BILLING = "reject_billing"
+    REJECT_OVERLOADED = "reject_overloaded"
     RETRIEVE_500 = "retrieve_500"
     RETRIEVE_404 = "retrieve_404"
     LIST_500 = "list_500"
     CANCEL_500 = "cancel_500"
     CANCEL_IGNORED = "cancel_ignored"
     DOWNLOAD_500 = "download_500"
+    DOWNLOAD_404 = "download_404"
     DOWNLOAD_DISCONNECT = "download_disconnect"
     SHUFFLED = "shuffled"
     TOKEN_LIMIT_EXCEEDED = "token_limit_exceeded"  # noqa: S105 - the provider's error code, not a secret
@@ -76,7 +83,11 @@ class Fault(StrEnum):
     EMPTY_ERROR_FILE_ID = "empty_error_file_id"
     EMPTY_ERROR_FILE = "empty_error_file"
     STATUS_FLAP = "status_flap"
+    STATUS_SCHEDULING = "status_scheduling"
+    ABSENT_KEYS = "absent_keys"
+    ERRORS_LIST = "errors_list"
     CANCEL_LOSES_FINISHED = "cancel_loses_finished"
+    ARCHIVED = "archived"
     ROW_400 = "row_400"
     ROW_429 = "row_429"
     ROW_500 = "row_500"
@@ -93,6 +104,20 @@ class Fault(StrEnum):
     SCHEMA_VIOLATION = "schema_violation"
     WRONG_ANSWER = "wrong_answer"
     USAGE_ABSENT = "usage_absent"
+    CALL_429 = "call_429"
+    CALL_QUOTA = "call_quota"
+    CALL_500 = "call_500"
+    CALL_503 = "call_503"
+    CALL_DISCONNECT = "call_disconnect"
+    CALL_HANG = "call_hang"
+    CALL_BILL_THEN_500 = "call_bill_then_500"
+    CALL_BILL_THEN_DISCONNECT = "call_bill_then_disconnect"
+    CALL_BILL_THEN_HANG = "call_bill_then_hang"
+    CALL_SLOW = "call_slow"
+    REFUSED_AS_500 = "refused_as_500"
+    WEBHOOK_LOST = "webhook_lost"
+    WEBHOOK_TWICE = "webhook_twice"
+    WEBHOOK_FORGED = "webhook_forged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,15 +166,20 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.UPLOAD_500: _at(Place.UPLOAD, "500, nothing stored"),
         Fault.UPLOAD_DISCONNECT: _at(Place.UPLOAD, "the connection drops while the file is being sent, nothing stored"),
         Fault.UPLOAD_ACCEPT_THEN_500: _at(Place.UPLOAD, "the file is stored, the answer is 500"),
+        Fault.UPLOAD_CHECKS_LINES: _at(
+            Place.UPLOAD, "a file with a bad line is refused with 400 at once, as compatible servers do"
+        ),
         Fault.ACCEPT_THEN_500: _at(Place.CREATE, "the batch is created, the answer is 500"),
         Fault.ACCEPT_THEN_503: _at(Place.CREATE, "the batch is created, the answer is 503"),
         Fault.ACCEPT_THEN_DISCONNECT: _at(Place.CREATE, "the batch is created, the connection drops without an answer"),
         Fault.ACCEPT_THEN_HANG: _at(
             Place.CREATE, "the batch is created, no answer for `seconds`, then the connection drops"
         ),
-        Fault.REJECT_429: _at(Place.CREATE, "429 rate_limit_exceeded with Retry-After of `seconds`, nothing created"),
-        Fault.REJECT_QUOTA: _at(Place.CREATE, "429 insufficient_quota without Retry-After, nothing created"),
+        Fault.REJECT_429: _at(Place.CREATE, "429 of a rate limit with Retry-After of `seconds`, nothing created"),
+        Fault.REJECT_QUOTA: _at(Place.CREATE, "429 of a spent quota without Retry-After, nothing created"),
+        Fault.REJECT_BILLING: _at(Place.CREATE, "402 billing_error, nothing created"),
         Fault.REJECT_500: _at(Place.CREATE, "500, nothing created"),
+        Fault.REJECT_OVERLOADED: _at(Place.CREATE, "529 overloaded_error, nothing created (OpenAI: 503)"),
         Fault.RETRIEVE_500: _at(Place.RETRIEVE, "reading a batch answers 500"),
         Fault.RETRIEVE_404: _at(Place.RETRIEVE, "reading a batch answers 404 although it exists"),
         Fault.LIST_500: _at(Place.LIST, "listing batches answers 500"),
@@ -158,6 +188,7 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
             Place.CANCEL, "the cancel is accepted with status cancelling, the batch completes anyway"
         ),
         Fault.DOWNLOAD_500: _at(Place.DOWNLOAD, "reading a file's content answers 500"),
+        Fault.DOWNLOAD_404: _at(Place.DOWNLOAD, "reading a file's content answers 404, as after its retention"),
         Fault.DOWNLOAD_DISCONNECT: _at(Place.DOWNLOAD, "the connection drops after half of the file's content"),
         Fault.SHUFFLED: _at(Place.BATCH, "results come in another order than the requests (on unless set to 0)"),
         Fault.TOKEN_LIMIT_EXCEEDED: _at(Place.BATCH, "the accepted batch fails with token_limit_exceeded"),
@@ -169,9 +200,13 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.EMPTY_ERROR_FILE_ID: _at(Place.BATCH, "error_file_id is an empty string instead of null"),
         Fault.EMPTY_ERROR_FILE: _at(Place.BATCH, "a clean batch has an error file of zero bytes"),
         Fault.STATUS_FLAP: _at(Place.BATCH, "the second read after the end shows in_progress again, without files"),
+        Fault.STATUS_SCHEDULING: _at(Place.BATCH, "until it is worked the batch shows a status of its own, scheduling"),
+        Fault.ABSENT_KEYS: _at(Place.BATCH, "what would be null in the batch is left out"),
+        Fault.ERRORS_LIST: _at(Place.BATCH, "errors of a failed batch are a bare list instead of a list object"),
         Fault.CANCEL_LOSES_FINISHED: _at(
             Place.BATCH, "a cancelled batch delivers none of the rows it finished and billed"
         ),
+        Fault.ARCHIVED: _at(Place.BATCH, "the results are gone `seconds` after the end (Anthropic: archived_at)"),
         Fault.ROW_400: _at(Place.ROW, "the row fails with HTTP 400 in the error file", transient=False),
         Fault.ROW_429: _at(Place.ROW, "the row fails with HTTP 429 in the error file"),
         Fault.ROW_500: _at(Place.ROW, "the row fails with HTTP 500 in the error file"),
@@ -188,6 +223,22 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.SCHEMA_VIOLATION: _at(Place.ROW, "the content is JSON that the schema forbids"),
         Fault.WRONG_ANSWER: _at(Place.ROW, "the content satisfies the schema and is wrong", transient=False),
         Fault.USAGE_ABSENT: _at(Place.ROW, "the answer carries no usage; it is billed"),
+        Fault.CALL_429: _at(Place.CALL, "429 with Retry-After of `seconds`, nothing billed"),
+        Fault.CALL_QUOTA: _at(Place.CALL, "the provider's answer to an account without money, nothing billed"),
+        Fault.CALL_500: _at(Place.CALL, "500, nothing billed"),
+        Fault.CALL_503: _at(Place.CALL, "503 (overloaded) with Retry-After of `seconds`, nothing billed"),
+        Fault.CALL_DISCONNECT: _at(Place.CALL, "the connection drops without an answer, nothing billed"),
+        Fault.CALL_HANG: _at(Place.CALL, "no answer for `seconds`, then the connection drops, nothing billed"),
+        Fault.CALL_BILL_THEN_500: _at(Place.CALL, "the answer is made and billed, the client hears 500"),
+        Fault.CALL_BILL_THEN_DISCONNECT: _at(Place.CALL, "the answer is made and billed, then the connection drops"),
+        Fault.CALL_BILL_THEN_HANG: _at(
+            Place.CALL, "the answer is made and billed, nothing comes for `seconds`, then the connection drops"
+        ),
+        Fault.CALL_SLOW: _at(Place.CALL, "the answer comes `seconds` later"),
+        Fault.REFUSED_AS_500: _at(Place.ANSWER, "a 400 or 404, of whatever endpoint, reaches the client as 500"),
+        Fault.WEBHOOK_LOST: _at(Place.WEBHOOK, "the event is never sent"),
+        Fault.WEBHOOK_FORGED: _at(Place.WEBHOOK, "the event's signature is not that of its body"),
+        Fault.WEBHOOK_TWICE: _at(Place.WEBHOOK, "the event is sent twice, under the same id"),
     }
 )
 

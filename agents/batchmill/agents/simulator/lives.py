@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from batchmill.agents.simulator.chance import digest_of, unit
 from batchmill.agents.simulator.faults import Fault
+from batchmill.agents.simulator.profiles import profile_seconds
 from batchmill.agents.simulator.records import Batch, BatchProblem, BatchStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from batchmill.agents.simulator.config import SimulatorConfig
+    from batchmill.agents.simulator.limits import QueueRoom
 
 __all__ = [
     "Tally",
@@ -23,6 +25,7 @@ __all__ = [
     "finalizing",
     "latency_ms",
     "outcome",
+    "queue_problem",
     "rows_done",
     "working_order",
 ]
@@ -30,6 +33,11 @@ __all__ = [
 TOKEN_LIMIT: Final = BatchProblem(
     code="token_limit_exceeded",
     message="Enqueued token limit reached for this model. Try again once some in_progress batches have completed.",
+)
+
+REQUEST_LIMIT: Final = BatchProblem(
+    code="request_limit_exceeded",
+    message="Enqueued request limit reached for this model. Try again once some in_progress batches have completed.",
 )
 
 
@@ -43,17 +51,36 @@ class Tally:
     cost_nanos: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
-def latency_ms(config: SimulatorConfig, stable_key: str) -> int:
+def queue_problem(waiting: Iterable[Batch], room: QueueRoom, *, requests: int, tokens: int) -> BatchProblem | None:
+    """Whether one more batch of so many requests and prompt tokens finds room beside those that have not ended."""
+    for batch in waiting:
+        requests += batch.total
+        tokens += batch.queued_tokens
+    if room.tokens_max is not None and tokens > room.tokens_max:
+        return TOKEN_LIMIT
+    return REQUEST_LIMIT if room.requests_max is not None and requests > room.requests_max else None
+
+
+def latency_ms(config: SimulatorConfig, provider: str, stable_key: str, now_ms: int) -> int:
+    """By the profile, where there is one for this provider; else uniform between two numbers."""
+    if config.latency_profile is not None:
+        scale = config.time_scale
+        seconds = profile_seconds(config.latency_profile, provider, wall_seconds=now_ms / 1000, time_scale=scale)
+        if seconds is not None:
+            return round(seconds * 1000)
     low, high = config.latency_seconds
     return round((low + (high - low) * unit(config.seed, "latency", stable_key)) * 1000)
 
 
-def begun(batch: Batch, now_ms: int, *, total: int, model: str | None) -> Batch:
+def begun(batch: Batch, now_ms: int, *, total: int, model: str | None, queued_tokens: int) -> Batch:
     due = now_ms + batch.latency_ms
     status = BatchStatus.IN_PROGRESS
-    return replace(batch, status=status, in_progress_ms=now_ms, due_ms=due, total=total, model=model)
+    begun = replace(batch, status=status, in_progress_ms=now_ms, due_ms=due, total=total, model=model)
+    return replace(begun, queued_tokens=queued_tokens)
 
 
 def failed(batch: Batch, now_ms: int, problem: BatchProblem) -> Batch:
@@ -99,6 +126,8 @@ def ended(batch: Batch, now_ms: int, tally: Tally, *, output_file_id: str | None
         cost_nanos=tally.cost_nanos,
         input_tokens=tally.input_tokens,
         output_tokens=tally.output_tokens,
+        cached_tokens=tally.cached_tokens,
+        cache_write_tokens=tally.cache_write_tokens,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from batchmill.agents.simulator import openai
+from batchmill.agents.simulator import anthropic, openai
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.records import Batch
 
 __all__ = ["PROVIDERS", "Provider"]
 
@@ -22,6 +23,10 @@ class Provider:
     name: str
     dialect: Dialect
     routes: Callable[[], Sequence[Route]]
+    event: Callable[[Batch], dict[str, Any] | None] | None = None  #: what a webhook is told of a batch that ended
 
 
-PROVIDERS: Final = (Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes),)
+PROVIDERS: Final = (
+    Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes, event=openai.event_object),
+    Provider(name="anthropic", dialect=anthropic.AnthropicDialect(), routes=anthropic.routes),
+)

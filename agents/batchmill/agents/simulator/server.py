@@ -34,6 +34,7 @@ LOOPBACK: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 10.0
 EXCHANGE_SECONDS_MAX: Final = 5.0
+BACKLOG: Final = 1_024
 GRACE_SECONDS: Final = 1  # for open exchanges (a hanging one, say) when the server stops
 _LOOK_SECONDS: Final = 0.05
 
@@ -106,9 +107,22 @@ class RunningSimulator:
 
     def set_faults(self, rules: Mapping[str, Any]) -> None:
         """As `POST /admin/faults`: fault name -> rate or rule."""
-        answer = _exchange(self.port, "POST", "/admin/faults", orjson.dumps(rules))
+        self._admin("POST", "/admin/faults", rules)
+
+    def set_limits(self, limits: Mapping[str, Any]) -> None:
+        """As `POST /admin/limits`: all of them anew; counting begins again."""
+        self._admin("POST", "/admin/limits", limits)
+
+    def limits(self) -> dict[str, Any]:
+        """As `GET /admin/limits`: what is allowed, and what every client used and was refused."""
+        shown: dict[str, Any] = orjson.loads(self._admin("GET", "/admin/limits"))
+        return shown
+
+    def _admin(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
+        answer = _exchange(self.port, method, path, None if value is None else orjson.dumps(value))
         if answer is None or answer[0] != http.HTTPStatus.OK:
-            raise ValueError(f"the simulator refused the faults: {answer}")
+            raise ValueError(f"the simulator refused {method} {path}: {answer}")
+        return answer[1]
 
     def ledger(self) -> Ledger:
         return read_ledger(self.config.ledger_file)
@@ -169,7 +183,12 @@ def _settings(config: SimulatorConfig) -> uvicorn.Config:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    return socket.create_server((host, port), backlog=1024)
+    # asyncio switches Nagle's delay off only where the protocol is named; else every answer waits 40 ms for an ACK
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    listening.listen(BACKLOG)
+    return listening
 
 
 def _free_port() -> int:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from batchmill.agents.simulator.answering import Answer, answer
 from batchmill.agents.simulator.chance import digest_of, sha256_hex
 from batchmill.agents.simulator.faults import Fault, FaultPlan, Place, active_at, row_struck
-from batchmill.agents.simulator.pricing import cost_nanos
+from batchmill.agents.simulator.pricing import Price, cost_nanos
 from batchmill.agents.simulator.records import Batch, BatchStatus
 
 if TYPE_CHECKING:
+    from batchmill.agents.simulator.caching import PromptCache
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Dialect, RowRequest
     from batchmill.agents.simulator.gold import GoldTable
@@ -39,12 +40,20 @@ class Bench:
     """What all rows of one batch are worked with."""
 
     def __init__(
-        self, *, batch: Batch, dialect: Dialect, config: SimulatorConfig, gold: GoldTable, plan: FaultPlan
+        self,
+        *,
+        batch: Batch,
+        dialect: Dialect,
+        config: SimulatorConfig,
+        gold: GoldTable,
+        plan: FaultPlan,
+        cache: PromptCache,
     ) -> None:
         self.batch = batch
         self.dialect = dialect
         self.config = config
         self.gold = gold
+        self.cache = cache
         self.rules = active_at(plan, Place.ROW)
         self.loses_finished = batch.status is BatchStatus.CANCELLING and Fault.CANCEL_LOSES_FINISHED in batch.faults
 
@@ -54,11 +63,16 @@ def worked(bench: Bench, line: bytes, *, number: int, run: bool) -> RowResult:
     if not run:
         expired = bench.batch.status is not BatchStatus.CANCELLING
         return RowResult(error=bench.dialect.not_run(bench.batch, row, expired=expired), run=False)
+    if row.invalid is not None:
+        return RowResult(error=row.invalid, failed=True)
+    price = bench.config.price_of(row.question.model)
+    if price is None:
+        return RowResult(error=bench.dialect.failed(bench.batch, row, 404), failed=True)
     fault = _fault_of(bench, row, number)
     if fault in _HTTP_STATUS:
         status = _HTTP_STATUS[fault]
         return RowResult(error=bench.dialect.failed(bench.batch, row, status), failed=status > 0)
-    return _answered(bench, row, line, fault)
+    return _answered(bench, row, line, price, fault)
 
 
 def _fault_of(bench: Bench, row: RowRequest, number: int) -> Fault | None:
@@ -68,14 +82,15 @@ def _fault_of(bench: Bench, row: RowRequest, number: int) -> Fault | None:
     return row_struck(bench.rules, seed=bench.config.seed, line=number, custom_id=row.custom_id, text_sha256=text)
 
 
-def _answered(bench: Bench, row: RowRequest, line: bytes, fault: Fault | None) -> RowResult:
+def _answered(bench: Bench, row: RowRequest, line: bytes, price: Price, fault: Fault | None) -> RowResult:
     config, question = bench.config, row.question
     given = answer(
         question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=bench.gold, fault=fault
     )
+    given = bench.cache.told(bench.batch.provider, question, given, writes=price.cache_write_nanos is not None)
     lost = bench.loses_finished
     output = b"" if lost else _delivered(bench, row, given, fault)
-    bill = _bill(bench, row, line, given, delivered=not lost and fault not in _UNREADABLE)
+    bill = _bill(bench, row, line, price, given, delivered=not lost and fault not in _UNREADABLE)
     if not lost:
         return RowResult(output=output, bill=bill)
     return RowResult(error=bench.dialect.not_run(bench.batch, row, expired=False), bill=bill, run=False)
@@ -102,13 +117,14 @@ def _delivered(bench: Bench, row: RowRequest, given: Answer, fault: Fault | None
             return whole
 
 
-def _bill(bench: Bench, row: RowRequest, line: bytes, given: Answer, *, delivered: bool) -> dict[str, Any]:
-    price = bench.config.price_of(row.question.model)
-    if price is None:
-        raise LookupError(f"batch {bench.batch.id}: a model without a price passed the checks")
-    tokens = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+def _bill(
+    bench: Bench, row: RowRequest, line: bytes, price: Price, given: Answer, *, delivered: bool
+) -> dict[str, Any]:
+    tokens = given.tokens
     return {
         "batch_id": bench.batch.id,
+        "provider": bench.batch.provider,
+        "tier": "batch",
         "custom_id": row.custom_id,
         "request_sha256": hashlib.sha256(line).hexdigest(),
         "result_sha256": sha256_hex(given.content),

@@ -1,4 +1,4 @@
-"""Law: the OpenAI Files and Batches endpoints: read the request, ask the core, answer in OpenAI's words.
+"""Law: the OpenAI endpoints for files, batches and single calls: read the request, ask the core, answer in its words.
 
 Faults of uploads, creates, reads and downloads strike here, because here is where an answer can go wrong.
 """
@@ -12,28 +12,36 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from batchmill.agents import clock
-from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note
+from batchmill.agents.simulator.calling import NO_MODEL, Call, Called
+from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note, silence
 from batchmill.agents.simulator.faults import Fault, Place
 from batchmill.agents.simulator.multipart import FormReader, MultipartError, boundary_of
+from batchmill.agents.simulator.openai.endpoints import CHAT, ENDPOINTS, Endpoint
+from batchmill.agents.simulator.openai.headers import rate_headers
 from batchmill.agents.simulator.openai.objects import batch_object, error_object, file_object, list_object
-from batchmill.agents.simulator.openai.rows import ENDPOINTS
+from batchmill.agents.simulator.openai.rows import OpenAIChecker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
     from batchmill.agents.simulator.core import Core, Upload
+    from batchmill.agents.simulator.limits import Verdict
     from batchmill.agents.simulator.records import Batch, StoredFile
 
 __all__ = ["PROVIDER", "routes"]
 
 PROVIDER: Final = "openai"
+PREFIX: Final = "/v1"
+AZURE_PREFIX: Final = "/openai/v1"
 WINDOW: Final = "24h"
 PAGE_DEFAULT: Final = 20
 BATCHES_PAGE_MAX: Final = 100
 FILES_PAGE_MAX: Final = 10_000
 BODY_BYTES_MAX: Final = 256 * 1024  # of a create request; files have their own limit
+CALL_BYTES_MAX: Final = 32 * 1024 * 1024
+REQUEST_ID: Final = "x-client-request-id"  # the one a client may choose for a single call
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512
@@ -49,45 +57,97 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
         param: str | None = None,
         code: str | None = None,
         retry_after_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_object(message, kind=kind, param=param, code=code)
-        self.headers = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+        wait = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+        self.headers = {**(headers or {}), **wait}
 
 
 def routes() -> Sequence[Route]:
+    return [route for prefix in (PREFIX, AZURE_PREFIX) for route in _routes_under(prefix)]
+
+
+def _routes_under(prefix: str) -> list[Route]:
     return [
-        Route("/v1/files", _endpoint(_create_file), methods=["POST"]),
-        Route("/v1/files", _endpoint(_list_files), methods=["GET"]),
-        Route("/v1/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
-        Route("/v1/files/{file_id}", _endpoint(_delete_file), methods=["DELETE"]),
-        Route("/v1/files/{file_id}/content", _endpoint(_file_content), methods=["GET"]),
-        Route("/v1/batches", _endpoint(_create_batch), methods=["POST"]),
-        Route("/v1/batches", _endpoint(_list_batches), methods=["GET"]),
-        Route("/v1/batches/{batch_id}", _endpoint(_get_batch), methods=["GET"]),
-        Route("/v1/batches/{batch_id}/cancel", _endpoint(_cancel_batch), methods=["POST"]),
+        # first, because routes are tried in order and these are asked thousands of times a second
+        *(
+            Route(prefix + path.removeprefix(PREFIX), _endpoint(_single_call, control=False), methods=["POST"])
+            for path in ENDPOINTS
+        ),
+        Route(prefix + "/files", _endpoint(_create_file), methods=["POST"]),
+        Route(prefix + "/files", _endpoint(_list_files), methods=["GET"]),
+        Route(prefix + "/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
+        Route(prefix + "/files/{file_id}", _endpoint(_delete_file), methods=["DELETE"]),
+        Route(prefix + "/files/{file_id}/content", _endpoint(_file_content), methods=["GET"]),
+        Route(prefix + "/batches", _endpoint(_create_batch), methods=["POST"]),
+        Route(prefix + "/batches", _endpoint(_list_batches), methods=["GET"]),
+        Route(prefix + "/batches/{batch_id}", _endpoint(_get_batch), methods=["GET"]),
+        Route(prefix + "/batches/{batch_id}/cancel", _endpoint(_cancel_batch), methods=["POST"]),
     ]
 
 
-def _endpoint(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    handler: Callable[[Core, Request], Awaitable[Response]], *, control: bool = True
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         core: Core = request.app.state.core
         try:
-            _authorize(core, request)
+            key = _authorized(core, request)
+            if control:
+                _within(core.ask_control(PROVIDER, key))
             return await handler(core, request)
-        except _Refusal as refusal:
+        except _Refusal as refused:
+            refusal = refused
+            if refused.status in _SAYS_NO and core.strike(Place.ANSWER, request.url.path) is not None:
+                note(request, fault=Fault.REFUSED_AS_500)
+                refusal = _server_error()
             return JSONResponse(refusal.body, status_code=refusal.status, headers=refusal.headers)
 
     return endpoint
 
 
-def _authorize(core: Core, request: Request) -> None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+_SAYS_NO: Final = frozenset({400, 404})
+
+
+def _is_azure(request: Request) -> bool:
+    return request.url.path.startswith(AZURE_PREFIX)
+
+
+def _authorized(core: Core, request: Request) -> str:
+    """The API key: a bearer token, or the header `api-key` as Azure has it."""
+    key = _key_of(request)
+    if not key:
         raise _Refusal(401, "You didn't provide an API key. Provide it as a Bearer token in the Authorization header.")
-    if core.config.api_key is not None and token.strip() != core.config.api_key:
+    if core.config.api_key is not None and key != core.config.api_key:
         raise _Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
+    return key
+
+
+def _key_of(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
+
+
+def _within(rates: Verdict) -> None:
+    if rates.limited_by is not None:
+        raise _throttled(rates)
+
+
+def _throttled(rates: Verdict) -> _Refusal:
+    message = f"Rate limit reached ({rates.limited_by} per minute). Please try again later."
+    if rates.wait_seconds is None:
+        message = "Request too large: it asks for more tokens than the rate limit lets through at once."
+    return _Refusal(
+        429,
+        message,
+        kind=rates.limited_by or "requests",
+        code="rate_limit_exceeded",
+        retry_after_seconds=rates.wait_seconds,
+        headers=rate_headers(rates),
+    )
 
 
 def _server_error(status: int = 500) -> _Refusal:
@@ -108,6 +168,8 @@ async def _create_file(core: Core, request: Request) -> Response:
     upload = core.upload()
     try:
         form = await _receive(core, request, upload)
+        if fault is Fault.UPLOAD_CHECKS_LINES:
+            _check_lines(core, upload)
         file = await _keep(core, form, upload)
     finally:
         upload.discard()
@@ -132,6 +194,26 @@ async def _receive(core: Core, request: Request, upload: Upload) -> FormReader:
     return form
 
 
+def _check_lines(core: Core, upload: Upload) -> None:
+    """By the endpoint of the first line: the batch, which names one, does not exist yet."""
+    with upload.path.open("rb") as lines:
+        checker = OpenAIChecker(_endpoint_of(lines.readline()), rows_max=core.config.batch_rows_max)
+        lines.seek(0)
+        problems = (checker.line(number, line) for number, line in enumerate(lines, start=1))
+        problem = next((found for found in problems if found is not None), None) or checker.end()
+    if problem is not None:
+        message = f"Line {problem.line}: {problem.message}"
+        raise _Refusal(400, message, param=problem.param, code=problem.code)
+
+
+def _endpoint_of(line: bytes) -> str:
+    try:
+        url = orjson.loads(line)["url"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return CHAT
+    return url if isinstance(url, str) and url in ENDPOINTS else CHAT
+
+
 async def _keep(core: Core, form: FormReader, upload: Upload) -> StoredFile:
     if form.filename is None:
         raise _Refusal(400, "'file' is a required property", param="file")
@@ -145,8 +227,12 @@ def _file(core: Core, request: Request) -> StoredFile:
     note(request, file_id=file_id)
     file = core.store.file(PROVIDER, file_id)
     if file is None:
-        raise _Refusal(404, f"No such File object: {file_id}", param="id")
+        raise _no_file(file_id)
     return file
+
+
+def _no_file(file_id: str) -> _Refusal:
+    return _Refusal(404, f"No such File object: {file_id}", param="id")
 
 
 async def _list_files(core: Core, request: Request) -> Response:
@@ -176,6 +262,8 @@ async def _file_content(core: Core, request: Request) -> Response:
     note(request, fault=fault)
     if fault is Fault.DOWNLOAD_500:
         raise _server_error()
+    if fault is Fault.DOWNLOAD_404:
+        raise _no_file(file.id)
     return HalfFile(path)
 
 
@@ -183,35 +271,46 @@ async def _file_content(core: Core, request: Request) -> Response:
 
 
 async def _create_batch(core: Core, request: Request) -> Response:
-    asked = await _json_object(request)
+    asked = _json_object(await _body(request, BODY_BYTES_MAX))
     endpoint, metadata = _checked(asked)
     file = core.store.file(PROVIDER, str(asked["input_file_id"]))
     if file is None or file.purpose != "batch":
         message = f"Invalid 'input_file_id': no such File object for a batch: {asked['input_file_id']}"
         raise _Refusal(400, message, param="input_file_id", code="invalid_input_file_id")
     note(request, file_id=file.id)
+    _within(core.ask_create(PROVIDER, _key_of(request)))
     fault = core.strike(Place.CREATE, file.sha256)
     note(request, **({"fault": fault} if fault else {}))
     _reject(core, fault)
-    batch = await core.create_batch(file, endpoint=endpoint, window=WINDOW, metadata=metadata)
+    quirks = [Fault.EMPTY_ERROR_FILE] if _is_azure(request) else []
+    batch = await core.create_batch(file, endpoint=endpoint, window=WINDOW, metadata=metadata, quirks=quirks)
     note(request, batch_id=batch.id)
-    return _accepted(core, batch, fault)
+    return _accepted(core, request, batch, fault)
 
 
 def _reject(core: Core, fault: Fault | None) -> None:
     """Faults that leave nothing behind."""
     if fault is Fault.REJECT_500:
         raise _server_error()
+    if fault is Fault.REJECT_OVERLOADED:
+        raise _server_error(503)
+    if fault is Fault.REJECT_BILLING:
+        message = "Your account is not active, please check your billing details."
+        raise _Refusal(402, message, kind="billing_error", code="billing_not_active")
     if fault is Fault.REJECT_429:
         wait = core.plan[fault].seconds
         message = "Rate limit reached for batch creation."
         raise _Refusal(429, message, kind="requests", code="rate_limit_exceeded", retry_after_seconds=wait)
     if fault is Fault.REJECT_QUOTA:
-        message = "You exceeded your current quota, please check your plan and billing details."
-        raise _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
+        raise _no_money()
 
 
-def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
+def _no_money() -> _Refusal:
+    message = "You exceeded your current quota, please check your plan and billing details."
+    return _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
+
+
+def _accepted(core: Core, request: Request, batch: Batch, fault: Fault | None) -> Response:
     """The batch exists; what the client hears of it is another matter."""
     match fault:
         case Fault.ACCEPT_THEN_500:
@@ -223,15 +322,27 @@ def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
         case Fault.ACCEPT_THEN_HANG:
             return Hang(core.plan[fault].seconds)
         case _:
-            return JSONResponse(batch_object(batch, now_ms=clock.wall_ms()))
+            return _shown(core, request, batch)
 
 
-async def _json_object(request: Request) -> dict[str, Any]:
+def _shown(core: Core, request: Request, batch: Batch, *, flapping: bool = False) -> Response:
+    headers = {}
+    if _is_azure(request) and batch.model is not None:
+        tokens, _ = core.queued(PROVIDER, batch.model)
+        headers["deployment-enqueued-tokens"] = str(tokens)
+    return JSONResponse(batch_object(batch, now_ms=clock.wall_ms(), flapping=flapping), headers=headers)
+
+
+async def _body(request: Request, bytes_max: int) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > BODY_BYTES_MAX:
+        if len(body) > bytes_max:
             raise _Refusal(413, "The request body is too large.")
+    return bytes(body)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -289,7 +400,7 @@ async def _get_batch(core: Core, request: Request) -> Response:
     if fault is Fault.RETRIEVE_404:
         raise _no_batch(batch.id)
     flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
-    return JSONResponse(batch_object(batch, now_ms=clock.wall_ms(), flapping=flapping))
+    return _shown(core, request, batch, flapping=flapping)
 
 
 async def _list_batches(core: Core, request: Request) -> Response:
@@ -315,7 +426,7 @@ async def _cancel_batch(core: Core, request: Request) -> Response:
     asked = await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
     if Fault.CANCEL_500 in faults:
         raise _server_error()
-    return JSONResponse(batch_object(asked, now_ms=clock.wall_ms()))
+    return _shown(core, request, asked)
 
 
 def _limit(request: Request, *, default: int, most: int) -> int:
@@ -323,3 +434,53 @@ def _limit(request: Request, *, default: int, most: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise _Refusal(400, f"Invalid 'limit': a whole number from 1 to {most}.", param="limit")
     return int(text)
+
+
+# Single calls ------------------------------------------------------------------------------------------------------
+
+
+async def _single_call(core: Core, request: Request) -> Response:
+    endpoint = ENDPOINTS[request.url.path.removeprefix("/openai")]
+    body = await _body(request, CALL_BYTES_MAX)
+    asked = _json_object(body)
+    _check_call(endpoint, asked)
+    question = endpoint.question(asked)
+    custom_id = request.headers.get(REQUEST_ID, "")
+    called = await core.call(
+        Call(provider=PROVIDER, key=_key_of(request), question=question, body=body, custom_id=custom_id)
+    )
+    note(request, call_id=called.id, **({"fault": called.fault} if called.fault else {}))
+    if called.answer is None:
+        return silence(called) or _unanswered(called, question.model)
+    shown = endpoint.answered(called.id, called.created_ms // 1000, question, called.answer)
+    return Response(orjson.dumps(shown), media_type="application/json", headers=_call_headers(called))
+
+
+def _check_call(endpoint: Endpoint, asked: dict[str, Any]) -> None:
+    if not isinstance(asked.get("model"), str) or not asked["model"]:
+        raise _Refusal(400, "you must provide a model parameter", param="model")
+    if asked.get("stream"):
+        raise _Refusal(400, "This simulator does not stream.", param="stream", code="streaming_unsupported")
+    wrong = endpoint.check(asked)
+    if wrong is not None:
+        raise _Refusal(400, wrong.message, param=wrong.param, code=wrong.code)
+
+
+def _unanswered(called: Called, model: str) -> Response:
+    """Refused by a limit, by the model's absence, or by a fault."""
+    if called.rates.limited_by is not None:
+        raise _throttled(called.rates)
+    if called.status == NO_MODEL:
+        raise _Refusal(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
+    if called.fault is Fault.CALL_QUOTA:
+        raise _no_money()
+    headers = _call_headers(called)
+    if called.fault is Fault.CALL_429:
+        message, code = "Rate limit reached. Please try again later.", "rate_limit_exceeded"
+        raise _Refusal(429, message, kind="requests", code=code, retry_after_seconds=called.seconds, headers=headers)
+    message = "The server had an error while processing your request."
+    raise _Refusal(called.status, message, kind="server_error", retry_after_seconds=called.seconds, headers=headers)
+
+
+def _call_headers(called: Called) -> dict[str, str]:
+    return {"x-request-id": f"req_{called.id}", **rate_headers(called.rates)}
