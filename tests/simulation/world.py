@@ -80,30 +80,33 @@ class SimTask:
         self._outbox: list[tuple[str, int, Record]] = []
         self._moves: list[tuple[Life | None, Life]] = []
         self._rows: list[Row] = []
-        self.following = False  #: what is applied is what a chunk's or job's row comes with
 
     def apply(self, orders: Iterable[Order]) -> None:
         for order in orders:
             match order:
-                case Put(Chunk() | Job() as row) if not self.following:
-                    self.following = True
-                    self.apply(granting.follow(self.view, row))
-                    self.following = False
-                case Put(row):
-                    before = self.view.get(row.schema, row.key)
-                    self._undo.append((row.schema, row.key, before))
-                    if isinstance(row, Life):
-                        self._moves.append((before if isinstance(before, Life) else None, row))
-                    self.view.put(row)
-                    self._rows.append(row)
-                case Delete(table, key):
-                    self._undo.append((table, key, self.view.get(table, key)))
-                    self.view.delete(table, key)
-                case Emit(record, key, partition):
-                    at = self.world.place(key) if partition is None else partition
-                    self._outbox.append((record.schema, at, record))
-                case Wake():
-                    pass
+                case Put(Chunk() | Job() as row):
+                    for each in granting.follow(self.view, row):
+                        self._carry(each)
+                case _:
+                    self._carry(order)
+
+    def _carry(self, order: Order) -> None:
+        match order:
+            case Put(row):
+                before = self.view.get(row.schema, row.key)
+                self._undo.append((row.schema, row.key, before))
+                if isinstance(row, Life):
+                    self._moves.append((before if isinstance(before, Life) else None, row))
+                self.view.put(row)
+                self._rows.append(row)
+            case Delete(table, key):
+                self._undo.append((table, key, self.view.get(table, key)))
+                self.view.delete(table, key)
+            case Emit(record, key, partition):
+                at = self.world.place(key) if partition is None else partition
+                self._outbox.append((record.schema, at, record))
+            case Wake():
+                pass
 
     def next(self, topic: str, limit: int) -> list[tuple[int, Entry]]:
         start = self.read[topic]
@@ -129,7 +132,6 @@ class SimTask:
             else:
                 self.view.put(before)
         self._undo, self._outbox, self._moves, self._rows = [], [], [], []
-        self.following = False
         self.read = defaultdict(int, self.committed)
         self.jobs = CompiledJobs()
         self.fenced_at_ms, self.clean = self.world.now_ms, False

@@ -149,6 +149,24 @@ def test_a_younger_chunk_does_not_take_what_an_older_one_waits_for() -> None:
     assert not ask(view, 2, 10)
 
 
+def test_an_older_chunk_that_comes_late_asks_for_its_own_need_and_what_is_too_much_for_it_goes_back() -> None:
+    view = view_of(prepared(2))
+    ask(view, 2, 100)
+    view.put(prepared(1))
+    assert not ask(view, 1, 30)
+    assert the_grant(view).asked == 30
+    assert granted(view, {}, {POOL: 50}, NOW_MS) == [], "that was about the other one"
+    carried(view, granted(view, {POOL: 100}, {}, NOW_MS))
+    assert ask(view, 1, 30)
+    assert sums(view, POOL) == (30, 0, 70)
+
+
+def test_what_does_not_suffice_is_not_kept_while_the_rest_is_waited_for() -> None:
+    view = view_of(prepared(), asked=40, granted=40)
+    assert not ask(view, 1, 100)
+    assert (available(the_grant(view)), the_grant(view).returned, the_grant(view).asked) == (0, 40, 140)
+
+
 def test_a_grant_that_nobody_waits_for_any_more_goes_back_at_once() -> None:
     view = view_of(prepared())
     ask(view, 1, 100)

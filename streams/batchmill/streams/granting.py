@@ -253,15 +253,25 @@ def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -
         line = [other for other in _line(view, need.pool) if other.chunk_id != chunk.chunk_id]
         first = not line or _age(row) < _age(line[0])
         if not first or available(grant) < lacks:
-            if first and used(grant) + lacks > grant.asked:
-                orders.append(Put(replace(grant, asked=used(grant) + lacks, updated_at_ms=now_ms)))
+            if first:
+                orders += _asked(grant, lacks, now_ms)
             row = replace(row, waits_for=need.pool, due_at_ms=None)
             return Reserved((*_changed(chunk, row, now_ms), *orders), held=False)
         taken = replace(grant, reserved=grant.reserved + lacks, updated_at_ms=now_ms)
-        orders += [Put(_tidied(taken, alone=not line)), Wake("dispatch")]
+        orders += [Put(_tidied(taken)), Wake("dispatch")]
         row = _holding(row, need.pool, need.amount)
     row = row if row.waits_for is None else replace(row, waits_for=None, due_at_ms=None, note=None)
     return Reserved((*_changed(chunk, row, now_ms), *orders), held=True)
+
+
+def _asked(grant: Grant, lacks: int, now_ms: int) -> list[Order]:
+    """Ask for all of it, and for no more: what was granted to another chunk and does not suffice goes back first.
+
+    Tasks that kept a part and waited for the rest could wait for each other.
+    """
+    idle = _tidied(grant)
+    wanted = replace(idle, asked=used(idle) + lacks, updated_at_ms=now_ms)
+    return [] if wanted == replace(grant, updated_at_ms=now_ms) else [Put(wanted)]
 
 
 def waits(view: StateView, chunk: Chunk) -> bool:
@@ -288,7 +298,7 @@ def granted(view: StateView, totals: Mapping[str, int], most: Mapping[str, int],
         grant = _grant(view, pool, now_ms)
         if total > grant.granted:
             grown = replace(grant, granted=total, updated_at_ms=now_ms)
-            orders += [Put(_tidied(grown, alone=True) if not _line(view, pool) else grown), Wake("dispatch")]
+            orders += [Put(grown if _line(view, pool) else _tidied(grown)), Wake("dispatch")]
     for pool, amount in most.items():
         line, grant = _line(view, pool), _grant(view, pool, now_ms)
         if not line or grant.asked - used(grant) <= amount:
@@ -394,14 +404,14 @@ def _withdrawn(
     view: StateView, pool: str, now_ms: int, *, besides: str | None = None, besides_job: str | None = None
 ) -> list[Order]:
     line = [row for row in _line(view, pool) if row.chunk_id != besides and row.job != besides_job]
-    tidied = _tidied(_grant(view, pool, now_ms), alone=not line)
-    return [Put(replace(tidied, asked=min(tidied.asked, tidied.granted), updated_at_ms=now_ms)), Wake("dispatch")]
+    grant = _grant(view, pool, now_ms)
+    kept = grant if line else _tidied(grant)
+    return [Put(replace(kept, asked=min(kept.asked, kept.granted), updated_at_ms=now_ms)), Wake("dispatch")]
 
 
-def _tidied(grant: Grant, *, alone: bool) -> Grant:
-    """Nobody waits for it: give back what lies idle."""
-    idle = available(grant)
-    return replace(grant, returned=grant.returned + idle) if alone and idle > 0 else grant
+def _tidied(grant: Grant) -> Grant:
+    """Give back what lies idle."""
+    return replace(grant, returned=grant.returned + max(0, available(grant)))
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
