@@ -181,3 +181,14 @@ def test_a_life_that_may_exceed_its_budget_never_enters_a_chunk() -> None:
     }
     assert ended == dict.fromkeys(dear, Reason.OVER_BUDGET)
     assert filling.members == 2
+
+
+def test_chunks_that_wait_for_a_grant_hold_up_their_own_job_and_no_other() -> None:
+    limits = replace(LIMITS, count_max=1, chunks_on_the_way_max=1)
+    waits, _ = make_chunk([], ChunkState.PREPARED, waits_for="money/other", job="other")
+    view = waiting(1)
+    view.put(replace(waits, chunk_id="c0"))
+    assert {chunk.state for chunk in sealed(view, limits) if chunk.job == "triage"} == {ChunkState.SEALED}
+    view = waiting(1)
+    view.put(replace(waits, chunk_id="c0", job="triage"))
+    assert {chunk.state for chunk in sealed(view, limits)} == {ChunkState.PREPARED}

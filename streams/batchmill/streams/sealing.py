@@ -69,7 +69,7 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
     if job is None or job.paused:
         return []
     chunk = _filling(view, queue)
-    room_on_the_way = _on_the_way(view, queue.lane) < limits.chunks_on_the_way_max
+    room_on_the_way = _on_the_way(view, queue) < limits.chunks_on_the_way_max
     waiting = [row for _, row in view.scan("queue", queue.prefix, limit=CUT_MEMBERS) if isinstance(row, Life)]
     if limits.over_budget is not None and (dear := [life for life in waiting if limits.over_budget(life)]):
         return refuse_over_budget(dear, now_ms)
@@ -116,10 +116,14 @@ def _filling(view: StateView, queue: Queue) -> Chunk | None:
     return row if isinstance(row, Chunk) else None
 
 
-def _on_the_way(view: StateView, lane: str) -> int:
-    open_chunks = view.scan("chunk", "", limit=_CHUNKS_SEEN_MAX)
+def _on_the_way(view: StateView, queue: Queue) -> int:
+    """Chunks that take up the lane. One that waits for a grant holds up its own job only: others have theirs."""
+    open_chunks = [row for _, row in view.scan("chunk", "", limit=_CHUNKS_SEEN_MAX) if isinstance(row, Chunk)]
     return sum(
-        isinstance(row, Chunk) and row.lane == lane and row.state is not ChunkState.FILLING for _, row in open_chunks
+        row.lane == queue.lane
+        and row.state is not ChunkState.FILLING
+        and (row.waits_for is None or row.job == queue.job)
+        for row in open_chunks
     )
 
 
