@@ -25,6 +25,7 @@ from batchmill.streams.ports import (
     RemoteStatus,
     TransientError,
 )
+from batchmill.streams.unusable import Unusable
 from tests.agents.provider_worlds import CHUNK, OTHER, a_label, a_world, an_id
 
 #: Long enough to be looked at while they run, cancelled before they would be done.
@@ -177,6 +178,18 @@ async def test_money_and_keys_pause_and_a_batch_the_service_does_not_take_is_ref
         with pytest.raises(MustPauseError, match="authentication_error"):
             await w.opened(1)
         assert w.batches() == ()
+
+
+async def test_only_messages_can_be_asked_whatever_a_job_calls_them():
+    provider, body = an_adapter("http://127.0.0.1:1"), b'{"messages":[],"model":"m"}'
+    lines = {
+        provider.request_line(custom_id="r-1", endpoint=endpoint, body=body)
+        for endpoint in ("/v1/messages", "/v1/chat/completions")
+    }
+    assert lines == {b'{"custom_id":"r-1","params":{"model":"m","messages":[],"max_tokens":4096}}\n'}
+    with pytest.raises(Unusable, match="/v1/embeddings"):
+        provider.request_line(custom_id="r-1", endpoint="/v1/embeddings", body=body)
+    await provider.close()
 
 
 async def test_what_belongs_to_input_files_is_never_called():

@@ -28,7 +28,7 @@ from batchmill.schemas.state import Chunk, Grant, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob
-from batchmill.streams.costing import Prices, worst_case_nanos
+from batchmill.streams.costing import PriceList, worst_case_nanos
 from batchmill.streams.facts import Refused
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.rendering import RequestForm
@@ -126,7 +126,7 @@ def budget_of(job: Job) -> BudgetSpec | None:
 class Worst:
     """The most a request of one job version can cost: nothing cached, all of the answer's room used."""
 
-    prices: Prices
+    prices: PriceList
     model: str
     mode: str
     output_tokens_max: Callable[[int], int]  #: of an answer after so many truncations
@@ -145,7 +145,7 @@ class Worst:
         return found
 
 
-def worst_case(job: CompiledJob, prices: Prices, mode: str, *, output_default: int | None = None) -> Worst | None:
+def worst_case(job: CompiledJob, prices: PriceList, mode: str, *, output_default: int | None = None) -> Worst | None:
     """How to bound the job's requests; None when there is no bound: no price, or no limit on the answer.
 
     `output_default` is the limit that is sent where the job sets none.
@@ -205,8 +205,8 @@ def unpriced(chunk: Chunk, now_ms: int) -> list[Order]:
     if chunk.state not in _WAITING:
         return []
     note = (
-        f"job {chunk.job} has a budget, and {chunk.model} has no price or no max_output_tokens: mend the job or the"
-        " price list, then approve it"
+        f"job {chunk.job} has a budget, and {chunk.model} has no price or no max_output_tokens: apply it with"
+        " both, then approve this batch"
     )
     return [Put(replace(chunk, state=ChunkState.HELD, note=note, cursor=None, due_at_ms=None, updated_at_ms=now_ms))]
 

@@ -16,6 +16,7 @@ from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS, Place, new_chunk, with_members
 from batchmill.streams.controlling import knows_version
+from batchmill.streams.costing import Expectation
 from batchmill.streams.facts import TakenIn
 from batchmill.streams.granting import refuse_over_budget
 from batchmill.streams.orders import Order, Put, Wake
@@ -52,6 +53,7 @@ class ChunkLimits:
     chunks_on_the_way_max: int  #: per lane of a task
     hold: bool = False  #: closed chunks wait for an approval
     over_budget: Callable[[Life], bool] | None = None  #: may its next attempt exceed the record's budget
+    costs: Expectation | None = None  #: for the estimate a chunk carries; None: it carries none
 
 
 def queues(view: StateView) -> list[Queue]:
@@ -81,7 +83,7 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
         orders.append(counted)
     taken = _fitting(chunk, waiting, limits)
     full = len(taken) < len(waiting) or _full(chunk, len(taken), limits)
-    filled = with_members(chunk, taken, now_ms) if taken else chunk
+    filled = _estimated(with_members(chunk, taken, now_ms), taken, limits) if taken else chunk
     if room_on_the_way and filled.members and (full or _old(filled, limits, now_ms)):
         filled = _closed(filled, limits, now_ms)
         orders.append(Wake("dispatch"))
@@ -139,6 +141,14 @@ def _fitting(chunk: Chunk, waiting: list[Life], limits: ChunkLimits) -> list[Lif
             break
         taken.append(life)
     return taken
+
+
+def _estimated(chunk: Chunk, taken: list[Life], limits: ChunkLimits) -> Chunk:
+    """Call by call, since a call's price depends on the length of its own prompt."""
+    if limits.costs is None:
+        return chunk
+    expected = sum(limits.costs.expected(chunk.mode, life.tokens_estimate) for life in taken)
+    return replace(chunk, estimated_nanos=chunk.estimated_nanos + expected)
 
 
 def _full(chunk: Chunk, taken: int, limits: ChunkLimits) -> bool:

@@ -119,9 +119,12 @@ class BatchRow:
     repeated_rows: int
     twins: int
     wasted_nanos: int
+    untold_nanos: int
+    doubtful_nanos: int
     cost_nanos: int
     reserved_nanos: int
     waits_for: str | None  #: the pool of whose grants it waits for one
+    estimated_nanos: int
     cancel_requested: bool
     reason: Reason | None
     note: str | None

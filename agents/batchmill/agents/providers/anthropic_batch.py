@@ -19,6 +19,7 @@ from batchmill.agents.providers.anthropic_rows import parse_row, request_line
 from batchmill.agents.providers.http import CallSeen, HttpSeam
 from batchmill.agents.settings import AccountSettings
 from batchmill.schemas.ids import chunk_nonce, parse_custom_id
+from batchmill.schemas.reasons import Reason
 from batchmill.streams.ports import (
     Capabilities,
     CreateOrder,
@@ -30,12 +31,15 @@ from batchmill.streams.ports import (
     RowOutcome,
     TransientError,
 )
+from batchmill.streams.unusable import Unusable
 
 __all__ = ["PROVIDER", "AnthropicBatchProvider", "headers", "online_path"]
 
 VERSION = "2023-06-01"
 BATCHES = "v1/messages/batches"
 MESSAGES = "v1/messages"
+#: What a job may call the one thing that can be asked here; its body is a chat completion's in either case.
+ASKED_AS = frozenset({"/v1/messages", "/v1/chat/completions"})
 PAGE_BATCHES = 1_000
 #: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
 FIND_PAGES_MAX = 100
@@ -83,7 +87,9 @@ class AnthropicBatchProvider:
     def capabilities(self) -> Capabilities:
         return self._account.can
 
-    def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:  # noqa: ARG002 - there is one
+    def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
+        if endpoint not in ASKED_AS:
+            raise Unusable(Reason.REQUEST_INVALID, f"Anthropic has no {endpoint}; it answers {sorted(ASKED_AS)}")
         default = self.capabilities.output_tokens_default
         return request_line(custom_id=custom_id, body=body, output_tokens_default=default)
 

@@ -71,6 +71,7 @@ class Core:
         staged = self.store.staged()
         self.ledger = LedgerWriter(config.ledger_file, staged=staged.values())
         self.store.unstage(staged)
+        self._dialects = dialects
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
         kept = self.store.setting(_LIMITS)
@@ -250,11 +251,15 @@ class Core:
         window: str,
         metadata: Mapping[str, str],
         quirks: Sequence[Fault] = (),
+        model: str | None = None,
     ) -> Batch:
-        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in."""
+        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in.
+
+        `model` where the create call names it; else the rows do.
+        """
         batch = self._planned(file.provider, "batch_", file.id, file.sha256, quirks, endpoint=endpoint, window=window)
         due = batch.created_ms + round(self.config.validating_seconds * 1000)
-        return await self._opened(replace(batch, due_ms=due, metadata=dict(metadata)))
+        return await self._opened(replace(batch, due_ms=due, metadata=dict(metadata), model=model))
 
     async def create_inline_batch(
         self, upload: Upload, *, provider: str, id_prefix: str, endpoint: str, window: str, rows: int
@@ -298,7 +303,7 @@ class Core:
             expires_ms=now + WINDOW_MS,
             listed_ms=now + round(lag * 1000),
             latency_ms=lives.latency_ms(self.config, provider, key, now),
-            faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
+            faults={str(fault): self._measure(provider, fault, rule) for fault, rule in faults.items()},
         )
 
     async def _opened(self, batch: Batch) -> Batch:
@@ -320,7 +325,8 @@ class Core:
             self.store.drop_unused_payload(file_id)
 
     async def cancel_batch(self, batch: Batch, *, ignored: bool) -> Batch:
-        wait_ms = round(self.config.cancelling_seconds * 1000)
+        at_once = self._dialects[batch.provider].cancels_at_once
+        wait_ms = 0 if at_once else round(self.config.cancelling_seconds * 1000)
         asked = lives.cancelling(batch, clock.wall_ms(), wait_ms=wait_ms, ignored=ignored)
         entries = [entry_bytes("batch_cancel_asked", {"batch_id": batch.id})]
         if asked.status.ended:  # cancelled before its rows were looked at
@@ -331,6 +337,11 @@ class Core:
             self.store.drop_unused_payload(batch.input_file_id)
         self._engine.wake()
         return asked
+
+    def _measure(self, provider: str, fault: Fault, rule: FaultRule) -> float:
+        if fault is not Fault.EXPIRE:
+            return rule.seconds
+        return 1.0 if self._dialects[provider].expires_whole else rule.share
 
     async def _record(self, change: Callable[[], None], *entries: bytes) -> None:
         """A change of state and its ledger lines in one transaction; returns when the lines are on disk."""
@@ -366,10 +377,6 @@ class Upload:
 
 def _gold(config: SimulatorConfig, path: Path) -> GoldTable:
     return load_gold(path, text_field=config.gold_text_field, label_field=config.gold_label_field)
-
-
-def _measure(fault: Fault, rule: FaultRule) -> float:
-    return rule.share if fault is Fault.EXPIRE else rule.seconds
 
 
 def _created(batch: Batch) -> dict[str, Any]:

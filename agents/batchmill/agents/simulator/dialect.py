@@ -36,6 +36,8 @@ class Checker(Protocol):
 
 class Dialect(Protocol):
     one_file: bool  # answers and errors lie in one result file
+    expires_whole: bool  # of a batch that expires nothing is delivered and nothing is billed
+    cancels_at_once: bool  # a cancel that is taken ends the batch, without a time of cancelling
 
     def checker(self, batch: Batch, *, rows_max: int) -> Checker: ...
 
@@ -49,4 +51,4 @@ class Dialect(Protocol):
         """The error line of a row that ended with an HTTP status; 0: without any response, 404: no such model."""
 
     def not_run(self, batch: Batch, row: RowRequest, *, expired: bool) -> bytes:
-        """The error line of a row the batch did not come to."""
+        """The error line of a row the batch did not come to; empty where the provider writes none."""

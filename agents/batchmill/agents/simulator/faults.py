@@ -88,6 +88,7 @@ class Fault(StrEnum):
     ERRORS_LIST = "errors_list"
     CANCEL_LOSES_FINISHED = "cancel_loses_finished"
     ARCHIVED = "archived"
+    INLINE_METADATA_MISSING = "inline_metadata_missing"
     ROW_400 = "row_400"
     ROW_429 = "row_429"
     ROW_500 = "row_500"
@@ -104,6 +105,7 @@ class Fault(StrEnum):
     SCHEMA_VIOLATION = "schema_violation"
     WRONG_ANSWER = "wrong_answer"
     USAGE_ABSENT = "usage_absent"
+    JSON_SCHEMA_DEGENERATE = "json_schema_degenerate"
     CALL_429 = "call_429"
     CALL_QUOTA = "call_quota"
     CALL_500 = "call_500"
@@ -207,6 +209,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
             Place.BATCH, "a cancelled batch delivers none of the rows it finished and billed"
         ),
         Fault.ARCHIVED: _at(Place.BATCH, "the results are gone `seconds` after the end (Anthropic: archived_at)"),
+        Fault.INLINE_METADATA_MISSING: _at(
+            Place.BATCH, "responses to inline requests come without the metadata that tells them apart (Gemini)"
+        ),
         Fault.ROW_400: _at(Place.ROW, "the row fails with HTTP 400 in the error file", transient=False),
         Fault.ROW_429: _at(Place.ROW, "the row fails with HTTP 429 in the error file"),
         Fault.ROW_500: _at(Place.ROW, "the row fails with HTTP 500 in the error file"),
@@ -223,6 +228,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.SCHEMA_VIOLATION: _at(Place.ROW, "the content is JSON that the schema forbids"),
         Fault.WRONG_ANSWER: _at(Place.ROW, "the content satisfies the schema and is wrong", transient=False),
         Fault.USAGE_ABSENT: _at(Place.ROW, "the answer carries no usage; it is billed"),
+        Fault.JSON_SCHEMA_DEGENERATE: _at(
+            Place.ROW, "a schema given as responseJsonSchema is answered with noise (Gemini)", transient=False
+        ),
         Fault.CALL_429: _at(Place.CALL, "429 with Retry-After of `seconds`, nothing billed"),
         Fault.CALL_QUOTA: _at(Place.CALL, "the provider's answer to an account without money, nothing billed"),
         Fault.CALL_500: _at(Place.CALL, "500, nothing billed"),

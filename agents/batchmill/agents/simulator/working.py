@@ -59,7 +59,7 @@ class Bench:
 
 
 def worked(bench: Bench, line: bytes, *, number: int, run: bool) -> RowResult:
-    row = bench.dialect.request(line)
+    row = _asking_the_batch_s_model(bench.batch, bench.dialect.request(line))
     if not run:
         expired = bench.batch.status is not BatchStatus.CANCELLING
         return RowResult(error=bench.dialect.not_run(bench.batch, row, expired=expired), run=False)
@@ -73,6 +73,13 @@ def worked(bench: Bench, line: bytes, *, number: int, run: bool) -> RowResult:
         status = _HTTP_STATUS[fault]
         return RowResult(error=bench.dialect.failed(bench.batch, row, status), failed=status > 0)
     return _answered(bench, row, line, price, fault)
+
+
+def _asking_the_batch_s_model(batch: Batch, row: RowRequest) -> RowRequest:
+    """Where the batch names the model its rows need not."""
+    if row.question.model:
+        return row
+    return replace(row, question=replace(row.question, model=batch.model or ""))
 
 
 def _fault_of(bench: Bench, row: RowRequest, number: int) -> Fault | None:

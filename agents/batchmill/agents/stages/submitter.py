@@ -25,7 +25,7 @@ from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import Place, custom_id_of, members
-from batchmill.streams.costing import Prices
+from batchmill.streams.costing import Expectation, PriceList
 from batchmill.streams.granting import (
     Share,
     Worst,
@@ -76,10 +76,12 @@ class Submitter:
     kit: Kit
     providers: Providers
     payloads: FilePayloadStore
+    prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
-    prices: Prices
     tasks_total: int  #: account limits are shared equally among so many tasks
-    worst: dict[str, int] = field(default_factory=dict)  #: of prepared chunks, whose members do not change any more
+    worst: dict[str, int] = field(
+        default_factory=dict
+    )  #: by prepared chunk, whose members do not change any more, and price list
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
@@ -150,6 +152,11 @@ class Submitter:
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
             over_budget=self._over_budget(task, queue),
+            costs=Expectation(
+                prices=job.costed_by(self.prices),
+                model=job.spec.ask.model.name,
+                output_tokens_max=job.form.output_tokens_max(),
+            ),
         )
 
     def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
@@ -222,21 +229,22 @@ class Submitter:
         worst = self._worst(task, chunk.job, chunk.version, chunk.mode)
         if worst is None:
             return None
-        if chunk.chunk_id not in self.worst:
+        key = f"{chunk.chunk_id}/{worst.prices.id}"
+        if key not in self.worst:
             nanos, after = 0, None
             while cut := members(task.view, chunk.chunk_id, after=after):
                 nanos, after = nanos + sum(worst.of(life) for life in cut), cut[-1].request_id
                 await asyncio.sleep(0)
-            self.worst[chunk.chunk_id] = nanos
+            self.worst[key] = nanos
             if len(self.worst) > _WORST_KEPT_MAX:
                 del self.worst[next(iter(self.worst))]
-        return self.worst[chunk.chunk_id]
+        return self.worst[key]
 
     def _worst(self, task: Task, job: str, version: str, mode: str) -> Worst | None:
         compiled = self.kit.compiled(task, job, version)
         assert compiled is not None, f"{job} is asked under a version this task does not have"
         can = self.providers.of(compiled.spec.ask.model.account).capabilities
-        return worst_case(compiled, self.prices, mode, output_default=can.output_tokens_default)
+        return worst_case(compiled, compiled.costed_by(self.prices), mode, output_default=can.output_tokens_default)
 
     def _share(self, account: str) -> Share:
         set_, can = self.providers.account(account), self.providers.of(account).capabilities

@@ -115,6 +115,8 @@ def _object(element: bytes, at: str) -> dict[str, Any]:
 
 class AnthropicDialect:
     one_file = True
+    expires_whole = False
+    cancels_at_once = False
 
     def checker(self, batch: Batch, *, rows_max: int) -> Checker:  # noqa: ARG002 - of the protocol
         raise AssertionError(f"batch {batch.id}: its requests were checked on their way in")
