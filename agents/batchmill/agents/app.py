@@ -27,6 +27,7 @@ from batchmill.agents.sinks.sqlite import SqliteSink
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
+from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
 from batchmill.agents.stages.reviewer import Reviewer
@@ -153,6 +154,7 @@ def _add_stages(
         effects=effects,
         tasks_total=settings.partitions,
     )
+    prices = load_prices(settings.prices_file)
     collector = Collector(
         kit=kit,
         providers=providers,
@@ -163,6 +165,13 @@ def _add_stages(
         output_bytes_max=settings.limits.output_bytes_max,
         traces=traces,
         submitter=submitter,
+    )
+    importer = Importer(
+        kit=kit,
+        payloads=payloads,
+        prices=prices,
+        effects=effects,
+        output_bytes_max=settings.limits.output_bytes_max,
     )
     committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
@@ -187,6 +196,7 @@ def _add_stages(
         "retry": submitter.run_retry,
         "sweep": controller.run_sweep,
         "redrive": controller.run_redrive,
+        "imports": importer.run,
         "dispatch": submitter.dispatch().run,
         "poll": collector.poll().run,
         "commit": committer.run,

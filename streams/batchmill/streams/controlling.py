@@ -24,6 +24,7 @@ from batchmill.schemas.records import Control
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of
+from batchmill.streams import hinting
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
@@ -52,7 +53,7 @@ __all__ = [
 _STAGE: Final = "controller"
 #: the meta row that says how far the commands were read
 READ_TO: Final = "control_read_to"
-#: commands handled here; `redrive` is `dead_lettering`'s
+#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
 #: the overseer's: what a task was handed, and that a job paused by itself elsewhere
 GRANT: Final = "grant"
@@ -62,6 +63,7 @@ OVERSEER_COMMANDS: Final = (GRANT, PAUSE_TOO)
 _ROWS_MAX: Final = 10_000
 #: all frozen versions of a job are one row, and a row has to fit a record
 _VERSIONS_BYTES_MAX: Final = 800_000
+_NO_OBJECT: Final = "its body is expected to be a JSON object"
 _JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: lists of versions whose promotion numbers are remembered
 _VERSION_LISTS_MAX: Final = 256
@@ -110,7 +112,13 @@ def refusal(view: StateView, command: Control) -> str | None:
             return _spec_refusal(view, command)
         case "approve" | "redrive" | "grant" | "pause_too":
             body = _object(command.body_json)
-            return "its body is expected to be a JSON object" if body is None else _body_refusal(body)
+            return _NO_OBJECT if body is None else _body_refusal(body)
+        case hinting.COMMAND:
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else hinting.fault(body)
+        case "import":
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else _files_refusal(body)
         case _:
             return None
 
@@ -147,6 +155,13 @@ def _body_refusal(body: dict[str, Any]) -> str | None:
     return None
 
 
+def _files_refusal(body: dict[str, Any]) -> str | None:
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(_is_part(part) for part in files.values()):
+        return "`files` is expected to name a part {uri, lines} by partition"
+    return None
+
+
 def _object(text: str) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
@@ -161,6 +176,10 @@ def _texts(value: Any) -> bool:
 
 def _amounts(value: Any) -> bool:
     return isinstance(value, dict) and all(type(amount) is int for amount in value.values())
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("uri"), str) and type(value.get("lines")) is int
 
 
 def _is_place(value: Any) -> bool:

@@ -20,6 +20,7 @@ Effect = Literal[
     "retry",  # failed attempts whose wait is over
     "sweep",  # lives of cancelled jobs
     "redrive",  # dead letters that come back
+    "imports",  # answers that were bought elsewhere
     "dispatch",  # sealed chunks to the provider
     "poll",  # open batches, until they are done
     "commit",  # validated lives to the sink

@@ -13,6 +13,7 @@ from batchmill.agents.cli import (
     costs,
     dlq,
     feed,
+    interchange,
     jobs,
     prices,
     records,
@@ -44,7 +45,23 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    for module in (start, topics, jobs, prices, feed, running, status, costs, records, batches, control, review, dlq):
+    order = (
+        start,
+        topics,
+        jobs,
+        prices,
+        feed,
+        running,
+        status,
+        costs,
+        records,
+        batches,
+        control,
+        review,
+        dlq,
+        interchange,
+    )
+    for module in order:
         module.add(app)
     return app
 

@@ -361,8 +361,10 @@ def overseen(view: View) -> Overseen:
     )
 
 
+#: commands that leave no trace in the row of a job
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look')"
 _JOBS = f"""WITH newest AS (
-  SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command <> 'redrive' GROUP BY 1, 2
+  SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (
   SELECT c.job, c.partition, c.offset, c.command_id FROM commands c JOIN newest USING (job, partition, offset)
 ), flags AS (
