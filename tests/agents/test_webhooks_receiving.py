@@ -304,4 +304,6 @@ def test_up_runs_the_receiver_only_when_it_is_asked_to(monkeypatch: pytest.Monke
     assert receiver.argv[-3:] == ("webhooks", "--port", "8040")
     assert receiver.env["BATCHMILL_HEALTH__PORT"] == "0"
     assert run(["up"]) == 0
-    assert [spec.name for spec in specs] == ["worker-1", "projector"]
+    assert [spec.name for spec in specs] == ["worker-1", "projector", "overseer"]
+    assert run(["up", "--no-overseer", "--no-projector"]) == 0
+    assert [spec.name for spec in specs] == ["worker-1"]

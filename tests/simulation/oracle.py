@@ -7,6 +7,7 @@ __all__ = ["ATTEMPTS_MAX", "PROMPTS", "answer_to", "asked_as", "spec_of"]
 
 from batchmill.schemas.jobs import (
     AskSpec,
+    BudgetSpec,
     ChunkSpec,
     ConfidenceSpec,
     JobSpec,
@@ -32,23 +33,33 @@ def answer_to(question: str) -> dict[str, object]:
     return {"confidence": 0.2 if int(digest[:8], 16) % 8 == 0 else 0.9, "label": digest[8:20]}
 
 
-def spec_of(version_number: int, *, hold: bool = False, count_max: int = 12, seq: str = "log") -> JobSpec:
+def spec_of(
+    version_number: int,
+    *,
+    hold: bool = False,
+    count_max: int = 12,
+    seq: str = "log",
+    budget_nanos: int | None = None,
+) -> JobSpec:
     schema = {
         "type": "object",
         "properties": {"label": {"type": "string"}, "confidence": {"type": "number"}},
         "required": ["label", "confidence"],
         "additionalProperties": False,
     }
+    # Without a limit on the answer nothing bounds what it costs, and truncated answers are given more room.
+    params = "{}" if budget_nanos is None else '{"max_output_tokens":50}'
     return JobSpec(
         job="sim",
         seq=seq,
         ask=AskSpec(
             user=PROMPTS[version_number],
-            model=ModelSpec(provider="sim", name="sim-1"),
+            model=ModelSpec(provider="sim", name="sim-1", params_json=params),
             output_schema_json=json.dumps(schema),
         ),
         mode=ModeSpec(hold_submit=hold, chunk=ChunkSpec(max_count=count_max, max_age_seconds=30)),
         judge=JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5)),
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),
+        budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
     )

@@ -17,6 +17,7 @@ from batchmill.streams import (
     collecting,
     committing,
     controlling,
+    granting,
     normalizing,
     queueing,
     retrying,
@@ -29,7 +30,7 @@ from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.ports import Label, ProviderError, RemoteBatch, SinkOutcome, StoredPayload, TransientError
 from batchmill.streams.submitting import Todo
-from tests.simulation.provider import SimProvider, price
+from tests.simulation.provider import PRICES, SimProvider, price
 from tests.simulation.sink import SimSink
 from tests.simulation.world import Killed, SimTask, World
 
@@ -276,7 +277,8 @@ def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
         assert isinstance(row, Chunk)
         job = read.job(task.view, row.job)
         assert job is not None
-        step = submitting.todo(row, by_file=True, paused=job.paused, now_ms=worker.world.now_ms)
+        stopped = job.paused or granting.waits(task.view, row)
+        step = submitting.todo(row, by_file=True, paused=stopped, now_ms=worker.world.now_ms)
         busy = f"{row.chunk_id}/{polled}"
         if step is not None and (row.state in POLLED) is polled and busy not in worker.busy:
             ready.append((busy, row, step))
@@ -348,12 +350,30 @@ def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     task.apply(submitting.file_deleted(_reread(task, chunk), worker.world.now_ms))
 
 
+def _holds(worker: Worker, task: SimTask, chunk: Chunk) -> bool:
+    """As the submitter does before a chunk leaves: the worst case is reserved, or the chunk waits."""
+    job = read.job(task.view, chunk.job)
+    assert job is not None
+    budget, now_ms = granting.budget_of(job), worker.world.now_ms
+    if budget is None or budget.job_nanos is None:
+        return True
+    worst = granting.worst_case(_spec(task, chunk.job, chunk.version), PRICES, chunk.mode)
+    assert worst is not None
+    nanos = sum(worst.of(life) for life in _all_members(task, chunk))
+    needs = granting.needs_of(chunk, nanos=nanos, share=granting.Share())
+    found = granting.reserve(task.view, chunk, needs, now_ms)
+    task.apply(found.orders)
+    return found.held
+
+
 def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     if worker.mishap(0.03):
         worker.payloads.pop(chunk.payload_uri or "", None)
     payload = worker.payloads.get(chunk.payload_uri or "")
     if payload is None:
         task.apply(submitting.payload_missing(chunk, worker.world.now_ms))
+        return
+    if not _holds(worker, task, chunk):
         return
     _watch_stop(worker, task, chunk)
     file_id = worker.provider.upload(payload)
@@ -372,6 +392,8 @@ def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
         http_timeout_s=HTTP_TIMEOUT_S,
     )
     if not lease:
+        return
+    if not _holds(worker, task, chunk):
         return
     while chunk.state is ChunkState.UPLOADED:
         task.apply(submitting.begin_cut(task.view, chunk, now_ms))

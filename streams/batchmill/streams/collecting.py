@@ -264,7 +264,7 @@ def collect_cut(
         return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("poll")]
     orders: list[Order] = []
     counts = dict.fromkeys(Outcome, 0)
-    spent = 0
+    spent = doubtful = 0
     for life in cut:
         name = custom_id_of(chunk, life)
         row = rows.get(name) or RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
@@ -272,9 +272,12 @@ def collect_cut(
         nanos, price_id = price(row) if row.billed else (0, None)
         counts[row.outcome] += 1
         spent += nanos or 0
+        # A call without a price was not free: of a budget it takes what was held for it.
+        doubtful += -(-chunk.reserved_nanos // chunk.members) if nanos is None else 0
         result = _result(chunk, life, row, nanos, price_id, now_ms)
         orders += _outcome(view, life, row, result, retry, now_ms)
-    return [Put(_counted(chunk, counts, spent, now_ms)), *orders]
+    counted = _counted(chunk, counts, spent, now_ms)
+    return [Put(replace(counted, doubtful_nanos=chunk.doubtful_nanos + doubtful)), *orders]
 
 
 def finish(

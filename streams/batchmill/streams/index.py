@@ -70,6 +70,8 @@ def _of_chunk(row: Chunk) -> tuple[tuple[str, str], ...]:
         ("chunk", f"{row.state}/{padded(row.due_at_ms)}/{row.chunk_id}"),
         ("chunk_job", f"{row.job}/{row.chunk_id}"),
     ]
+    if row.waits_for is not None:
+        found.append(("waiting", f"{row.waits_for}|{padded(row.created_at_ms)}/{row.chunk_id}"))
     if row.state is ChunkState.FILLING:
         found.append(("filling", f"{row.lane}/{row.job}/{row.version}/{row.chunk_id}"))
     return tuple(found)

@@ -431,13 +431,13 @@ def fail_batch(
         case Action.DEFER_CHUNK:
             return [Put(_deferred(chunk, failure, now_ms, not_before_ms)), Wake("dispatch")]
         case Action.PAUSE_JOB:
-            return [Put(_again(chunk, failure.code, None, now_ms)), *_paused(view, chunk, now_ms)]
+            return [Put(_again(chunk, failure.code, None, now_ms)), *_paused(view, chunk, failure.code, now_ms)]
         case Action.RETRY_ROW:
             return [*_without_line(view, chunk, failure, now_ms), Wake("poll")]
         case Action.TERMINAL:
             # Whatever is wrong is wrong for the next chunk too: one chunk of dead letters, not the whole queue.
             ended = _ended(chunk, Reason.REFUSED_BY_PROVIDER, failure.code, now_ms)
-            return [Put(ended), *_paused(view, chunk, now_ms), Wake("poll")]
+            return [Put(ended), *_paused(view, chunk, failure.code, now_ms), Wake("poll")]
 
 
 def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) -> list[Order]:
@@ -448,7 +448,7 @@ def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) 
     waits = error.retry_after_seconds
     due = now_ms + (backoff_ms(chunk.failures) if waits is None else round(waits * 1000))
     row = replace(chunk, failures=chunk.failures + 1, due_at_ms=due, note=error.code, updated_at_ms=now_ms)
-    return [Put(row), *(_paused(view, chunk, now_ms) if isinstance(error, MustPauseError) else [])]
+    return [Put(row), *(_paused(view, chunk, error.code, now_ms) if isinstance(error, MustPauseError) else [])]
 
 
 def backoff_ms(failures: int) -> int:
@@ -471,9 +471,12 @@ def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk
     return _at(chunk, ChunkState.PREPARED, now_ms, due_at_ms=due_at_ms, batch_id=None, remote_status=None, note=note)
 
 
-def _paused(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
+def _paused(view: StateView, chunk: Chunk, code: str, now_ms: int) -> list[Order]:
+    """Pause the job in this task, for the provider's `code`; the overseer tells the other tasks."""
     job = read.job(view, chunk.job)
-    return [] if job is None or job.paused else [Put(replace(job, paused=True, updated_at_ms=now_ms))]
+    if job is None or job.paused:
+        return []
+    return [Put(replace(job, paused=True, pause_reason=code, updated_at_ms=now_ms))]
 
 
 def _without_line(view: StateView, chunk: Chunk, failure: BatchFailure, now_ms: int) -> list[Order]:
