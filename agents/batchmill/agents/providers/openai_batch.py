@@ -30,7 +30,7 @@ from batchmill.streams.ports import (
     TransientError,
 )
 
-__all__ = ["PROVIDER", "OpenAIBatchProvider"]
+__all__ = ["PROVIDER", "OpenAIBatchProvider", "headers", "online_path"]
 
 PAGE_BATCHES = 100
 #: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
@@ -60,7 +60,7 @@ class OpenAIBatchProvider:
     ) -> None:
         self._name, self._account = name, account
         self._http = HttpSeam(
-            name=name, account=account, headers=_headers(account), on_call=on_call, loopback_only=loopback_only
+            name=name, account=account, headers=headers(account), on_call=on_call, loopback_only=loopback_only
         )
         self.set_share = self._http.gate.set_share
 
@@ -147,7 +147,8 @@ class OpenAIBatchProvider:
         await self._http.close()
 
 
-def _headers(account: AccountSettings) -> dict[str, str]:
+def headers(account: AccountSettings) -> dict[str, str]:
+    """Who asks, on every request of the account."""
     said = {
         "authorization": f"Bearer {key}" if (key := account.key()) else None,
         "openai-organization": account.organization,
@@ -155,6 +156,11 @@ def _headers(account: AccountSettings) -> dict[str, str]:
         "user-agent": "batchmill",
     }
     return {name: value for name, value in said.items() if value}
+
+
+def online_path(endpoint: str) -> str:
+    """Where a single question of this endpoint goes, below the account's address."""
+    return endpoint.removeprefix("/v1/")
 
 
 def _multipart(boundary: str, name: str) -> tuple[bytes, bytes]:

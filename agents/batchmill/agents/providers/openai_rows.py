@@ -18,7 +18,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
 
-__all__ = ["parse_row", "request_line"]
+__all__ = ["call_of", "parse_row", "request_line", "row_of"]
 
 #: Codes of rows that never ran: unbilled, and no fault of theirs.
 _NEVER_RAN = {
@@ -31,6 +31,18 @@ def request_line(*, custom_id: str, endpoint: str, body: bytes) -> bytes:
     """Frame a rendered body as an input line, line end included; equal arguments give equal bytes."""
     line = {"custom_id": custom_id, "method": "POST", "url": endpoint, "body": orjson.Fragment(body)}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def call_of(line: bytes) -> bytes:
+    """Take the body of one question out of an input line."""
+    return orjson.dumps(orjson.loads(line)["body"])
+
+
+def row_of(custom_id: str, http_status: int, body: bytes) -> RowOutcome:
+    """Read the answer to a single call as if it were a row."""
+    document, damaged = _loaded(body)
+    outcome = _answered(custom_id, {"status_code": http_status, "body": document})
+    return _spoilt(outcome) if damaged else outcome
 
 
 def parse_row(line: bytes) -> RowOutcome | None:

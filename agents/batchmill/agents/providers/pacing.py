@@ -1,0 +1,296 @@
+"""How fast single calls go out: one gate per account and process, first come, first served.
+
+What lives here: a turn for each call, given in the order of asking, when there is a place among the running calls, when
+the account's requests and tokens a minute allow it, and when no refusal has closed the gate. What must not: knowing
+what the call asks, or calling. Time is that of the event loop.
+
+The buckets are aiolimiter's, and what it does otherwise than one may think is handled here: it serves the smallest
+waiter first (so only one waits at a time, behind a lock), refuses more than a bucketful (so large amounts are taken in
+pieces), drips at the rate it was made with (so a new rate is a new bucket), and gives nothing back (so what a call used
+beyond its estimate is taken from the next ones). A bucket holds one second of the rate: what passes in any minute stays
+within the limit, the burst included.
+
+A provider tells, model by model, its limits and what is left of them; it is believed, since others may be using them
+too, and what it does not tell is what the settings say. A refusal for load closes the gate for all, once, for as long
+as it asks; answers to calls that were sent before that are part of the same refusal.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from aiolimiter import AsyncLimiter
+
+from batchmill.agents.providers.congestion import Breaker, Concurrency
+from batchmill.agents.providers.rate_headers import Allowance, Rates
+
+__all__ = ["Ended", "Pacer", "Turn"]
+
+MINUTE_SECONDS = 60.0
+#: how much of the rate may pass at once
+BURST_SECONDS = 1.0
+#: first pause after a refusal that says nothing of its length; each further one in a row doubles it
+COOLDOWN_SECONDS = 1.0
+#: models whose rates are remembered; the one heard of first is forgotten first
+MODELS_MAX = 64
+#: how many estimated prompt tokens the learned correction remembers, and within what it may lie
+CORRECTION_TOKENS = 200_000.0
+CORRECTION_MIN, CORRECTION_MAX = 0.25, 4.0
+
+
+class Ended(Enum):
+    """How a call ended, as far as the pace is concerned."""
+
+    ANSWERED = auto()  #: whatever was said of the question
+    THROTTLED = auto()  #: too fast
+    UNABLE = auto()  #: the service could not, or was not heard
+    UNTOLD = auto()  #: nothing was sent, or nobody waited for the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Permission for one call, to be given back with how it ended."""
+
+    model: str
+    asked_s: float
+    sent_s: float
+    trial: bool
+    prompt_tokens: int  #: as estimated from its bytes
+    tokens: float  #: as it was expected to use, prompt and answer
+    requests_taken: float  #: what the model's turns had taken in all, this one included
+    tokens_taken: float
+
+    @property
+    def waited_seconds(self) -> float:
+        return self.sent_s - self.asked_s
+
+
+class Pacer:
+    """The gate of one account in one process and one event loop."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        concurrent_max: int,
+        cooldown_max_seconds: float,
+    ) -> None:
+        self._cooldown_max_seconds = cooldown_max_seconds
+        self._requests = _Bucket(requests_per_minute)
+        self._tokens = _Bucket(tokens_per_minute)
+        self._told: dict[str, _Told] = {}
+        self._share = 1.0
+        self._correction = _Correction()
+        self._owed_tokens = 0.0
+        self._concurrency = Concurrency(concurrent_max)
+        self._breaker = Breaker()
+        self._running = 0
+        self._first_in_line = asyncio.Lock()
+        self._changed = asyncio.Event()  #: a call ended: a place may be free, a trial over
+        self._closed_until_s = 0.0
+        self._refusals_in_a_row = 0
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def calls_max(self) -> int:
+        """How many may run at once just now."""
+        return self._concurrency.calls_max
+
+    def set_share(self, *, owned: int, of: int) -> None:
+        """Use `owned`/`of` of the account's rates from now on. A worker without tasks keeps the share of one."""
+        self._share = max(owned, 1) / max(of, 1)
+        self._requests.set_share(self._share)
+        self._tokens.set_share(self._share)
+
+    async def admit(self, *, model: str, prompt_tokens: int, answer_tokens: int) -> Turn:
+        """Wait for a turn. Whoever gets one gives it back with `done`."""
+        asked_s = _now_s()
+        async with self._first_in_line:
+            await self._place()
+            told = self._told_of(model)
+            tokens = self._correction.of(prompt_tokens) + answer_tokens
+            owed, self._owed_tokens = self._owed_tokens, 0.0
+            await told.requests.until_left(1, share=self._share, wait_seconds_max=self._cooldown_max_seconds)
+            await told.tokens.until_left(tokens, share=self._share, wait_seconds_max=self._cooldown_max_seconds)
+            await self._requests.take(1)
+            await self._tokens.take(tokens + owed)
+            await self._calm()  # last: a refusal may have come in while the buckets filled
+            told.requests.taken += 1
+            told.tokens.taken += tokens
+            self._running += 1
+            return Turn(
+                model=model,
+                asked_s=asked_s,
+                sent_s=_now_s(),
+                trial=self._breaker.start(),
+                prompt_tokens=prompt_tokens,
+                tokens=tokens,
+                requests_taken=told.requests.taken,
+                tokens_taken=told.tokens.taken,
+            )
+
+    def heard(self, turn: Turn, rates: Rates) -> None:
+        """An answer came, and this is what it says of the model's rates."""
+        told = self._told_of(turn.model)
+        if rates.requests is not None:
+            told.requests.hear(rates.requests, sent_s=turn.sent_s, taken=turn.requests_taken)
+        if rates.tokens is not None:
+            told.tokens.hear(rates.tokens, sent_s=turn.sent_s, taken=turn.tokens_taken)
+
+    def used(self, turn: Turn, *, input_tokens: int, output_tokens: int) -> None:
+        """What the call came to by the provider's own count."""
+        self._correction.learn(estimated=turn.prompt_tokens, counted=input_tokens)
+        self._owed_tokens += max(0.0, input_tokens + output_tokens - turn.tokens)
+
+    def done(self, turn: Turn, ended: Ended, *, retry_after_seconds: float | None = None) -> None:
+        """Give the turn back."""
+        self._running -= 1
+        match ended:
+            case Ended.ANSWERED:
+                self._refusals_in_a_row = 0
+                self._concurrency.passed(running=self._running)
+                self._breaker.passed(trial=turn.trial)
+            case Ended.THROTTLED:
+                self._hurt(turn, retry_after_seconds, pause=True)
+                self._breaker.passed(trial=turn.trial)
+            case Ended.UNABLE:
+                self._hurt(turn, retry_after_seconds, pause=False)
+                self._breaker.failed(trial=turn.trial, now_s=_now_s())
+            case Ended.UNTOLD:
+                self._breaker.untold(trial=turn.trial)
+        self._changed.set()
+
+    def _hurt(self, turn: Turn, asked_seconds: float | None, *, pause: bool) -> None:
+        """Give way, and close the gate for as long as is asked, within our own bound; else, if `pause`, by ourselves.
+
+        A crowd that is refused together closes it once.
+        """
+        now_s = _now_s()
+        news = self._concurrency.hurt(sent_s=turn.sent_s, now_s=now_s)
+        self._refusals_in_a_row += news and pause
+        pause_s = asked_seconds or 0.0
+        if asked_seconds is None and news and pause:
+            pause_s = COOLDOWN_SECONDS * 2 ** min(self._refusals_in_a_row - 1, 16)
+        self._closed_until_s = max(self._closed_until_s, now_s + min(pause_s, self._cooldown_max_seconds))
+
+    def _told_of(self, model: str) -> "_Told":
+        told = self._told.get(model)
+        if told is None:
+            told = self._told[model] = _Told()
+            if len(self._told) > MODELS_MAX:
+                del self._told[next(iter(self._told))]
+        return told
+
+    async def _place(self) -> None:
+        while self._running >= self._concurrency.calls_max:
+            await self._change()
+
+    async def _calm(self) -> None:
+        """Until neither a refusal nor the breaker keeps the gate closed. Each wait is bounded by their own numbers."""
+        while True:
+            now_s = _now_s()
+            trial_s = self._breaker.wait_seconds(now_s)
+            wait_s = max(self._closed_until_s - now_s, trial_s or 0.0)
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            elif trial_s is None:
+                await self._change()
+            else:
+                return
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+class _Bucket:
+    """What the settings allow a minute; None: anything."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._per_minute, self._share = per_minute, 1.0
+        self._limiter = _limiter(per_minute, 1.0)
+
+    def set_share(self, share: float) -> None:
+        if share != self._share:
+            self._share = share
+            self._limiter = _limiter(self._per_minute, share)
+
+    async def take(self, amount: float) -> None:
+        """Wait until `amount` is there, and take it. More than a bucketful: in pieces, nobody else waits meanwhile."""
+        left = amount
+        while (limiter := self._limiter) is not None and left > 0:
+            piece = min(left, limiter.max_rate)
+            await limiter.acquire(piece)
+            left -= piece
+
+
+class _Rate:
+    """What the provider says is left of one rate, carried on: it fills evenly, and our later calls take from it."""
+
+    def __init__(self) -> None:
+        self.taken = 0.0  #: by our calls, in all
+        self._said: Allowance | None = None
+        self._said_s = float("-inf")
+        self._said_taken = 0.0
+
+    def hear(self, said: Allowance, *, sent_s: float, taken: float) -> None:
+        """Take the provider's count as of the call sent at `sent_s`; older news than we have is none."""
+        if sent_s > self._said_s:
+            self._said, self._said_s, self._said_taken = said, sent_s, taken
+
+    async def until_left(self, amount: float, *, share: float, wait_seconds_max: float) -> None:
+        """Wait for what is lacking, at the rate at which our share of it fills."""
+        if self._said is None:
+            return
+        per_second = self._said.per_minute / MINUTE_SECONDS * share
+        filled = (_now_s() - self._said_s) * per_second
+        left = self._said.remaining + filled - (self.taken - self._said_taken)
+        lacking = min(amount, self._said.per_minute) - left
+        if lacking > 0:
+            await asyncio.sleep(min(lacking / per_second, wait_seconds_max))
+
+
+class _Told:
+    """The rates of one model."""
+
+    def __init__(self) -> None:
+        self.requests, self.tokens = _Rate(), _Rate()
+
+
+class _Correction:
+    """Prompt tokens as the provider counts them over our estimates of them: a quotient of sums, the recent ones."""
+
+    def __init__(self) -> None:
+        self._estimated = self._counted = 0.0
+
+    def of(self, estimated: int) -> float:
+        if not self._estimated:
+            return float(estimated)
+        return estimated * min(max(self._counted / self._estimated, CORRECTION_MIN), CORRECTION_MAX)
+
+    def learn(self, *, estimated: int, counted: int) -> None:
+        if not counted:
+            return  # it did not say
+        self._estimated += estimated
+        self._counted += counted
+        if self._estimated > CORRECTION_TOKENS:
+            self._estimated /= 2
+            self._counted /= 2
+
+
+def _limiter(per_minute: float | None, share: float) -> AsyncLimiter | None:
+    """Make a bucket that never lets more than the share of `per_minute` through in any minute, burst included."""
+    if per_minute is None:
+        return None
+    rate = per_minute * share
+    burst = max(1.0, min(rate / MINUTE_SECONDS * BURST_SECONDS, rate / 2))
+    drip_per_minute = rate - burst if rate >= 2 else rate
+    return AsyncLimiter(burst, burst * MINUTE_SECONDS / drip_per_minute)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
