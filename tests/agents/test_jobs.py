@@ -10,7 +10,16 @@ import pytest
 from batchmill.agents.jobs import JobFileError, job_schema, load_job
 from batchmill.agents.jobs.lines import read_yaml
 from batchmill.agents.jobs.loader import seconds_of
-from batchmill.schemas.jobs import CheckKind, ChunkSpec, JobSpec, RetrySpec, Severity
+from batchmill.schemas.jobs import (
+    BudgetSpec,
+    CheckKind,
+    ChunkSpec,
+    JobSpec,
+    OnlineSpec,
+    RetrySpec,
+    Severity,
+    TruncationSpec,
+)
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.versions import version_of
 
@@ -43,7 +52,9 @@ ask:
   prompt: {system: system.j2, user: user.j2}
   model: {provider: openai, name: gpt-5-mini, account: team-b, params: {temperature: 0}}
   output: {schema: output.schema.json, name: ticket}
-mode: {prefer: batch, hold: submit, chunk: {max_count: 10, max_bytes: 1000, max_tokens: 99, max_age: 500ms}}
+mode:
+  {prefer: auto, deadline: 6h, hold: submit, online: {max_count: 8, on_unknown: dead},
+  chunk: {max_count: 10, max_bytes: 1000, max_tokens: 99, max_age: 500ms}}
 judge:
   required: [label]
   categories: {label: [a, b]}
@@ -52,8 +63,11 @@ judge:
   review: {sample: 0.02}
   on_reject: review
   severity: {length: warn}
-retry: {max_attempts: 5, backoff: 30s, backoff_max: 1h, on: {truncated: {max_attempts: 2, backoff: 0}}}
+retry:
+  {max_attempts: 5, backoff: 30s, backoff_max: 1h, truncated: {factor: 1.5, times: 2},
+  on: {truncated: {max_attempts: 2, backoff: 0}}}
 place: {sink: sqlite, table: triage, key: $.ticket_id}
+budget: {job_usd: 12.5, record_usd: 0.01}
 """
 
 
@@ -99,12 +113,15 @@ def test_a_full_job_says_everything_the_spec_can_hold(folder: Path) -> None:
     assert spec.place.key == "$.ticket_id"
 
 
-def test_the_grammar_can_say_every_part_of_the_spec_but_the_budget(folder: Path) -> None:
+def test_the_grammar_can_say_every_part_of_the_spec(folder: Path) -> None:
     (folder / "job.yaml").write_text(FULL)
     spec = load_job(folder).spec
     plain = json.loads(spec.to_json())
     at_default = {field.name for field in fields(JobSpec) if plain[field.name] is None}
-    assert at_default == {"budget"}
+    assert at_default == set()
+    assert spec.budget == BudgetSpec(job_nanos=12_500_000_000, record_nanos=10_000_000)
+    assert (spec.mode.deadline_seconds, spec.mode.online) == (21_600, OnlineSpec(max_count=8, on_unknown="dead"))
+    assert spec.retry.truncated == TruncationSpec(factor=1.5, times=2)
 
 
 def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
@@ -140,7 +157,7 @@ def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
         (SMALL + "retry: {max_attempts: 0}\n", "job.yaml:6: error: retry.max_attempts must be at least 1"),
         (SMALL + "retry: {backoff: soon}\n", "must be seconds or a duration such as 30s, 15m, 6h"),
         (SMALL + "seq: updated\n", "job.yaml:6: error: seq must be `log` or a path such as $.updated_at"),
-        (SMALL + "mode:\n  prefer: online\n", "job.yaml:7: error: mode.prefer must be one of: batch"),
+        (SMALL + "mode:\n  prefer: post\n", "job.yaml:7: error: mode.prefer must be one of: batch, online, auto"),
         (SMALL + "job: again\n", "job.yaml:6: error: 'job' is said twice (keep one of them)"),
         (SMALL + "a: [\n", "is not YAML"),
         (SMALL + "retry: &x {max_attempts: 1}\nmode: *x\n", "job.yaml:7: error: is not YAML: anchors are not read"),
@@ -164,13 +181,11 @@ def test_a_mistake_is_told_with_its_line_and_what_to_write(folder: Path, text: s
 @pytest.mark.parametrize(
     ("section", "name"),
     [
-        ("budget: {run_usd: 50}", "budget"),
         ("gate: {benchmark: gold.jsonl}", "gate"),
         ("drift: {field: label}", "drift"),
         ("then: [{job: x}]", "then"),
         ('schedule: "0 2 * * *"', "schedule"),
         ("judge: {rules: [{id: x}]}", "judge.rules"),
-        ("mode: {deadline: 6h}", "mode.deadline"),
     ],
 )
 def test_what_is_not_supported_yet_is_refused_by_name_not_ignored(folder: Path, section: str, name: str) -> None:
@@ -179,7 +194,7 @@ def test_what_is_not_supported_yet_is_refused_by_name_not_ignored(folder: Path, 
 
 
 def test_all_mistakes_of_one_reading_are_told_at_once(folder: Path) -> None:
-    told = mistakes(folder, SMALL + "retry: {max_attempts: 0}\nmode: {prefer: online}\nnews: 1\n")
+    told = mistakes(folder, SMALL + "retry: {max_attempts: 0}\nmode: {prefer: post}\nnews: 1\n")
     assert [each.split(":")[1] for each in told] == ["6", "7", "8"]
 
 
@@ -204,7 +219,7 @@ def test_a_schema_mistake_is_told_in_the_schema(folder: Path) -> None:
 def test_a_judge_that_looks_for_members_the_output_has_not_is_told_at_its_line(folder: Path) -> None:
     (folder / "job.yaml").write_text(FULL.replace("field: confidence", "field: certainty"))
     told = [str(problem).removeprefix(f"{folder}/") for problem in load_job(folder).warnings]
-    assert any(each.startswith("job.yaml:19: warning: judge.confidence.field: 'certainty'") for each in told), told
+    assert any(each.startswith("job.yaml:21: warning: judge.confidence.field: 'certainty'") for each in told), told
 
 
 def test_an_answer_without_a_length_limit_is_a_warning(folder: Path) -> None:

@@ -19,11 +19,11 @@ from batchmill.agents.stages.submitter import Submitter
 from batchmill.agents.stages.traces import Traces
 from batchmill.schemas import codec
 from batchmill.schemas.records import Record
-from batchmill.schemas.state import Row
+from batchmill.schemas.state import Chunk, Row
 from batchmill.streams.capabilities import facts_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import Prices
-from batchmill.streams.ports import RemoteBatch, RemoteStatus, RowOutcome, TransientError
+from batchmill.streams.ports import CreateOrder, RemoteBatch, RemoteStatus, RowOutcome, TransientError
 from batchmill.streams.view import MemoryView
 
 __all__ = ["MemoryLog", "MemoryTask", "Provider", "a_collector", "a_kit", "a_submitter", "slice_of"]
@@ -123,6 +123,9 @@ class Provider:
     def account(self, _account: str) -> AccountSettings:
         return AccountSettings()
 
+    def by_file(self, _chunk: Chunk) -> bool:
+        return self.account("").can.input_file
+
     async def _call(self, name: str) -> None:
         self.calls.append(name)
         self.during(name)
@@ -142,7 +145,7 @@ class Provider:
         await self._call("upload")
         return "file-1"
 
-    async def create(self, *, may_start: Callable[[], bool], **_: Any) -> RemoteBatch:
+    async def create(self, _order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
         if not may_start():
             raise TransientError("lease_ended")
         await self._call("create")

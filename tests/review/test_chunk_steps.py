@@ -90,7 +90,7 @@ def test_a_cancellation_during_an_upload_is_not_undone_by_it(tmp_path: Path) -> 
     provider.during = once(lambda: tell(task, "cancel"), "upload")
     after = run(one_step(submitter.dispatch(), task, chunk, Todo.UPLOAD))
     assert (after.state, after.reason) == (ChunkState.ENDED, "cancelled")
-    assert todo(after, paused=False, now_ms=NOW_MS) is Todo.DELETE_FILE
+    assert todo(after, by_file=True, paused=False, now_ms=NOW_MS) is Todo.DELETE_FILE
 
 
 def test_a_cancellation_while_the_payload_is_written_is_not_undone_by_it(tmp_path: Path) -> None:

@@ -131,10 +131,10 @@ def _forgets_the_version(right: Any) -> Any:
 def _creates_blindly(right: Any) -> Any:
     """A create of unknown outcome is simply sent again."""
 
-    def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Any:
+    def todo(chunk: Chunk, **told: Any) -> Any:
         if chunk.state is ChunkState.ATTEMPTING:
             return submitting.Todo.BEGIN
-        return right(chunk, paused=paused, now_ms=now_ms)
+        return right(chunk, **told)
 
     return todo
 
@@ -190,7 +190,7 @@ def _never_recalls(right: Any) -> Any:
 
 
 def _ignores_the_pause(right: Any) -> Any:
-    return lambda chunk, *, paused, now_ms: right(chunk, paused=False, now_ms=now_ms)
+    return lambda chunk, **told: right(chunk, **told | {"paused": False})
 
 
 def _sends_before_durable(right: Any) -> Any:

@@ -276,7 +276,7 @@ def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
         assert isinstance(row, Chunk)
         job = read.job(task.view, row.job)
         assert job is not None
-        step = submitting.todo(row, paused=job.paused, now_ms=worker.world.now_ms)
+        step = submitting.todo(row, by_file=True, paused=job.paused, now_ms=worker.world.now_ms)
         busy = f"{row.chunk_id}/{polled}"
         if step is not None and (row.state in POLLED) is polled and busy not in worker.busy:
             ready.append((busy, row, step))

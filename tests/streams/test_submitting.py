@@ -109,9 +109,15 @@ def test_the_row_says_what_is_next_and_a_pause_stops_only_what_leads_to_spending
     changes: dict[str, Any], going: Todo | None, paused: Todo | None
 ) -> None:
     chunk = replace(make_chunk([make_life()], ChunkState.SEALED)[0], **changes)
-    assert todo(chunk, paused=False, now_ms=NOW_MS) is going
-    assert todo(chunk, paused=True, now_ms=NOW_MS) is paused
-    assert todo(replace(chunk, due_at_ms=NOW_MS + 1), paused=False, now_ms=NOW_MS) is None
+    assert todo(chunk, by_file=True, paused=False, now_ms=NOW_MS) is going
+    assert todo(chunk, by_file=True, paused=True, now_ms=NOW_MS) is paused
+    assert todo(replace(chunk, due_at_ms=NOW_MS + 1), by_file=True, paused=False, now_ms=NOW_MS) is None
+
+
+def test_where_the_payload_goes_with_the_create_call_nothing_is_uploaded() -> None:
+    chunk = make_chunk([make_life()], ChunkState.PREPARED)[0]
+    assert todo(chunk, by_file=False, paused=False, now_ms=NOW_MS) is Todo.BEGIN
+    assert todo(chunk, by_file=False, paused=True, now_ms=NOW_MS) is None
 
 
 def test_every_chunk_state_has_its_step() -> None:
@@ -206,7 +212,7 @@ def test_a_file_uploaded_for_a_cancelled_chunk_is_deleted_again() -> None:
     view, chunk = stage(ChunkState.ENDED, reason=Reason.CANCELLED)
     carry_out(view, uploaded(chunk, "f1", NOW_MS))
     assert row(view, chunk).state is ChunkState.ENDED
-    assert todo(row(view, chunk), paused=True, now_ms=NOW_MS) is Todo.DELETE_FILE
+    assert todo(row(view, chunk), by_file=True, paused=True, now_ms=NOW_MS) is Todo.DELETE_FILE
 
 
 @pytest.mark.parametrize(
@@ -318,7 +324,7 @@ def test_a_batch_that_was_made_is_open() -> None:
 def test_silence_means_looking_and_never_sending_again() -> None:
     _, chunk = after(OutcomeUnknownError("timeout"))
     assert chunk.state is ChunkState.ATTEMPTING
-    assert todo(replace(chunk, due_at_ms=None), paused=False, now_ms=NOW_MS) is Todo.LOOK
+    assert todo(replace(chunk, due_at_ms=None), by_file=True, paused=False, now_ms=NOW_MS) is Todo.LOOK
 
 
 def test_a_refusal_that_may_pass_later_sends_the_same_chunk_later() -> None:
@@ -402,6 +408,32 @@ def looked(
     return row(view, chunk), answer.cancel
 
 
+def test_a_batch_that_may_be_ours_holds_everything_until_its_results_tell() -> None:
+    """An attempt that cannot be told from other work on the account is neither adopted nor sent again."""
+    view, chunk = stage(ChunkState.ATTEMPTING, attempt=1, attempt_at_ms=NOW_MS)
+    for hours in range(1, 25):
+        now, cancel = looked(view, chunk, [remote("b7", identified=False)], NOW_MS + hours * 3_600_000)
+        assert (now.state, now.batch_id, now.attempt, cancel) == (ChunkState.ATTEMPTING, None, 1, ())
+        assert now.due_at_ms is not None
+        assert now.due_at_ms <= NOW_MS + hours * 3_600_000 + 300_000
+    told, _ = looked(view, chunk, [remote("b7"), remote("b8", identified=False)], NOW_MS + 90_000_000)
+    assert (told.state, told.batch_id) == (ChunkState.OPEN, "b7")
+
+
+def test_a_batch_that_may_be_ours_is_cancelled_only_by_policy() -> None:
+    view, chunk = stage(ChunkState.ATTEMPTING, attempt=1, attempt_at_ms=NOW_MS)
+    found = [remote("b7", identified=False), remote("b8", RemoteStatus.ENDED, identified=False)]
+    policy = replace(SCHEDULE, cancel_unread=True)
+    assert after_look(row(view, chunk), found, NOW_MS, SCHEDULE).cancel == ()
+    assert after_look(row(view, chunk), found, NOW_MS, policy).cancel == ("b7",)
+
+
+def test_a_batch_that_is_not_known_to_be_ours_is_no_twin() -> None:
+    view, chunk = stage(ChunkState.OPEN, batch_id="b1")
+    found = [remote("b1"), remote("b2", identified=False)]
+    assert twins_of(row(view, chunk), found, lambda _: 1, NOW_MS).orders == ()
+
+
 def lost(**changes: Any) -> tuple[MemoryView, Chunk]:
     return stage(ChunkState.ATTEMPTING, **{"attempt": 1, "attempt_at_ms": NOW_MS, "file_id": "f", **changes})
 
@@ -436,7 +468,7 @@ def until_sent_again(view: MemoryView, chunk: Chunk, steps: Callable[[Chunk], No
         if now.state is not ChunkState.ATTEMPTING:
             return now
         steps(now)
-        step = todo(replace(now, due_at_ms=None), paused=False, now_ms=NOW_MS)
+        step = todo(replace(now, due_at_ms=None), by_file=True, paused=False, now_ms=NOW_MS)
         if step is Todo.DELETE_FILE:
             carry_out(view, file_deleted(now, NOW_MS))
         else:

@@ -217,6 +217,10 @@ class AccountSettings(_Group):
         default=30, description="Gap between looks for a batch of unknown outcome."
     )
     reconcile_looks: int = Field(default=2, ge=2, description="Looks that must find nothing before it is sent again.")
+    cancel_unread_batches: bool = Field(
+        default=False,
+        description="After an uncertain create, cancel what may be the batch and cannot be told yet (Anthropic only).",
+    )
     clock_skew_seconds: Seconds = Field(default=300, description="How far the provider's clock may be from ours.")
     lease_seconds: Seconds = Field(default=10, description="Money is spent only this long after a successful commit.")
     cooldown_max_seconds: Seconds = Field(default=120, description="Longest pause a 429 may impose on the account.")

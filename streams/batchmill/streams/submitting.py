@@ -2,6 +2,8 @@
 
     sealed -> prepared -> uploaded -> attempting(n) -> open
 
+A provider without input files takes the payload with the create call itself: there, prepared is followed by attempting.
+
 `todo` names the next step of a chunk from its row alone, so a crash resumes where the row says. The create call is sent
 once, after attempt n is durable; whoever finds a chunk in `attempting` that he did not just put there himself does not
 know its outcome and has to look at the provider first. Every function returns orders; the calls are the effect's.
@@ -75,6 +77,8 @@ NOT_FOUND: Final = "not_found"
 #: create calls of one chunk before a person is asked
 ATTEMPTS_MAX: Final = 100
 _BACKOFF_MS_BASE: Final = 2_000
+#: longest gap between two looks at batches that cannot be told from ours yet
+_DOUBT_MS_MAX: Final = 300_000
 _BACKOFF_MS_MAX: Final = 300_000
 
 
@@ -101,6 +105,7 @@ class CreateSchedule:
     grace_ms: int = 120_000
     spacing_ms: int = LOOK_SPACING_MS  #: between two looks that find nothing
     looks_min: int = LOOKS_MIN  #: looks that must have found nothing before an attempt is believed to be void
+    cancel_unread: bool = False  #: cancel a batch that may be this one and cannot be told yet, so that it can be sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +116,11 @@ class Looked:
     cancel: tuple[str, ...] = ()
 
 
-def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Todo | None:
+def todo(chunk: Chunk, *, by_file: bool, paused: bool, now_ms: int) -> Todo | None:
     """What to do for `chunk` now; None: wait (for its due time, an approval, or the job to be resumed).
 
-    A pause stops whatever spends or leads to spending; it never stops finding out, polling and collecting.
+    A pause stops whatever spends or leads to spending; it never stops finding out, polling and collecting. `by_file`:
+    the provider takes the payload as an uploaded file.
     """
     if chunk.due_at_ms is not None and chunk.due_at_ms > now_ms:
         return None
@@ -122,7 +128,9 @@ def todo(chunk: Chunk, *, paused: bool, now_ms: int) -> Todo | None:
         case ChunkState.SEALED:
             return None if paused else Todo.PREPARE
         case ChunkState.PREPARED:
-            return Todo.DELETE_FILE if chunk.file_id is not None else None if paused else Todo.UPLOAD
+            if chunk.file_id is not None:
+                return Todo.DELETE_FILE
+            return None if paused else Todo.UPLOAD if by_file else Todo.BEGIN
         case ChunkState.UPLOADED:
             return None if paused else Todo.BEGIN
         case ChunkState.ATTEMPTING:
@@ -232,10 +240,10 @@ def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
     """Name the next cut of members in attempt n.
 
     The chunk is `attempting` with the last cut, and only then, once all of it is durable, may the create be sent.
-    Empty when the chunk has left `uploaded` meanwhile.
+    Empty when the chunk has left the state it was found in (uploaded, or prepared where nothing is uploaded).
     """
     now = read.chunk(view, chunk.chunk_id)
-    if now is None or now.state is not ChunkState.UPLOADED:
+    if now is None or now.state is not chunk.state:
         return []
     chunk, cut = now, next_members(view, now)
     orders: list[Order] = []
@@ -315,17 +323,22 @@ def after_look(
 ) -> Looked:
     """What the provider's list means for an attempt of unknown outcome.
 
-    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. None, all through the grace time:
+    One batch: adopt it. Several: adopt the first that did not fail, cancel the rest. One that may be it and cannot be
+    told yet: wait until it can; nothing is sent again meanwhile. None, all through the grace time:
     its input file is deleted, so that a create which is still under way fails, and the grace time runs once more for
     one that was just ahead of the deletion. Only then did the attempt have no effect.
     """
     assert chunk.state is ChunkState.ATTEMPTING, f"chunk {chunk.chunk_id} is {chunk.state}"
-    candidates = sorted((batch for batch in found if _of_this_attempt(chunk, batch)), key=_adoption_order)
+    known = (batch for batch in found if batch.identified and _of_this_attempt(chunk, batch))
+    candidates = sorted(known, key=_adoption_order)
     if candidates:
         first, *rest = candidates
         cancel = tuple(batch.batch_id for batch in rest if _runs(batch))
         return Looked(tuple(_opened(replace(chunk, twins=len(rest)), first, now_ms)), cancel)
     patience = schedule or CreateSchedule()
+    unread = [batch for batch in found if not batch.identified]
+    if unread:
+        return _in_doubt(chunk, unread, patience, now_ms)
     looks = chunk.looks + 1
     if looks < patience.looks_min or (looks - 1) * patience.spacing_ms < patience.grace_ms:
         due = now_ms + patience.spacing_ms
@@ -340,7 +353,11 @@ def after_look(
 
 def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[RemoteBatch], int], now_ms: int) -> Looked:
     """Look for batches of this chunk beside the one it follows. Their number and waste are counted anew each time."""
-    others = [each for each in found if each.batch_id != chunk.batch_id and each.status is not RemoteStatus.FAILED]
+    others = [
+        each
+        for each in found
+        if each.identified and each.batch_id != chunk.batch_id and each.status is not RemoteStatus.FAILED
+    ]
     if not others:
         return Looked(())
     wasted = max(chunk.wasted_nanos, sum(price(batch) for batch in others))
@@ -348,6 +365,16 @@ def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[Remote
     if (len(others), wasted) == (chunk.twins, chunk.wasted_nanos):
         return Looked((), cancel)
     row = replace(chunk, twins=max(chunk.twins, len(others)), wasted_nanos=wasted, updated_at_ms=now_ms)
+    return Looked((Put(row),), cancel)
+
+
+def _in_doubt(chunk: Chunk, unread: Sequence[RemoteBatch], patience: CreateSchedule, now_ms: int) -> Looked:
+    """Candidates that only their results can tell: look again after a tenth of the attempt's age, within bounds."""
+    age_ms = now_ms - (chunk.attempt_at_ms or now_ms)
+    wait_ms = max(patience.spacing_ms, min(_DOUBT_MS_MAX, age_ms // 10))
+    note = f"{len(unread)} batch(es) at the provider may be this one; their results will tell"
+    row = replace(chunk, due_at_ms=now_ms + wait_ms, note=note, updated_at_ms=now_ms)
+    cancel = tuple(batch.batch_id for batch in unread if patience.cancel_unread and _runs(batch))
     return Looked((Put(row),), cancel)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ from batchmill.agents.jobs.lines import Lined, Steps, read_yaml
 from batchmill.agents.jobs.problems import JobFileError, Problem
 from batchmill.schemas.jobs import (
     AskSpec,
+    BudgetSpec,
     ChunkSpec,
     ConfidenceSpec,
     InputSpec,
@@ -31,26 +33,28 @@ from batchmill.schemas.jobs import (
     LengthSpec,
     ModelSpec,
     ModeSpec,
+    OnlineSpec,
     PlaceSpec,
     RetryRule,
     RetrySpec,
+    TruncationSpec,
 )
 from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.versions import version_of
+from batchmill.streams.capabilities import PROVIDERS
 
 __all__ = ["JOB_FILE", "LoadedJob", "job_schema", "load_job", "seconds_of"]
 
 JOB_FILE = "job.yaml"
 _TEXT_BYTES_MAX = 2**20
+NANO_DOLLARS = 10**9
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 #: Declared in the design, not carried out yet: where, and what to do meanwhile.
 _NOT_YET: Mapping[Steps, str] = {
     ("ask", "routes"): "write one job per model, and let publishers choose the job",
-    ("mode", "deadline"): "leave it out: a batch that its provider lets expire is sent again",
     ("judge", "rules"): "use required, categories, lengths and the output schema",
-    ("budget",): "keep an eye on `batchmill status` and `batchmill pause`",
     ("gate",): "compare a sample by hand before `batchmill job apply`",
     ("drift",): "leave it out",
     ("then",): "consume the committed topic",
@@ -187,7 +191,7 @@ _PATTERN_NAMES = {
 
 def _one_of(error: Any) -> str:
     path = [str(step) for step in error.schema_path]
-    if "duration" in path or path[-2:-1] in (["max_age"], ["backoff"], ["backoff_max"]):
+    if "duration" in path or path[-2:-1] in (["max_age"], ["deadline"], ["backoff"], ["backoff_max"]):
         return "must be seconds or a duration such as 30s, 15m, 6h"
     names = {
         "seq": "must be `log` or a path such as $.updated_at",
@@ -259,6 +263,7 @@ def _spec(data: Mapping[str, Any], texts: _Texts) -> JobSpec:
         judge=_judge(data.get("judge", {})),
         retry=_retry(data.get("retry", {})),
         place=PlaceSpec(**data["place"]),
+        budget=_budget(data.get("budget")),
     )
 
 
@@ -280,7 +285,8 @@ def _ask(data: Mapping[str, Any], texts: _Texts) -> AskSpec:
     form = {"schema": output} if isinstance(output, str) else output or {}
     where: Steps = ("ask", "output") if isinstance(output, str) else ("ask", "output", "schema")
     user = texts.text(("ask", "prompt", "user"), prompt["user"])
-    named = {"endpoint": model["endpoint"]} if "endpoint" in model else {}
+    endpoint = model.get("endpoint") or _default_endpoint(model["provider"])
+    named = {} if endpoint is None else {"endpoint": endpoint}
     if texts.problems and not user:
         user = "unreadable"  # so that the other mistakes are found too; the job is refused all the same
     return AskSpec(
@@ -298,15 +304,34 @@ def _ask(data: Mapping[str, Any], texts: _Texts) -> AskSpec:
     )
 
 
+def _default_endpoint(provider: str) -> str | None:
+    facts = PROVIDERS.get(provider)
+    return None if facts is None else facts.can.endpoints[0]
+
+
 def _mode(data: Mapping[str, Any]) -> ModeSpec:
     chunk = dict(data.get("chunk", {}))
     if "max_age" in chunk:
         chunk["max_age_seconds"] = seconds_of(chunk.pop("max_age"))
+    deadline = data.get("deadline")
     return ModeSpec(
         prefer=data.get("prefer", "batch"),
+        deadline_seconds=None if deadline is None else round(seconds_of(deadline)),
         hold_submit=data.get("hold") == "submit",
         chunk=ChunkSpec(**chunk),
+        online=OnlineSpec(**data.get("online", {})),
     )
+
+
+def _budget(data: Mapping[str, Any] | None) -> BudgetSpec | None:
+    if data is None:
+        return None
+    job, record = (data.get(f"{name}_usd") for name in ("job", "record"))
+    return BudgetSpec(job_nanos=_nanos(job), record_nanos=_nanos(record))
+
+
+def _nanos(dollars: float | None) -> int | None:
+    return None if dollars is None else round(Decimal(str(dollars)) * NANO_DOLLARS)
 
 
 def _judge(data: Mapping[str, Any]) -> JudgeSpec:
@@ -329,7 +354,8 @@ def _retry(data: Mapping[str, Any]) -> RetrySpec:
             known = ", ".join(sorted(reason for reason, about in REASONS.items() if about.retryable))
             raise JobSpecError(f"$.retry.on.{name}", f"is no reason that is ever retried; these are: {known}")
         rules[Reason(name)] = RetryRule(**_backoffs(rule))
-    return RetrySpec(on=rules, **_backoffs({name: data[name] for name in data if name != "on"}))
+    told = _backoffs({name: data[name] for name in data if name not in {"on", "truncated"}})
+    return RetrySpec(on=rules, truncated=TruncationSpec(**data.get("truncated", {})), **told)
 
 
 def _backoffs(data: Mapping[str, Any]) -> dict[str, Any]:

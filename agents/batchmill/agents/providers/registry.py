@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from batchmill.agents.providers.http import CallSeen
 from batchmill.agents.settings import AccountSettings, Settings, SettingsError, env_name
+from batchmill.schemas.state import Chunk
 from batchmill.streams.capabilities import facts_of
 from batchmill.streams.ports import BatchProvider
 
@@ -58,6 +59,10 @@ class Providers:
     def of(self, account: str) -> BatchAdapter:
         """Find the client of the account a job names."""
         return self._clients[self._known(account)]
+
+    def by_file(self, chunk: Chunk) -> bool:
+        """Say whether the chunk's payload is uploaded as a file before its batch is created."""
+        return chunk.mode == "batch" and self.account(chunk.account).can.input_file
 
     def account(self, account: str) -> AccountSettings:
         """Find the numbers of the account a job names."""

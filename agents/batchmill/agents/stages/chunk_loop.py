@@ -41,6 +41,7 @@ class ChunkLoop:
     steps: Mapping[Todo, Step]
     at_once: int
     idle_seconds: float
+    by_file: Callable[[Chunk], bool]  #: does the chunk's provider take its payload as an uploaded file
 
     async def run(self, task: Task) -> None:
         running: set[str] = set()
@@ -57,7 +58,7 @@ class ChunkLoop:
         for state in self.states:
             for _, row in task.view.scan("chunk", f"{state}/", limit=_ROWS_PER_STATE):
                 assert isinstance(row, Chunk)
-                step = _next(task, row, now_ms)
+                step = self._next(task, row, now_ms)
                 if step in self.steps and step is not None and row.chunk_id not in running:
                     found.append((row, step))
         return found
@@ -68,7 +69,9 @@ class ChunkLoop:
             await task.capacity()
             async with task.effect(step, chunk.chunk_id):
                 now = current_row(task, chunk)
-                if _next(task, now, clock.wall_ms()) is step:  # a command may have come while we waited for our turn
+                if (
+                    self._next(task, now, clock.wall_ms()) is step
+                ):  # a command may have come while we waited for our turn
                     await self.steps[step](task, now)
         except ProviderError as error:
             self._later(task, chunk, error, src)
@@ -93,10 +96,9 @@ class ChunkLoop:
         if current.state is chunk.state:
             self.kit.carry(task, try_later(task.view, current, error, clock.wall_ms()), src=src)
 
-
-def _next(task: Task, row: Chunk, now_ms: int) -> Todo | None:
-    job = read.job(task.view, row.job)
-    return todo(row, paused=job is None or job.paused, now_ms=now_ms)
+    def _next(self, task: Task, row: Chunk, now_ms: int) -> Todo | None:
+        job = read.job(task.view, row.job)
+        return todo(row, by_file=self.by_file(row), paused=job is None or job.paused, now_ms=now_ms)
 
 
 def current_row(task: Task, chunk: Chunk) -> Chunk:

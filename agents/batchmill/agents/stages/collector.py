@@ -94,6 +94,7 @@ class Collector:
             },
             at_once=self.effects.chunks_at_once,
             idle_seconds=self.effects.idle_seconds,
+            by_file=self.providers.by_file,
         )
 
     # -- open -> ended -------------------------------------------------------------------------------------------------

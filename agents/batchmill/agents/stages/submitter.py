@@ -87,6 +87,7 @@ class Submitter:
             },
             at_once=self.effects.chunks_at_once,
             idle_seconds=self.effects.idle_seconds,
+            by_file=self.providers.by_file,
         )
 
     # -- the queue -----------------------------------------------------------------------------------------------------
@@ -232,8 +233,10 @@ class Submitter:
             await asyncio.sleep(self.effects.idle_seconds)  # nobody wakes us when the lease begins
             return
         src = f"effect:begin/{chunk.chunk_id}"
-        current = chunk
-        while current.state is ChunkState.UPLOADED:
+        if not await self._has_payload(task, chunk):
+            return
+        current = current_row(task, chunk)
+        while current.state is chunk.state:
             self.kit.carry(task, begin_cut(task.view, current, clock.wall_ms()), src=src)
             await task.capacity()
             current = current_row(task, chunk)
@@ -245,6 +248,17 @@ class Submitter:
         await FAILPOINTS.reach("create.after")
         orders = after_create(task.view, current_row(task, chunk), outcome, clock.wall_ms(), self._patience(chunk))
         self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
+
+    async def _has_payload(self, task: Task, chunk: Chunk) -> bool:
+        """A payload that goes with the create call itself must be there before the attempt begins."""
+        if chunk.state is not ChunkState.PREPARED:
+            return True
+        assert chunk.payload_uri is not None, f"chunk {chunk.chunk_id} is prepared without a payload"
+        if await self.payloads.exists(chunk.payload_uri):
+            return True
+        orders = payload_missing(current_row(task, chunk), clock.wall_ms())
+        self.kit.carry(task, orders, src=f"effect:begin/{chunk.chunk_id}")
+        return False
 
     async def _create(self, task: Task, chunk: Chunk) -> RemoteBatch | ProviderError:
         uri = chunk.payload_uri
@@ -286,7 +300,12 @@ class Submitter:
     def _patience(self, chunk: Chunk) -> CreateSchedule:
         account = self.providers.account(chunk.account)
         grace_ms = round(account.reconcile_grace_seconds * 1_000)
-        return CreateSchedule(grace_ms=grace_ms, spacing_ms=grace_ms, looks_min=account.reconcile_looks)
+        return CreateSchedule(
+            grace_ms=grace_ms,
+            spacing_ms=grace_ms,
+            looks_min=account.reconcile_looks,
+            cancel_unread=account.cancel_unread_batches,
+        )
 
     def _may_spend(self, task: Task, chunk: Chunk) -> bool:
         account = self.providers.account(chunk.account)
