@@ -97,6 +97,12 @@ def simulate(
     accuracy: Annotated[float, typer.Option(min=0, max=1, help="Share of answers that are right.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
     latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a batch takes.")] = "0.3,1.5",
+    single_latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a single call takes.")] = "0.05,0.05",
+    rpm: Annotated[int | None, typer.Option(min=1, help="Single calls per minute, of a key at a model.")] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help="Tokens of single calls per minute.")] = None,
+    control_rpm: Annotated[int | None, typer.Option(min=1, help="Calls per minute about files and batches.")] = None,
+    creates_per_hour: Annotated[int | None, typer.Option(min=1, help="Batches a key may create in an hour.")] = None,
+    queue_tokens: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of a model's open batches.")] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(metavar="FAULT", help="A misbehaviour: NAME=RATE or NAME@N,N,...; repeatable."),
@@ -108,9 +114,18 @@ def simulate(
     \b
     Example:
       batchmill simulate --port 8020 --accuracy 0.9 --fault accept_then_500=0.1
+      batchmill simulate --rpm 500 --tpm 200000 --queue-tokens 2000000 --creates-per-hour 2000
       OPENAI_BASE_URL=http://127.0.0.1:8020/v1 OPENAI_API_KEY=any batchmill up
     """
-    from batchmill.agents.simulator import FAULTS, SimulatorConfig, running_simulator
+    from batchmill.agents.simulator import (
+        EVERY_MODEL,
+        FAULTS,
+        Limits,
+        QueueRoom,
+        Rate,
+        SimulatorConfig,
+        running_simulator,
+    )
 
     here = door(context)
     if list_faults:
@@ -125,7 +140,14 @@ def simulate(
         gold_path=gold,
         gold_text_field=gold_text,
         gold_label_field=gold_label,
-        latency_seconds=_pair(latency),
+        latency_seconds=_pair("--latency", latency),
+        single_latency_seconds=_pair("--single-latency", single_latency),
+        limits=Limits(
+            rates={EVERY_MODEL: Rate(requests_per_minute=rpm, tokens_per_minute=tpm)},
+            queues={EVERY_MODEL: QueueRoom(tokens_max=queue_tokens)} if queue_tokens else {},
+            control_per_minute=control_rpm,
+            creates_per_hour=creates_per_hour,
+        ),
         faults=dict(_fault(text) for text in fault or ()),
     )
 
@@ -268,11 +290,11 @@ def _on_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
 
 
-def _pair(text: str) -> tuple[float, float]:
+def _pair(flag: str, text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise CommandError(f"--latency {text}: write LOW,HIGH in seconds, such as 0.3,1.5", ExitCode.USAGE) from None
+        raise CommandError(f"{flag} {text}: write LOW,HIGH in seconds, such as 0.3,1.5", ExitCode.USAGE) from None
     return low, high
 
 

@@ -1,4 +1,4 @@
-"""Law: the side door for tests and people: switch faults, read the ledger and the state. Never in the ledger itself."""
+"""Law: the side door for tests and people: faults, limits, the ledger, the state. Never in the ledger itself."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def routes() -> Sequence[Route]:
         Route("/admin/faults", _show_faults, methods=["GET"]),
         Route("/admin/faults", _change_faults, methods=["POST"]),
         Route("/admin/faults", _reset_faults, methods=["DELETE"]),
+        Route("/admin/limits", _show_limits, methods=["GET"]),
+        Route("/admin/limits", _change_limits, methods=["POST"]),
+        Route("/admin/limits", _reset_limits, methods=["DELETE"]),
         Route("/admin/ledger", _ledger, methods=["GET"]),
         Route("/admin/state", _state, methods=["GET"]),
         Route("/livez", _livez, methods=["GET"]),
@@ -53,12 +56,29 @@ async def _reset_faults(request: Request) -> Response:
     return await _show_faults(request)
 
 
+async def _show_limits(request: Request) -> Response:
+    return JSONResponse(_core(request).shown_limits())
+
+
+async def _change_limits(request: Request) -> Response:
+    try:
+        _core(request).change_limits(orjson.loads(await request.body()))
+    except ValueError as error:
+        return JSONResponse({"error": str(error)}, status_code=400)
+    return await _show_limits(request)
+
+
+async def _reset_limits(request: Request) -> Response:
+    _core(request).reset_limits()
+    return await _show_limits(request)
+
+
 async def _ledger(request: Request) -> Response:
     return FileResponse(_core(request).config.ledger_file, media_type="application/x-ndjson")
 
 
 async def _state(request: Request) -> Response:
-    return JSONResponse(_core(request).store.totals())
+    return JSONResponse(_core(request).totals())
 
 
 async def _livez(_: Request) -> Response:

@@ -38,7 +38,7 @@ class _RecordedApp(Starlette):
 
 def create_app(config: SimulatorConfig) -> Starlette:
     """The data directory is opened when the application starts and closed when it stops."""
-    routes = [*admin.routes(), *(route for provider in PROVIDERS for route in provider.routes())]
+    routes = [*(route for provider in PROVIDERS for route in provider.routes()), *admin.routes()]
     return _RecordedApp(routes=routes, lifespan=lambda app: _opened(app, config))
 
 

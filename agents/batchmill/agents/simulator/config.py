@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from batchmill.agents.simulator.faults import FaultPlan, plan_from_json, plan_to_json
+from batchmill.agents.simulator.limits import Limits, limits_from_json, limits_to_json
 from batchmill.agents.simulator.pricing import DEFAULT_PRICES, FALLBACK_PRICE, Price
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class SimulatorConfig:
     gold_label_field: str = "label"
     api_key: str | None = None  # None: any bearer token will do
     latency_seconds: tuple[float, float] = (0.3, 1.5)  # from in_progress to finalizing, uniform, seeded by the batch
+    single_latency_seconds: tuple[float, float] = (0.05, 0.05)  # of a single call, uniform, seeded by its body
     validating_seconds: float = 0.05
     finalizing_seconds: float = 0.05
     cancelling_seconds: float = 0.1
@@ -41,14 +43,15 @@ class SimulatorConfig:
     fallback_price: Price | None = FALLBACK_PRICE  # None: a model without a price does not exist
     batch_percent: int = 50  # of the list price
     faults: FaultPlan = field(default_factory=FaultPlan)
+    limits: Limits = field(default_factory=Limits)
     upload_bytes_max: int = 200 * 1024 * 1024
     batch_rows_max: int = 50_000
 
     def __post_init__(self) -> None:
-        low, high = self.latency_seconds
-        waits = (low, high - low, self.validating_seconds, self.finalizing_seconds, self.cancelling_seconds)
-        if min(waits) < 0:
-            raise ValueError("latency_seconds is (low, high) with 0 <= low <= high; no duration is negative")
+        spans = (self.latency_seconds, self.single_latency_seconds)
+        waits = (self.validating_seconds, self.finalizing_seconds, self.cancelling_seconds)
+        if min(waits) < 0 or not all(0 <= low <= high for low, high in spans):
+            raise ValueError("a latency is (low, high) with 0 <= low <= high; no duration is negative")
         if not all(0.0 <= share <= 1.0 for share in (self.accuracy, *self.model_accuracy.values())):
             raise ValueError("an accuracy is a share between 0 and 1")
         if not 0 <= self.batch_percent <= _PERCENT_WHOLE:
@@ -75,6 +78,7 @@ def config_to_json(config: SimulatorConfig) -> bytes:
     value["prices"] = {model: asdict(price) for model, price in config.prices.items()}
     value["fallback_price"] = config.fallback_price and asdict(config.fallback_price)
     value["faults"] = plan_to_json(config.faults)
+    value["limits"] = limits_to_json(config.limits)
     return orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2)
 
 
@@ -90,8 +94,9 @@ def config_from_json(data: bytes) -> SimulatorConfig:
         value["prices"] = {model: Price(**price) for model, price in value["prices"].items()}
     if value.get("fallback_price") is not None:
         value["fallback_price"] = Price(**value["fallback_price"])
-    if "latency_seconds" in value:
-        value["latency_seconds"] = tuple(value["latency_seconds"])
+    value |= {name: tuple(value[name]) for name in ("latency_seconds", "single_latency_seconds") if name in value}
+    if "limits" in value:
+        value["limits"] = limits_from_json(value["limits"])
     return replace(SimulatorConfig(data_dir=value.pop("data_dir")), **value | _plan(value))
 
 

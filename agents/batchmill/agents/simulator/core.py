@@ -1,4 +1,4 @@
-"""Law: what the simulator does, for any provider and without HTTP: take files, open, show and cancel batches, strike.
+"""Law: what the simulator does, for any provider and without HTTP: files, batches, single calls, faults, limits.
 
 Every change of state and its ledger lines are one transaction, and the call returns when the lines are on disk.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents import clock
 from batchmill.agents.simulator import lives
+from batchmill.agents.simulator.calling import Call, Called, Caller
 from batchmill.agents.simulator.engine import Engine, ended_facts, record
 from batchmill.agents.simulator.faults import (
     Fault,
@@ -25,7 +26,17 @@ from batchmill.agents.simulator.faults import (
     struck,
 )
 from batchmill.agents.simulator.gold import GoldTable, load_gold
+from batchmill.agents.simulator.ledger import online_totals
 from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
+from batchmill.agents.simulator.limits import (
+    CONTROL,
+    CREATES,
+    Client,
+    Limiter,
+    Verdict,
+    limits_from_json,
+    limits_to_json,
+)
 from batchmill.agents.simulator.records import Batch, StoredFile
 from batchmill.agents.simulator.store import Store
 
@@ -40,6 +51,7 @@ __all__ = ["Core", "Upload"]
 
 WINDOW_MS: Final = 86_400_000
 _PLAN: Final = "faults"
+_LIMITS: Final = "limits"
 _ALWAYS: Final[FaultPlan] = {Fault.SHUFFLED: FaultRule(rate=1.0)}
 
 
@@ -52,9 +64,27 @@ class Core:
         self.store.unstage(staged)
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
+        kept = self.store.setting(_LIMITS)
+        self._limiter = Limiter(limits_from_json(kept) if kept else config.limits)
         self._engine = Engine(
-            config=config, store=self.store, ledger=self.ledger, gold=gold, dialects=dialects, plan=lambda: self.plan
+            config=config,
+            store=self.store,
+            ledger=self.ledger,
+            gold=gold,
+            dialects=dialects,
+            plan=lambda: self.plan,
+            limits=lambda: self._limiter.limits,
         )
+        self._caller = Caller(
+            config=config,
+            ledger=self.ledger,
+            gold=gold,
+            limiter=self._limiter,
+            plan=lambda: self.plan,
+            strike=self.strike,
+            count=self.store.count,
+        )
+        self._caller.restore(online_totals(config.ledger_file))
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -104,6 +134,47 @@ class Core:
     def strike(self, place: Place, key: str) -> Fault | None:
         """The first of them: one request can only go wrong in one way."""
         return next(iter(self.strikes(place, key)), None)
+
+    # Single calls, limits -------------------------------------------------------------------------------------------
+
+    async def call(self, call: Call) -> Called:
+        """Answer one question now, or say how it went wrong; bills are on disk when this returns."""
+        return await self._caller.call(call)
+
+    def ask_control(self, provider: str, key: str) -> Verdict:
+        """May this key make one more call that concerns files or batches?"""
+        return self._limiter.ask(Client(provider, key, CONTROL), tokens=0, now_s=clock.monotonic_s())
+
+    def ask_create(self, provider: str, key: str) -> Verdict:
+        """May this key create one more batch this hour?"""
+        return self._limiter.ask(Client(provider, key, CREATES), tokens=0, now_s=clock.monotonic_s())
+
+    def change_limits(self, value: Any) -> None:
+        """Limits set while running outlive a restart; what is not named in them is not limited."""
+        limits = limits_from_json(value)
+        self.store.keep_setting(_LIMITS, limits_to_json(limits))
+        self._limiter.change(limits)
+
+    def reset_limits(self) -> None:
+        """Back to the limits of the configuration."""
+        self.store.keep_setting(_LIMITS, {})
+        self._limiter.change(self.config.limits)
+
+    def shown_limits(self) -> dict[str, Any]:
+        """What is allowed, and what every client used and was refused since the limits were set."""
+        return {
+            "limits": limits_to_json(self._limiter.limits),
+            "clients": self._limiter.shown(clock.monotonic_s()),
+        }
+
+    def totals(self) -> dict[str, Any]:
+        online = self._caller.tally
+        totals = self.store.totals()
+        return totals | {
+            "billed_calls": online.billed_calls,
+            "cost_nanos": totals["cost_nanos"] + online.cost_nanos,
+            "online_cost_nanos": online.cost_nanos,
+        }
 
     # Files ---------------------------------------------------------------------------------------------------------
 

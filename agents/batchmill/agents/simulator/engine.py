@@ -19,6 +19,8 @@ from batchmill.agents.simulator import lives
 from batchmill.agents.simulator.chance import digest_of
 from batchmill.agents.simulator.faults import Fault, FaultPlan
 from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
+from batchmill.agents.simulator.limits import Limits, QueueRoom
+from batchmill.agents.simulator.pricing import tokens_of_chars
 from batchmill.agents.simulator.records import Batch, BatchProblem, BatchStatus, StoredFile
 from batchmill.agents.simulator.working import Bench, RowResult, worked
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from batchmill.agents.simulator.config import SimulatorConfig
-    from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.dialect import Checker, Dialect
     from batchmill.agents.simulator.gold import GoldTable
     from batchmill.agents.simulator.store import Store
 
@@ -52,6 +54,7 @@ class Engine:
         gold: GoldTable,
         dialects: Mapping[str, Dialect],
         plan: Callable[[], FaultPlan],
+        limits: Callable[[], Limits],
     ) -> None:
         self._config = config
         self._store = store
@@ -59,6 +62,7 @@ class Engine:
         self._gold = gold
         self._dialects = dialects
         self._plan = plan
+        self._limits = limits
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
 
@@ -115,7 +119,9 @@ class Engine:
     # Validating ----------------------------------------------------------------------------------------------------
 
     async def _validate(self, batch: Batch) -> None:
-        checker = self._dialects[batch.provider].checker(batch, rows_max=self._config.batch_rows_max)
+        dialect = self._dialects[batch.provider]
+        checker = dialect.checker(batch, rows_max=self._config.batch_rows_max)
+        limited, tokens = bool(self._limits().queues), 0
         problem = lives.TOKEN_LIMIT if Fault.TOKEN_LIMIT_EXCEEDED in batch.faults else None
         pace = _Pace()
         with self._store.payload_path(batch.input_file_id).open("rb") as lines:
@@ -123,14 +129,25 @@ class Engine:
                 problem = problem or checker.line(number, line)
                 if problem is not None:
                     break
+                if limited and line.strip():
+                    tokens += tokens_of_chars(dialect.request(line).question.chars)
                 await pace.breathe()
-        problem = problem or checker.end() or self._unpriced(checker.model)
+        problem = problem or checker.end() or self._unpriced(checker.model) or self._unplaced(batch, checker, tokens)
         if problem is not None:
             await self._end_failed(batch.id, problem)
             return
         current = self._store.batch(batch.id)
         if current is not None and current.status is BatchStatus.VALIDATING:  # not cancelled meanwhile
-            self._store.save_batch(lives.begun(current, clock.wall_ms(), total=checker.rows, model=checker.model))
+            now, rows, model = clock.wall_ms(), checker.rows, checker.model
+            self._store.save_batch(lives.begun(current, now, total=rows, model=model, queued_tokens=tokens))
+
+    def _unplaced(self, batch: Batch, checker: Checker, tokens: int) -> BatchProblem | None:
+        """No await between this look and the save of a batch that is let in: two cannot take the same room."""
+        room = self._limits().queue_of(checker.model or "")
+        if room == QueueRoom():
+            return None
+        others = [other for other in self._store.unfinished(batch.provider) if other.model == checker.model]
+        return lives.queue_problem(others, room, requests=checker.rows, tokens=tokens)
 
     def _unpriced(self, model: str | None) -> BatchProblem | None:
         if model is None or self._config.price_of(model) is not None:

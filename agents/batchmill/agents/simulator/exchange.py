@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Disconnect", "HalfFile", "Hang", "Recorder", "note"]
+    from batchmill.agents.simulator.calling import Called
+
+__all__ = ["Disconnect", "HalfFile", "Hang", "Recorder", "note", "silence"]
 
 _NOTES: Final = "batchmill.notes"
 _ABORT: Final = "batchmill.abort"
@@ -99,6 +101,13 @@ class Hang(Response):
         with suppress(TimeoutError):
             await asyncio.wait_for(_gone(receive), self._seconds)
         await scope[_ABORT](answered=False)
+
+
+def silence(called: Called) -> Response | None:
+    """The end of a call that the client shall hear nothing of; None where it shall hear something."""
+    if called.status != 0:
+        return None
+    return Disconnect() if called.seconds is None else Hang(called.seconds)
 
 
 class HalfFile(Response):

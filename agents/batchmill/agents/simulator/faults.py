@@ -48,6 +48,7 @@ class Place(StrEnum):
     DOWNLOAD = "download"
     BATCH = "batch"
     ROW = "row"
+    CALL = "call"  # one question, answered now
 
 
 class Fault(StrEnum):
@@ -93,6 +94,16 @@ class Fault(StrEnum):
     SCHEMA_VIOLATION = "schema_violation"
     WRONG_ANSWER = "wrong_answer"
     USAGE_ABSENT = "usage_absent"
+    CALL_429 = "call_429"
+    CALL_QUOTA = "call_quota"
+    CALL_500 = "call_500"
+    CALL_503 = "call_503"
+    CALL_DISCONNECT = "call_disconnect"
+    CALL_HANG = "call_hang"
+    CALL_BILL_THEN_500 = "call_bill_then_500"
+    CALL_BILL_THEN_DISCONNECT = "call_bill_then_disconnect"
+    CALL_BILL_THEN_HANG = "call_bill_then_hang"
+    CALL_SLOW = "call_slow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +199,18 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.SCHEMA_VIOLATION: _at(Place.ROW, "the content is JSON that the schema forbids"),
         Fault.WRONG_ANSWER: _at(Place.ROW, "the content satisfies the schema and is wrong", transient=False),
         Fault.USAGE_ABSENT: _at(Place.ROW, "the answer carries no usage; it is billed"),
+        Fault.CALL_429: _at(Place.CALL, "429 with Retry-After of `seconds`, nothing billed"),
+        Fault.CALL_QUOTA: _at(Place.CALL, "the provider's answer to an account without money, nothing billed"),
+        Fault.CALL_500: _at(Place.CALL, "500, nothing billed"),
+        Fault.CALL_503: _at(Place.CALL, "503 (overloaded) with Retry-After of `seconds`, nothing billed"),
+        Fault.CALL_DISCONNECT: _at(Place.CALL, "the connection drops without an answer, nothing billed"),
+        Fault.CALL_HANG: _at(Place.CALL, "no answer for `seconds`, then the connection drops, nothing billed"),
+        Fault.CALL_BILL_THEN_500: _at(Place.CALL, "the answer is made and billed, the client hears 500"),
+        Fault.CALL_BILL_THEN_DISCONNECT: _at(Place.CALL, "the answer is made and billed, then the connection drops"),
+        Fault.CALL_BILL_THEN_HANG: _at(
+            Place.CALL, "the answer is made and billed, nothing comes for `seconds`, then the connection drops"
+        ),
+        Fault.CALL_SLOW: _at(Place.CALL, "the answer comes `seconds` later"),
     }
 )
 

@@ -24,8 +24,10 @@ __all__ = [
     "FileCreated",
     "FileDeleted",
     "Ledger",
+    "OnlineTotals",
     "RequestSeen",
     "ledger_lines",
+    "online_totals",
     "read_ledger",
 ]
 
@@ -47,6 +49,7 @@ class RequestSeen(_Entry):
     fault: str | None = None
     batch_id: str | None = None
     file_id: str | None = None
+    call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +94,11 @@ class BatchEnded(_Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill(_Entry):
-    """One row that a model answered. `delivered` is false where a fault kept the answer from the client.
+    """One question that a model answered. `delivered` is false where a fault kept the answer from the client.
 
-    `request_sha256` is over the input line without its line end, `result_sha256` over content or refusal in UTF-8.
+    `tier` is "batch" for a row (at the batch's share of the list price) and "online" for a single call (at list price,
+    with `call_id` and no `batch_id`). `request_sha256` is over the input line without its line end, or over the body of
+    the call; `result_sha256` over content or refusal in UTF-8.
     """
 
     batch_id: str
@@ -105,6 +110,17 @@ class Bill(_Entry):
     output_tokens: int
     cost_nanos: int
     delivered: bool
+    tier: str = "batch"
+    call_id: str = ""
+    provider: str = "openai"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineTotals:
+    """What single calls came to."""
+
+    billed_calls: int
+    cost_nanos: int
 
 
 _KINDS: Final[dict[str, type[_Entry]]] = {
@@ -116,6 +132,7 @@ _KINDS: Final[dict[str, type[_Entry]]] = {
     "batch_ended": BatchEnded,
     "bill": Bill,
 }
+_ONLINE: Final = b'"tier":"online"'
 _FIELDS: Final = {kind: frozenset(f.name for f in fields(cls)) for kind, cls in _KINDS.items()}
 
 
@@ -144,9 +161,18 @@ class Ledger:
         return {custom_id: tuple(bills) for custom_id, bills in found.items()}
 
     def cost_nanos_by_batch(self) -> dict[str, int]:
+        """Of rows of batches; what single calls cost is `cost_nanos_by_tier()["online"]`."""
         sums: Counter[str] = Counter()
         for bill in self.bills:
-            sums[bill.batch_id] += bill.cost_nanos
+            if bill.batch_id:
+                sums[bill.batch_id] += bill.cost_nanos
+        return dict(sums)
+
+    def cost_nanos_by_tier(self) -> dict[str, int]:
+        """Adds up to `cost_nanos`."""
+        sums: Counter[str] = Counter()
+        for bill in self.bills:
+            sums[bill.tier] += bill.cost_nanos
         return dict(sums)
 
     def requests_to(self, method: str, path_prefix: str) -> tuple[RequestSeen, ...]:
@@ -159,6 +185,18 @@ def ledger_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if line.endswith(b"\n"):
                 yield orjson.loads(line)
+
+
+def online_totals(path: Path) -> OnlineTotals:
+    """Of a ledger that is there or not; only lines of single calls are decoded."""
+    calls = cost = 0
+    if path.exists():
+        with path.open("rb") as lines:
+            for line in lines:
+                if _ONLINE in line and line.endswith(b"\n"):
+                    calls += 1
+                    cost += orjson.loads(line)["cost_nanos"]
+    return OnlineTotals(billed_calls=calls, cost_nanos=cost)
 
 
 def read_ledger(path: Path) -> Ledger:

@@ -10,9 +10,10 @@ from batchmill.agents.simulator.faults import Fault
 from batchmill.agents.simulator.records import Batch, BatchProblem, BatchStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from batchmill.agents.simulator.config import SimulatorConfig
+    from batchmill.agents.simulator.limits import QueueRoom
 
 __all__ = [
     "Tally",
@@ -23,6 +24,7 @@ __all__ = [
     "finalizing",
     "latency_ms",
     "outcome",
+    "queue_problem",
     "rows_done",
     "working_order",
 ]
@@ -30,6 +32,11 @@ __all__ = [
 TOKEN_LIMIT: Final = BatchProblem(
     code="token_limit_exceeded",
     message="Enqueued token limit reached for this model. Try again once some in_progress batches have completed.",
+)
+
+REQUEST_LIMIT: Final = BatchProblem(
+    code="request_limit_exceeded",
+    message="Enqueued request limit reached for this model. Try again once some in_progress batches have completed.",
 )
 
 
@@ -45,15 +52,26 @@ class Tally:
     output_tokens: int = 0
 
 
+def queue_problem(waiting: Iterable[Batch], room: QueueRoom, *, requests: int, tokens: int) -> BatchProblem | None:
+    """Whether one more batch of so many requests and prompt tokens finds room beside those that have not ended."""
+    for batch in waiting:
+        requests += batch.total
+        tokens += batch.queued_tokens
+    if room.tokens_max is not None and tokens > room.tokens_max:
+        return TOKEN_LIMIT
+    return REQUEST_LIMIT if room.requests_max is not None and requests > room.requests_max else None
+
+
 def latency_ms(config: SimulatorConfig, stable_key: str) -> int:
     low, high = config.latency_seconds
     return round((low + (high - low) * unit(config.seed, "latency", stable_key)) * 1000)
 
 
-def begun(batch: Batch, now_ms: int, *, total: int, model: str | None) -> Batch:
+def begun(batch: Batch, now_ms: int, *, total: int, model: str | None, queued_tokens: int) -> Batch:
     due = now_ms + batch.latency_ms
     status = BatchStatus.IN_PROGRESS
-    return replace(batch, status=status, in_progress_ms=now_ms, due_ms=due, total=total, model=model)
+    begun = replace(batch, status=status, in_progress_ms=now_ms, due_ms=due, total=total, model=model)
+    return replace(begun, queued_tokens=queued_tokens)
 
 
 def failed(batch: Batch, now_ms: int, problem: BatchProblem) -> Batch:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_PRICES", "FALLBACK_PRICE", "Price", "cost_nanos", "tokens_of_chars"]
+__all__ = ["DEFAULT_PRICES", "FALLBACK_PRICE", "LIST_PERCENT", "Price", "cost_nanos", "tokens_of_chars"]
 
 CHARS_PER_TOKEN: Final = 4
+LIST_PERCENT: Final = 100  # what a single call pays; a batch pays less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,7 @@ class Batch:
     model: str | None = None
     problem: BatchProblem | None = None
     total: int = 0
+    queued_tokens: int = 0  # of all its prompts, while a queue is limited
     completed: int = 0
     failed: int = 0
     done_share: float = 1.0  # of the rows, when it was cancelled or expired

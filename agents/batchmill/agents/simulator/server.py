@@ -34,6 +34,7 @@ LOOPBACK: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 10.0
 EXCHANGE_SECONDS_MAX: Final = 5.0
+BACKLOG: Final = 1_024
 GRACE_SECONDS: Final = 1  # for open exchanges (a hanging one, say) when the server stops
 _LOOK_SECONDS: Final = 0.05
 
@@ -169,7 +170,12 @@ def _settings(config: SimulatorConfig) -> uvicorn.Config:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    return socket.create_server((host, port), backlog=1024)
+    # asyncio switches Nagle's delay off only where the protocol is named; else every answer waits 40 ms for an ACK
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    listening.listen(BACKLOG)
+    return listening
 
 
 def _free_port() -> int:

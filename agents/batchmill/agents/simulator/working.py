@@ -109,6 +109,8 @@ def _bill(bench: Bench, row: RowRequest, line: bytes, given: Answer, *, delivere
     tokens = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
     return {
         "batch_id": bench.batch.id,
+        "provider": bench.batch.provider,
+        "tier": "batch",
         "custom_id": row.custom_id,
         "request_sha256": hashlib.sha256(line).hexdigest(),
         "result_sha256": sha256_hex(given.content),

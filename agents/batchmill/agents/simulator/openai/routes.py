@@ -1,4 +1,4 @@
-"""Law: the OpenAI Files and Batches endpoints: read the request, ask the core, answer in OpenAI's words.
+"""Law: the OpenAI endpoints for files, batches and single calls: read the request, ask the core, answer in its words.
 
 Faults of uploads, creates, reads and downloads strike here, because here is where an answer can go wrong.
 """
@@ -12,18 +12,21 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from batchmill.agents import clock
-from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note
+from batchmill.agents.simulator.calling import NO_MODEL, Call, Called
+from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note, silence
 from batchmill.agents.simulator.faults import Fault, Place
 from batchmill.agents.simulator.multipart import FormReader, MultipartError, boundary_of
+from batchmill.agents.simulator.openai.endpoints import ENDPOINTS, Endpoint
+from batchmill.agents.simulator.openai.headers import rate_headers
 from batchmill.agents.simulator.openai.objects import batch_object, error_object, file_object, list_object
-from batchmill.agents.simulator.openai.rows import ENDPOINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
     from batchmill.agents.simulator.core import Core, Upload
+    from batchmill.agents.simulator.limits import Verdict
     from batchmill.agents.simulator.records import Batch, StoredFile
 
 __all__ = ["PROVIDER", "routes"]
@@ -34,6 +37,8 @@ PAGE_DEFAULT: Final = 20
 BATCHES_PAGE_MAX: Final = 100
 FILES_PAGE_MAX: Final = 10_000
 BODY_BYTES_MAX: Final = 256 * 1024  # of a create request; files have their own limit
+CALL_BYTES_MAX: Final = 32 * 1024 * 1024
+REQUEST_ID: Final = "x-client-request-id"  # the one a client may choose for a single call
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512
@@ -49,15 +54,19 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
         param: str | None = None,
         code: str | None = None,
         retry_after_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_object(message, kind=kind, param=param, code=code)
-        self.headers = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+        wait = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
+        self.headers = {**(headers or {}), **wait}
 
 
 def routes() -> Sequence[Route]:
     return [
+        # first, because routes are tried in order and these are asked thousands of times a second
+        *(Route(path, _endpoint(_single_call, control=False), methods=["POST"]) for path in ENDPOINTS),
         Route("/v1/files", _endpoint(_create_file), methods=["POST"]),
         Route("/v1/files", _endpoint(_list_files), methods=["GET"]),
         Route("/v1/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
@@ -70,11 +79,15 @@ def routes() -> Sequence[Route]:
     ]
 
 
-def _endpoint(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    handler: Callable[[Core, Request], Awaitable[Response]], *, control: bool = True
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         core: Core = request.app.state.core
         try:
-            _authorize(core, request)
+            key = _authorized(core, request)
+            if control:
+                _within(core.ask_control(PROVIDER, key))
             return await handler(core, request)
         except _Refusal as refusal:
             return JSONResponse(refusal.body, status_code=refusal.status, headers=refusal.headers)
@@ -82,12 +95,38 @@ def _endpoint(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callab
     return endpoint
 
 
-def _authorize(core: Core, request: Request) -> None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+def _authorized(core: Core, request: Request) -> str:
+    """The API key: a bearer token, or the header `api-key` as Azure has it."""
+    key = _key_of(request)
+    if not key:
         raise _Refusal(401, "You didn't provide an API key. Provide it as a Bearer token in the Authorization header.")
-    if core.config.api_key is not None and token.strip() != core.config.api_key:
+    if core.config.api_key is not None and key != core.config.api_key:
         raise _Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
+    return key
+
+
+def _key_of(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
+
+
+def _within(rates: Verdict) -> None:
+    if rates.limited_by is not None:
+        raise _throttled(rates)
+
+
+def _throttled(rates: Verdict) -> _Refusal:
+    message = f"Rate limit reached ({rates.limited_by} per minute). Please try again later."
+    if rates.wait_seconds is None:
+        message = "Request too large: it asks for more tokens than the rate limit lets through at once."
+    return _Refusal(
+        429,
+        message,
+        kind=rates.limited_by or "requests",
+        code="rate_limit_exceeded",
+        retry_after_seconds=rates.wait_seconds,
+        headers=rate_headers(rates),
+    )
 
 
 def _server_error(status: int = 500) -> _Refusal:
@@ -183,13 +222,14 @@ async def _file_content(core: Core, request: Request) -> Response:
 
 
 async def _create_batch(core: Core, request: Request) -> Response:
-    asked = await _json_object(request)
+    asked = _json_object(await _body(request, BODY_BYTES_MAX))
     endpoint, metadata = _checked(asked)
     file = core.store.file(PROVIDER, str(asked["input_file_id"]))
     if file is None or file.purpose != "batch":
         message = f"Invalid 'input_file_id': no such File object for a batch: {asked['input_file_id']}"
         raise _Refusal(400, message, param="input_file_id", code="invalid_input_file_id")
     note(request, file_id=file.id)
+    _within(core.ask_create(PROVIDER, _key_of(request)))
     fault = core.strike(Place.CREATE, file.sha256)
     note(request, **({"fault": fault} if fault else {}))
     _reject(core, fault)
@@ -207,8 +247,12 @@ def _reject(core: Core, fault: Fault | None) -> None:
         message = "Rate limit reached for batch creation."
         raise _Refusal(429, message, kind="requests", code="rate_limit_exceeded", retry_after_seconds=wait)
     if fault is Fault.REJECT_QUOTA:
-        message = "You exceeded your current quota, please check your plan and billing details."
-        raise _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
+        raise _no_money()
+
+
+def _no_money() -> _Refusal:
+    message = "You exceeded your current quota, please check your plan and billing details."
+    return _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
 
 
 def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
@@ -226,12 +270,16 @@ def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
             return JSONResponse(batch_object(batch, now_ms=clock.wall_ms()))
 
 
-async def _json_object(request: Request) -> dict[str, Any]:
+async def _body(request: Request, bytes_max: int) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > BODY_BYTES_MAX:
+        if len(body) > bytes_max:
             raise _Refusal(413, "The request body is too large.")
+    return bytes(body)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -323,3 +371,53 @@ def _limit(request: Request, *, default: int, most: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise _Refusal(400, f"Invalid 'limit': a whole number from 1 to {most}.", param="limit")
     return int(text)
+
+
+# Single calls ------------------------------------------------------------------------------------------------------
+
+
+async def _single_call(core: Core, request: Request) -> Response:
+    endpoint = ENDPOINTS[request.url.path]
+    body = await _body(request, CALL_BYTES_MAX)
+    asked = _json_object(body)
+    _check_call(endpoint, asked)
+    question = endpoint.question(asked)
+    custom_id = request.headers.get(REQUEST_ID, "")
+    called = await core.call(
+        Call(provider=PROVIDER, key=_key_of(request), question=question, body=body, custom_id=custom_id)
+    )
+    note(request, call_id=called.id, **({"fault": called.fault} if called.fault else {}))
+    if called.answer is None:
+        return silence(called) or _unanswered(called, question.model)
+    shown = endpoint.answered(called.id, called.created_ms // 1000, question, called.answer)
+    return Response(orjson.dumps(shown), media_type="application/json", headers=_call_headers(called))
+
+
+def _check_call(endpoint: Endpoint, asked: dict[str, Any]) -> None:
+    if not isinstance(asked.get("model"), str) or not asked["model"]:
+        raise _Refusal(400, "you must provide a model parameter", param="model")
+    if asked.get("stream"):
+        raise _Refusal(400, "This simulator does not stream.", param="stream", code="streaming_unsupported")
+    wrong = endpoint.check(asked)
+    if wrong is not None:
+        raise _Refusal(400, wrong.message, param=wrong.param, code=wrong.code)
+
+
+def _unanswered(called: Called, model: str) -> Response:
+    """Refused by a limit, by the model's absence, or by a fault."""
+    if called.rates.limited_by is not None:
+        raise _throttled(called.rates)
+    if called.status == NO_MODEL:
+        raise _Refusal(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
+    if called.fault is Fault.CALL_QUOTA:
+        raise _no_money()
+    headers = _call_headers(called)
+    if called.fault is Fault.CALL_429:
+        message, code = "Rate limit reached. Please try again later.", "rate_limit_exceeded"
+        raise _Refusal(429, message, kind="requests", code=code, retry_after_seconds=called.seconds, headers=headers)
+    message = "The server had an error while processing your request."
+    raise _Refusal(called.status, message, kind="server_error", retry_after_seconds=called.seconds, headers=headers)
+
+
+def _call_headers(called: Called) -> dict[str, str]:
+    return {"x-request-id": f"req_{called.id}", **rate_headers(called.rates)}

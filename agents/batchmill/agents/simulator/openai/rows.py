@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from batchmill.agents.simulator.answering import Question
 from batchmill.agents.simulator.chance import digest_of
 from batchmill.agents.simulator.dialect import RowRequest
+from batchmill.agents.simulator.openai.endpoints import ENDPOINTS
 from batchmill.agents.simulator.records import Batch, BatchProblem
 
 if TYPE_CHECKING:
     from batchmill.agents.simulator.answering import Answer
 
-__all__ = ["ENDPOINTS", "OpenAIChecker", "OpenAIDialect"]
+__all__ = ["OpenAIChecker", "OpenAIDialect"]
 
-ENDPOINTS: Final = ("/v1/chat/completions",)
 _ROW_FIELDS: Final = ("custom_id", "method", "url", "body")
 _FAILURES: Final = {
     400: ("invalid_request_error", "invalid_value", "The request was not accepted by the model."),
@@ -83,12 +82,8 @@ class OpenAIChecker:
             return _problem(number, "mismatched_model", "All requests of a batch must use one model.", "body.model")
         if body.get("stream"):
             return _problem(number, "streaming_unsupported", "Streaming is not supported in batches.", "body.stream")
-        messages = body.get("messages")
-        if messages is None:
-            return _missing(number, "body.messages")
-        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-            return _problem(number, "invalid_request", "messages must be a list of messages.", "body.messages")
-        return None
+        wrong = ENDPOINTS[self._endpoint].check(body)
+        return None if wrong is None else _problem(number, wrong.code, wrong.message, f"body.{wrong.param}")
 
 
 class OpenAIDialect:
@@ -97,19 +92,11 @@ class OpenAIDialect:
 
     def request(self, line: bytes) -> RowRequest:
         row = orjson.loads(line)
-        return RowRequest(custom_id=row["custom_id"], question=_question(row["body"]))
+        return RowRequest(custom_id=row["custom_id"], question=ENDPOINTS[row["url"]].question(row["body"]))
 
     def answered(self, batch: Batch, row: RowRequest, answer: Answer) -> bytes:
         request_id = _request_id(batch, row)
-        body: dict[str, Any] = {
-            "id": f"chatcmpl-{request_id[:24]}",
-            "object": "chat.completion",
-            "created": batch.created_ms // 1000,
-            "model": row.question.model,
-            "choices": [_choice(answer)],
-        }
-        if answer.usage_told:
-            body["usage"] = _usage(answer)
+        body = ENDPOINTS[batch.endpoint].answered(request_id, batch.created_ms // 1000, row.question, answer)
         return _line(batch, row, {"status_code": 200, "request_id": request_id, "body": body})
 
     def failed(self, batch: Batch, row: RowRequest, status: int) -> bytes:
@@ -133,45 +120,6 @@ def _problem(number: int, code: str, message: str, param: str | None = None) -> 
 
 def _missing(number: int, name: str) -> BatchProblem:
     return _problem(number, "missing_required_parameter", f"Missing required parameter: '{name}'.", name)
-
-
-def _question(body: dict[str, Any]) -> Question:
-    messages = [(message.get("role"), _text_of(message.get("content"))) for message in body["messages"]]
-    asked = next((text for role, text in reversed(messages) if role == "user"), "")
-    form = body.get("response_format") or {}
-    kind = form.get("type")
-    return Question(
-        model=body["model"],
-        text=asked,
-        chars=sum(len(text) for _, text in messages),
-        schema=(form.get("json_schema") or {}).get("schema") if kind == "json_schema" else None,
-        json_only=kind == "json_object",
-        output_tokens_max=body.get("max_completion_tokens") or body.get("max_tokens"),
-    )
-
-
-def _text_of(content: Any) -> str:
-    """Content is a text, or a list of parts of which the texts count."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
-
-
-def _choice(answer: Answer) -> dict[str, Any]:
-    content, refusal = (None, answer.content) if answer.refused else (answer.content, None)
-    message = {"role": "assistant", "content": content, "refusal": refusal}
-    return {"index": 0, "message": message, "finish_reason": "length" if answer.truncated else "stop"}
-
-
-def _usage(answer: Answer) -> dict[str, Any]:
-    return {
-        "prompt_tokens": answer.input_tokens,
-        "completion_tokens": answer.output_tokens,
-        "total_tokens": answer.input_tokens + answer.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
 
 
 def _request_id(batch: Batch, row: RowRequest) -> str:

@@ -1,0 +1,189 @@
+"""Law: one question, answered now: for any provider and without HTTP. Asked, limited, struck, billed, answered.
+
+A call that a model answers is billed before anybody hears of it, at list price. What is refused, by a limit or by a
+fault, is not billed. What the client hears is told by a status; the words for it are the provider's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from batchmill.agents import clock
+from batchmill.agents.simulator.answering import Answer, Question, answer
+from batchmill.agents.simulator.chance import sha256_hex, unit
+from batchmill.agents.simulator.faults import Fault, FaultPlan, Place, active_at, row_struck
+from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
+from batchmill.agents.simulator.limits import Client, Limiter, Verdict
+from batchmill.agents.simulator.pricing import LIST_PERCENT, cost_nanos, tokens_of_chars
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchmill.agents.simulator.config import SimulatorConfig
+    from batchmill.agents.simulator.gold import GoldTable
+    from batchmill.agents.simulator.ledger import OnlineTotals
+
+__all__ = ["NO_MODEL", "Call", "Called", "Caller"]
+
+NO_MODEL: Final = 404
+LIMITED: Final = 429
+_OK: Final = 200
+
+# What the client hears; 0 is silence: the connection drops, after `seconds` where the fault hangs.
+_HEARD: Final[Mapping[Fault, int]] = MappingProxyType(
+    {
+        Fault.CALL_429: 429,
+        Fault.CALL_QUOTA: 429,
+        Fault.CALL_500: 500,
+        Fault.CALL_503: 503,
+        Fault.CALL_DISCONNECT: 0,
+        Fault.CALL_HANG: 0,
+        Fault.CALL_BILL_THEN_500: 500,
+        Fault.CALL_BILL_THEN_DISCONNECT: 0,
+        Fault.CALL_BILL_THEN_HANG: 0,
+    }
+)
+_BILLED: Final = frozenset({Fault.CALL_BILL_THEN_500, Fault.CALL_BILL_THEN_DISCONNECT, Fault.CALL_BILL_THEN_HANG})
+_HANGING: Final = frozenset({Fault.CALL_HANG, Fault.CALL_BILL_THEN_HANG})
+# Of a row's faults, those that spoil what the model says; the others spoil lines of files, which a call has none of.
+_SPOILING: Final = frozenset(
+    {
+        Fault.REFUSAL,
+        Fault.TRUNCATED,
+        Fault.EMPTY_CONTENT,
+        Fault.MALFORMED_JSON,
+        Fault.SCHEMA_VIOLATION,
+        Fault.WRONG_ANSWER,
+        Fault.USAGE_ABSENT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request for one answer, read and checked by the provider's routes."""
+
+    provider: str
+    key: str  # the API key, for the rates
+    question: Question
+    body: bytes  # as it came, for the hash of the bill
+    custom_id: str = ""  # the request id the client chose, if it chose one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Called:
+    """What became of a call. `answer` is there when the client is to hear it: `status` 200."""
+
+    id: str
+    created_ms: int
+    status: int  # as the client hears it; 0: nothing, the connection drops
+    rates: Verdict
+    answer: Answer | None = None
+    fault: Fault | None = None
+    #: of Retry-After, or of silence before the connection drops; None: there is none
+    seconds: float | None = None
+
+
+@dataclass(slots=True)
+class _Tally:
+    billed_calls: int = 0
+    cost_nanos: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Caller:
+    """What all single calls are worked with."""
+
+    config: SimulatorConfig
+    ledger: LedgerWriter
+    gold: GoldTable
+    limiter: Limiter
+    plan: Callable[[], FaultPlan]
+    strike: Callable[[Place, str], Fault | None]
+    count: Callable[[str], int]
+    tally: _Tally = field(default_factory=_Tally)
+
+    def restore(self, totals: OnlineTotals) -> None:
+        self.tally = _Tally(billed_calls=totals.billed_calls, cost_nanos=totals.cost_nanos)
+
+    async def call(self, call: Call) -> Called:
+        call_id, now = secrets.token_hex(16), clock.wall_ms()
+        if self.config.price_of(call.question.model) is None:
+            return Called(id=call_id, created_ms=now, status=NO_MODEL, rates=Verdict())
+        client = Client(call.provider, call.key, call.question.model)
+        rates = self.limiter.ask(client, tokens=_tokens_asked(call.question), now_s=clock.monotonic_s())
+        if rates.limited_by is not None:
+            return Called(id=call_id, created_ms=now, status=LIMITED, rates=rates, seconds=rates.wait_seconds)
+        digest = hashlib.sha256(call.body).hexdigest()
+        fault = self.strike(Place.CALL, digest)
+        if fault is not None and fault not in _BILLED and fault in _HEARD:
+            return self._heard(call_id, now, rates, fault)
+        return await self._answered(call, call_id, now, rates, fault, digest)
+
+    def _heard(self, call_id: str, now_ms: int, rates: Verdict, fault: Fault) -> Called:
+        told = fault in _HANGING or fault in {Fault.CALL_429, Fault.CALL_503}
+        seconds = self.plan()[fault].seconds if told else None
+        return Called(id=call_id, created_ms=now_ms, status=_HEARD[fault], rates=rates, fault=fault, seconds=seconds)
+
+    async def _answered(
+        self, call: Call, call_id: str, now_ms: int, rates: Verdict, fault: Fault | None, digest: str
+    ) -> Called:
+        config, question = self.config, call.question
+        spoilt = self._spoilt(call, digest)
+        given = answer(
+            question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=self.gold, fault=spoilt
+        )
+        lost = fault in _BILLED
+        bill = self._bill(call, call_id, given, digest, delivered=not lost)
+        written = self.ledger.written(self.ledger.stage([entry_bytes("bill", bill)]))
+        # The line reaches the disk while the model seems to think: the wait for it costs nothing.
+        await asyncio.sleep(self._latency_seconds(digest, fault))
+        await written
+        if fault is not None and lost:
+            return self._heard(call_id, now_ms, rates, fault)
+        return Called(id=call_id, created_ms=now_ms, status=_OK, rates=rates, answer=given, fault=fault or spoilt)
+
+    def _spoilt(self, call: Call, digest: str) -> Fault | None:
+        rules = tuple((fault, rule) for fault, rule in active_at(self.plan(), Place.ROW) if fault in _SPOILING)
+        if not rules:
+            return None
+        name = call.custom_id or f"{digest}/{self.count(f'call:{digest}')}"
+        text = sha256_hex(call.question.text.strip())
+        return row_struck(rules, seed=self.config.seed, line=0, custom_id=name, text_sha256=text)
+
+    def _latency_seconds(self, digest: str, fault: Fault | None) -> float:
+        low, high = self.config.single_latency_seconds
+        more = self.plan()[fault].seconds if fault is Fault.CALL_SLOW else 0.0
+        return more + low + (high - low) * unit(self.config.seed, "call latency", digest)
+
+    def _bill(self, call: Call, call_id: str, given: Answer, digest: str, *, delivered: bool) -> dict[str, Any]:
+        price = self.config.price_of(call.question.model)
+        if price is None:
+            raise LookupError("a model without a price passed the checks of a call")
+        tokens = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+        cost = cost_nanos(price, **tokens, percent=LIST_PERCENT)
+        self.tally.billed_calls += 1
+        self.tally.cost_nanos += cost
+        return {
+            "batch_id": "",
+            "call_id": call_id,
+            "provider": call.provider,
+            "tier": "online",
+            "custom_id": call.custom_id,
+            "request_sha256": digest,
+            "result_sha256": sha256_hex(given.content),
+            "model": call.question.model,
+            **tokens,
+            "cost_nanos": cost,
+            "delivered": delivered,
+        }
+
+
+def _tokens_asked(question: Question) -> int:
+    """What a rate counts: the prompt, and all that the answer is allowed to have."""
+    return max(tokens_of_chars(question.chars), 1) + (question.output_tokens_max or 0)
