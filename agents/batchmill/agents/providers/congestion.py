@@ -11,7 +11,7 @@ from collections import deque
 __all__ = ["Breaker", "Concurrency"]
 
 #: where the first calls of a process begin; it doubles with every round of answers until something hurts
-START_CALLS = 16
+START_CALLS = 32
 #: what is left of the width after a refusal for load
 KEPT_SHARE = 0.7
 
@@ -37,9 +37,9 @@ class Concurrency:
     def calls_max(self) -> int:
         return int(self._width)
 
-    def passed(self, *, running: int) -> None:
-        """A call was answered while so many were running. Only a width that was used has shown that it is borne."""
-        if running + 1 >= self.calls_max:
+    def passed(self, *, placed: int) -> None:
+        """A call was answered while so many had a place. Only a width that was used has shown that it is borne."""
+        if placed >= self.calls_max:
             self._width = min(self._most, self._width + (1.0 if self._doubling else 1.0 / self._width))
 
     def hurt(self, *, sent_s: float, now_s: float) -> bool:

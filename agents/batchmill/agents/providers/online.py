@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 import aiohttp
 import orjson
+from aiohttp import hdrs
 
 from batchmill.agents import clock
 from batchmill.agents.providers.errors import Complaint, complaint_in, error_for
@@ -211,6 +212,9 @@ def _named(line: bytes) -> tuple[str, str]:
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
+    length = response.content_length
+    if length is not None and length <= REPLY_BYTES_MAX and hdrs.CONTENT_ENCODING not in response.headers:
+        return await response.read()
     parts, size = [], 0
     async for part in response.content.iter_any():
         size += len(part)

@@ -16,6 +16,7 @@ as it asks; answers to calls that were sent before that are part of the same ref
 """
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -47,16 +48,16 @@ class Ended(Enum):
     UNTOLD = auto()  #: nothing was sent, or nobody waited for the answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Turn:
-    """Permission for one call, to be given back with how it ended."""
+    """Permission for one call, to be given back with how it ended. Not frozen: each call makes one, and that is slow."""
 
     model: str
+    prompt_tokens: int  #: as estimated from its bytes
+    tokens: float  #: as it was expected to use, prompt and answer
     asked_s: float
     sent_s: float
     trial: bool
-    prompt_tokens: int  #: as estimated from its bytes
-    tokens: float  #: as it was expected to use, prompt and answer
     requests_taken: float  #: what the model's turns had taken in all, this one included
     tokens_taken: float
 
@@ -85,9 +86,11 @@ class Pacer:
         self._owed_tokens = 0.0
         self._concurrency = Concurrency(concurrent_max)
         self._breaker = Breaker()
+        self._line: deque[asyncio.Future[None]] = deque()  #: who waits for a place
+        self._placed = 0  #: who has one, sent or still waiting for the rate
         self._running = 0
         self._first_in_line = asyncio.Lock()
-        self._changed = asyncio.Event()  #: a call ended: a place may be free, a trial over
+        self._trial_over = asyncio.Event()
         self._closed_until_s = 0.0
         self._refusals_in_a_row = 0
 
@@ -109,29 +112,21 @@ class Pacer:
     async def admit(self, *, model: str, prompt_tokens: int, answer_tokens: int) -> Turn:
         """Wait for a turn. Whoever gets one gives it back with `done`."""
         asked_s = _now_s()
-        async with self._first_in_line:
-            await self._place()
-            told = self._told_of(model)
-            tokens = self._correction.of(prompt_tokens) + answer_tokens
-            owed, self._owed_tokens = self._owed_tokens, 0.0
-            await told.requests.until_left(1, share=self._share, wait_seconds_max=self._cooldown_max_seconds)
-            await told.tokens.until_left(tokens, share=self._share, wait_seconds_max=self._cooldown_max_seconds)
-            await self._requests.take(1)
-            await self._tokens.take(tokens + owed)
-            await self._calm()  # last: a refusal may have come in while the buckets filled
-            told.requests.taken += 1
-            told.tokens.taken += tokens
-            self._running += 1
-            return Turn(
-                model=model,
-                asked_s=asked_s,
-                sent_s=_now_s(),
-                trial=self._breaker.start(),
-                prompt_tokens=prompt_tokens,
-                tokens=tokens,
-                requests_taken=told.requests.taken,
-                tokens_taken=told.tokens.taken,
-            )
+        await self._place()
+        try:
+            async with self._first_in_line:
+                told = self._told_of(model)
+                tokens = self._correction.of(prompt_tokens) + answer_tokens
+                await self._rates(told, tokens)
+                await self._calm()  # last: a refusal may have come in while the buckets filled
+                told.requests.taken += 1
+                told.tokens.taken += tokens
+                trial = self._breaker.start()
+        except BaseException:
+            self._leave()
+            raise
+        self._running += 1
+        return Turn(model, prompt_tokens, tokens, asked_s, _now_s(), trial, told.requests.taken, told.tokens.taken)
 
     def heard(self, turn: Turn, rates: Rates) -> None:
         """An answer came, and this is what it says of the model's rates."""
@@ -152,7 +147,7 @@ class Pacer:
         match ended:
             case Ended.ANSWERED:
                 self._refusals_in_a_row = 0
-                self._concurrency.passed(running=self._running)
+                self._concurrency.passed(placed=self._placed)
                 self._breaker.passed(trial=turn.trial)
             case Ended.THROTTLED:
                 self._hurt(turn, retry_after_seconds, pause=True)
@@ -162,7 +157,9 @@ class Pacer:
                 self._breaker.failed(trial=turn.trial, now_s=_now_s())
             case Ended.UNTOLD:
                 self._breaker.untold(trial=turn.trial)
-        self._changed.set()
+        if turn.trial:
+            self._trial_over.set()
+        self._leave()
 
     def _hurt(self, turn: Turn, asked_seconds: float | None, *, pause: bool) -> None:
         """Give way, and close the gate for as long as is asked, within our own bound; else, if `pause`, by ourselves.
@@ -186,25 +183,50 @@ class Pacer:
         return told
 
     async def _place(self) -> None:
-        while self._running >= self._concurrency.calls_max:
-            await self._change()
+        """Wait for a place among the calls; whoever leaves hands theirs to the first in line."""
+        if not self._line and self._placed < self.calls_max:
+            self._placed += 1
+            return
+        handed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(handed)
+        try:
+            await handed
+        except asyncio.CancelledError:
+            if handed.done() and not handed.cancelled():
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        self._placed -= 1
+        while self._line and self._placed < self.calls_max:
+            handed = self._line.popleft()
+            if not handed.done():
+                self._placed += 1
+                handed.set_result(None)
+
+    async def _rates(self, told: "_Told", tokens: float) -> None:
+        """Wait for what the provider says is lacking, then for our own buckets."""
+        lacking_s = max(told.requests.lacking_s(1, self._share), told.tokens.lacking_s(tokens, self._share))
+        if lacking_s > 0:
+            await asyncio.sleep(min(lacking_s, self._cooldown_max_seconds))
+        owed, self._owed_tokens = self._owed_tokens, 0.0
+        await self._requests.take(1)
+        await self._tokens.take(tokens + owed)
 
     async def _calm(self) -> None:
         """Until neither a refusal nor the breaker keeps the gate closed. Each wait is bounded by their own numbers."""
-        while True:
+        while self._closed_until_s or not self._breaker.closed:
             now_s = _now_s()
             trial_s = self._breaker.wait_seconds(now_s)
             wait_s = max(self._closed_until_s - now_s, trial_s or 0.0)
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             elif trial_s is None:
-                await self._change()
+                self._trial_over.clear()
+                await self._trial_over.wait()
             else:
+                self._closed_until_s = 0.0
                 return
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
 
 
 class _Bucket:
@@ -242,16 +264,14 @@ class _Rate:
         if sent_s > self._said_s:
             self._said, self._said_s, self._said_taken = said, sent_s, taken
 
-    async def until_left(self, amount: float, *, share: float, wait_seconds_max: float) -> None:
-        """Wait for what is lacking, at the rate at which our share of it fills."""
+    def lacking_s(self, amount: float, share: float) -> float:
+        """How long until `amount` is there, at the rate at which our share of it fills."""
         if self._said is None:
-            return
+            return 0.0
         per_second = self._said.per_minute / MINUTE_SECONDS * share
         filled = (_now_s() - self._said_s) * per_second
         left = self._said.remaining + filled - (self.taken - self._said_taken)
-        lacking = min(amount, self._said.per_minute) - left
-        if lacking > 0:
-            await asyncio.sleep(min(lacking / per_second, wait_seconds_max))
+        return max(0.0, min(amount, self._said.per_minute) - left) / per_second
 
 
 class _Told:
