@@ -50,7 +50,7 @@ class Ended(Enum):
 
 @dataclass(slots=True)
 class Turn:
-    """Permission for one call, to be given back with how it ended. Not frozen: each call makes one, and that is slow."""
+    """Permission for one call, to be given back with how it ended. Each call makes one: frozen would be slow."""
 
     model: str
     prompt_tokens: int  #: as estimated from its bytes
