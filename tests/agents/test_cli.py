@@ -210,6 +210,14 @@ def test_the_faults_of_the_simulator_are_named(at: list[str], capsys: pytest.Cap
     assert run([*at, "simulate", "--list-faults"]) == 0
     assert "accept_then_500\tcreate\t" in capsys.readouterr().out
     assert run([*at, "simulate", "--fault", "row_501=0.1"]) == ExitCode.USAGE
+    for wrong in (
+        ("--latency-profile", "nobody"),
+        ("--webhook-url", "https://example.org/hook"),
+        ("--webhook-secret", "no base64"),
+        ("--single-latency", "1"),
+        ("--time-scale", "0"),
+    ):
+        assert run([*at, "simulate", *wrong]) == ExitCode.USAGE
 
 
 @pytest.mark.usefixtures("empty_view")

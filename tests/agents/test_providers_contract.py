@@ -10,16 +10,19 @@ import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore
+from batchmill.agents.providers.openai_batch import headers, online_path
+from batchmill.agents.providers.openai_rows import call_of, row_of
 from batchmill.agents.providers.registry import provider_for
 from batchmill.agents.settings import AccountSettings
 from batchmill.agents.simulator import FAULTS, SimulatorConfig, plan_from_json, read_ledger, running_simulator
 from batchmill.agents.simulator.faults import Fault, Place
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.status import Outcome
+from batchmill.schemas.status import ChunkState, Outcome
 from batchmill.streams.ports import (
     Action,
     CreateOrder,
@@ -27,9 +30,12 @@ from batchmill.streams.ports import (
     MustPauseError,
     NotFoundError,
     OutcomeUnknownError,
+    RefusedError,
     RemoteStatus,
     TransientError,
 )
+from batchmill.streams.submitting import after_look
+from tests.streams.rows import make_chunk, make_life
 
 ENDPOINT = "/v1/chat/completions"
 LOOKS_MAX = 1_000
@@ -42,21 +48,21 @@ SCHEMA = {
 
 
 class World:
-    def __init__(self, provider, ledger_path, since_ms):
-        self.provider, self._ledger_path, self.since_ms = provider, ledger_path, since_ms
+    def __init__(self, provider, account, ledger_path, since_ms):
+        self.provider, self.account, self.ledger_path, self.since_ms = provider, account, ledger_path, since_ms
 
     def batches(self):
         """Give the batches that exist, whatever the adapter was told."""
-        return read_ledger(self._ledger_path).batches_created
+        return read_ledger(self.ledger_path).batches_created
 
-    def lines(self, count):
+    def lines(self, count, endpoint=ENDPOINT):
         body = {
             "model": "gpt-4o-mini",
             "messages": [{"role": "user", "content": "A good film."}],
             "response_format": {"type": "json_schema", "json_schema": {"name": "o", "strict": True, "schema": SCHEMA}},
         }
         return b"".join(
-            self.provider.request_line(custom_id=f"r.{n}", endpoint=ENDPOINT, body=json.dumps(body).encode())
+            self.provider.request_line(custom_id=f"r.{n}", endpoint=endpoint, body=json.dumps(body).encode())
             for n in range(count)
         )
 
@@ -120,10 +126,11 @@ def world(tmp_path):
         )
         async with running_simulator(config) as url:
             numbers = {"requests_per_minute": 600_000, "cooldown_max_seconds": 0.01, "clock_skew_seconds": 5.0}
-            settings = AccountSettings(base_url=f"{url}/v1", api_key="k", **numbers | account)
+            where = url if account.get("kind") == "azure" else f"{url}/v1"
+            settings = AccountSettings(base_url=where, api_key="k", **numbers | account)
             provider = provider_for("acme", settings, on_call=lambda _: None, loopback_only=True)
             try:
-                yield World(provider, config.ledger_file, clock.wall_ms())
+                yield World(provider, settings, config.ledger_file, clock.wall_ms())
             finally:
                 await provider.close()
 
@@ -162,8 +169,22 @@ async def test_a_batch_whose_creation_was_not_confirmed_is_found_by_its_label(wo
         assert len(w.batches()) == 1  # it exists: sending again would pay twice
         (found,) = await w.provider.find(label=a_label(chunk_attempt=2), since_ms=w.since_ms)
         assert found.batch_id == w.batches()[0].batch_id
-        assert found.label["batchmill_attempt"] == "1"
+        assert found.label["chunk_attempt"] == "1"
         await w.until(found.batch_id, RemoteStatus.ENDED)
+
+
+async def test_a_refused_batch_of_an_earlier_attempt_is_told_from_this_one_by_what_the_adapter_read(world):
+    """Adapter and decision must speak of attempts in the same words: one reads what the other wrote."""
+    async with world({"token_limit_exceeded": {"nth": [1]}}) as w:
+        refused = await w.opened(3)
+        await w.until(refused.batch_id, RemoteStatus.FAILED)
+        found = await w.provider.find(label=a_label(chunk_attempt=2), since_ms=w.since_ms)
+    assert [batch.batch_id for batch in found] == [refused.batch_id]
+    states = {}
+    for attempt in (1, 2):
+        chunk, _ = make_chunk([make_life(0)], ChunkState.ATTEMPTING, attempt=attempt, file_id="f")
+        states[attempt] = after_look(chunk, found, w.since_ms).orders[0].row.state
+    assert states == {1: ChunkState.OPEN, 2: ChunkState.ATTEMPTING}
 
 
 async def test_a_create_that_failed_for_sure_made_nothing_and_one_that_may_have_is_unknown(world):
@@ -308,7 +329,7 @@ async def test_a_cancelled_batch_ends_with_every_row_told(world):
         batch = await w.until(made.batch_id, RemoteStatus.ENDED)
         rows = await w.rows(batch)
     assert {row.outcome for row in rows} <= {Outcome.SUCCEEDED, Outcome.CANCELLED}
-    assert len({row.custom_id for row in rows}) == 20
+    assert len({row.custom_id for row in rows}) == (20 if batch.total else 0)  # cancelled while validating: no rows yet
 
 
 ROWS = {
@@ -357,3 +378,52 @@ async def test_a_struck_row_is_told_apart_and_leaves_the_others_alone(world, fau
 
 def sorted_rows(rows):
     return sorted((row for row in rows if row is not None), key=lambda row: row.custom_id)
+
+
+# Other endpoints, single calls, Azure ------------------------------------------------------------------------------
+
+ANSWERS = {
+    ENDPOINT: lambda text: json.loads(text).keys() == {"label"},
+    "/v1/responses": lambda text: json.loads(text).keys() == {"label"},
+    "/v1/embeddings": lambda text: len(json.loads(text)) == 1_536,
+}
+
+
+@pytest.mark.parametrize("endpoint", ANSWERS)
+@pytest.mark.parametrize("kind", ["openai", "azure", "compatible"])
+async def test_a_line_gets_the_same_answer_in_a_batch_and_alone_and_both_usages_are_the_ledgers(world, endpoint, kind):
+    async with world(kind=kind) as w:
+        order = CreateOrder(
+            label=a_label(), endpoint=endpoint, model="gpt-4o-mini", file_id=None, size_bytes=0, content=nothing
+        )
+        line = w.lines(1, endpoint)
+        made = await w.provider.create(replace(order, file_id=await w.uploaded(line)), may_start=lambda: True)
+        [batched] = await w.rows(await w.until(made.batch_id, RemoteStatus.ENDED))
+        async with httpx.AsyncClient(headers=headers(w.account), base_url=w.account.url + "/") as http:
+            answer = await http.post(online_path(endpoint), content=call_of(line))
+        alone = row_of("r.0", answer.status_code, answer.content)
+        first, second = read_ledger(w.ledger_path).bills
+    assert alone == batched
+    assert ANSWERS[endpoint](alone.output)
+    for row, bill in ((batched, first), (alone, second)):
+        told = (row.input_tokens, row.output_tokens, row.cached_tokens)
+        assert told == (bill.input_tokens, bill.output_tokens, bill.cached_tokens)
+    assert (first.tier, second.tier) == ("batch", "online")
+
+
+@pytest.mark.parametrize("rule", ["status_scheduling", "absent_keys", "errors_list"])
+async def test_a_compatible_servers_own_words_change_nothing(world, rule):
+    async with world({rule: 1}, kind="compatible") as w:
+        batch, rows = await w.round(3)
+        assert (batch.total, len(rows)) == (3, 3)
+        bad = await w.create(await w.uploaded(b"not json\n"), a_label())
+        failed = await w.until(bad.batch_id, RemoteStatus.FAILED)
+    assert (failed.failure.code, failed.failure.line) == ("invalid_json_line", 1)
+
+
+async def test_a_bad_line_can_be_refused_at_the_upload_already(world):
+    async with world({"upload_checks_lines": 1}, kind="compatible") as w:
+        with pytest.raises(RefusedError) as told:
+            await w.uploaded(w.lines(1) + b"not json\n")
+        assert told.value.code == "invalid_json_line"
+        assert w.batches() == ()

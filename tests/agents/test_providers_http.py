@@ -7,6 +7,7 @@ what really goes over the wire.
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from email.utils import formatdate
 
 import pytest
@@ -353,6 +354,9 @@ async def test_find_reads_every_page_back_to_the_attempt_and_matches_by_what_was
         script.answers = [reply(200, {"data": page, "has_more": True}) for page in pages]
         found = await provider.find(label=LABEL, since_ms=4_500_000)
     assert [batch.batch_id for batch in found] == ["b1", "b3", "b5"]
+    # by the label's own names: who compares attempts must not know how they are written on a batch
+    assert {batch.batch_id: batch.label["chunk_attempt"] for batch in found} == {"b1": "2", "b3": "1", "b5": "2"}
+    assert all(batch.label.keys() < {field.name for field in fields(Label)} for batch in found)
     asked = [head.split(" ")[1] for head, _, _ in script.heard]
     assert asked == ["/v1/batches?limit=100", "/v1/batches?limit=100&after=b3", "/v1/batches?limit=100&after=b6"]
 

@@ -27,6 +27,7 @@ from batchmill.agents.simulator.faults import FaultPlan
 from batchmill.agents.topics import TopicAdmin
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for, place_key
+from batchmill.schemas.records import Result
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from tests.chaos.evidence import (
@@ -85,6 +86,7 @@ class Watcher:
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.counts: Counter[str] = Counter()
         self.commits: list[str] = []
+        self.facts: dict[str, int | None] = {}  #: what each call cost, by custom id, as `results` tells it
         self.chunks: dict[str, Chunk] = {}
         self.lives: dict[str, Status] = {}
         self.arrivals: set[str] = set()  #: raw records that wait, by coordinates
@@ -122,6 +124,10 @@ class Watcher:
     def of_status(self, *statuses: Status) -> int:
         return sum(1 for status in self.lives.values() if status in statuses)
 
+    def of_status_review(self) -> int:
+        """Lives that wait for a person."""
+        return self.of_status(Status.NEEDS_REVIEW)
+
     @property
     def settled(self) -> bool:
         """Every life has an end or waits for a person, every chunk is closed, nothing is parked."""
@@ -133,11 +139,19 @@ class Watcher:
         self.counts[name] += len(records)
         if name in {"normalized", "dead-letter", "excluded"}:
             self.raw_taken |= {src for record in records if (src := _raw_src(record)) is not None}
-        if name == "committed":
+        if name == "results":
+            self._take_facts(records)
+        elif name == "committed":
             self.commits += [codec.decode_any(record.value).commit_id for record in records]
         elif name == "state":
             for record in records:
                 self._take_row(record)
+
+    def _take_facts(self, records: Sequence[Any]) -> None:
+        for result in (codec.decode(record.value, Result) for record in records):
+            if result.answered_by == "provider":
+                assert result.custom_id not in self.facts, f"{result.custom_id} has two cost facts"
+                self.facts[result.custom_id] = result.cost_nanos
 
     def _take_row(self, record: Any) -> None:
         key: bytes = record.key
@@ -280,6 +294,8 @@ async def running_mill(
     latency_seconds: tuple[float, float] = (0.3, 1.0),
     overrides: Mapping[str, Any] | None = None,
     job_dir: Path = JOB_DIR,
+    job: LoadedJob | None = None,
+    account: Callable[[str], Mapping[str, Any]] | None = None,
     worker: tuple[str, ...] = ("-c", _WORKER),
 ) -> AsyncIterator[Mill]:
     """Topics made, simulator up, watcher watching; no worker yet. Nothing is left running afterwards."""
@@ -300,6 +316,7 @@ async def running_mill(
         "kafka.bootstrap_servers": bootstrap,
         "accounts.openai.base_url": f"{simulator.base_url}/v1",
         "accounts.openai.api_key": "any",
+        **(account(simulator.base_url) if account is not None else {}),
         **(overrides or {}),
     }
     settings = load_settings(told)
@@ -309,7 +326,7 @@ async def running_mill(
         return Start([sys.executable, *worker], child_environment(own))
 
     pool, watcher = Pool(directory / "logs", command), Watcher(bootstrap, prefix)
-    mill = Mill(settings, told, directory, simulator, pool, watcher, load_job(job_dir))
+    mill = Mill(settings, told, directory, simulator, pool, watcher, job or load_job(job_dir))
     watching: asyncio.Task[None] | None = None
     try:
         async with TopicAdmin(settings) as admin:

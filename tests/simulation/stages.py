@@ -338,7 +338,7 @@ def _prepare(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     worker.payloads[sha256] = payload
     worker.meanwhile(task)
     stored_as = StoredPayload(uri=sha256, sha256=sha256, size_bytes=len(payload))
-    task.apply(submitting.prepared(_reread(task, chunk), stored_as, now_ms))
+    task.apply(submitting.prepared(_reread(task, chunk), stored_as, now_ms, bytes_max=10**8))
 
 
 def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:

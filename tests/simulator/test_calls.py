@@ -1,6 +1,7 @@
 """Single calls: answered, billed at list price, struck by their own faults, limited; and as cheap as they must be."""
 
 import asyncio
+import os
 import time
 
 import httpx
@@ -117,6 +118,21 @@ async def test_what_calls_came_to_is_known_after_a_restart(started, make):
     async with started() as client:
         assert (await client.http.get("/admin/state")).json() == before
         assert before["billed_calls"] == 1
+
+
+async def test_the_lines_of_concurrent_calls_share_their_fsyncs(client, make, monkeypatch):
+    count, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: count.append(fsync(fd)))
+    await asyncio.gather(*(client.http.post(CHAT, json=_body(make, f"Text {n}.")) for n in range(100)))
+    ledger = client.ledger()
+    assert (len(ledger.bills), len(ledger.requests)) == (100, 100)
+    assert len(count) < 100  # 200 lines
+
+
+async def test_a_bill_is_on_disk_before_its_answer_is_heard(client, make):
+    for n in range(5):
+        await client.http.post(CHAT, json=_body(make, f"Text {n}."))
+        assert len(client.ledger().bills) == n + 1
 
 
 async def test_the_wait_of_concurrent_calls_is_shared_not_added(started, make):

@@ -165,6 +165,8 @@ async def test_a_batch_that_finds_the_queue_full_is_accepted_and_fails_and_passe
     async with started(limits=limits, latency_seconds=(0.6, 0.6)) as client:
         first = await client.open(content)
         await client.until(first["id"], lambda batch: batch["status"] == "in_progress")
+        [queue] = (await client.http.get("/admin/limits")).json()["queues"]
+        assert queue == {"provider": "openai", "model": "gpt-4o-mini", "tokens": 1_000, "requests": 10}
         second = await client.round(content)
         assert (second.status, second.batch["errors"]["data"][0]["code"]) == ("failed", "token_limit_exceeded")
         other = make.jsonl([make.row(f"row-{n}", "x" * 391, model="gpt-4o") for n in range(20)])

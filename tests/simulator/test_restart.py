@@ -1,6 +1,7 @@
 """A killed simulator forgets nothing it accepted, bills nothing twice, and continues every life."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -96,3 +97,24 @@ async def test_many_writers_share_the_disk_and_keep_their_order(tmp_path):
     await writer.close()
     found = read_ledger(tmp_path / "ledger.jsonl").files_deleted
     assert [gone.file_id for gone in found] == [str(n) for n in range(500)]
+
+
+async def test_a_kill_among_single_calls_leaves_a_bill_for_every_answer_that_was_heard(config, make):
+    simulator = RunningSimulator(replace(config, single_latency_seconds=(0.0, 0.2))).start()
+    asked = [make.row("unused", f"Text {n}.")["body"] for n in range(150)]
+    async with httpx.AsyncClient(base_url=simulator.base_url, headers={"authorization": "Bearer test"}) as http:
+        calls = [asyncio.create_task(http.post("/v1/chat/completions", json=body)) for body in asked]
+        while sum(call.done() for call in calls) < 30:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(simulator.kill)
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+    heard = {answer.json()["id"].removeprefix("chatcmpl-") for answer in ended if isinstance(answer, httpx.Response)}
+    assert 30 <= len(heard) < 150
+    with simulator:
+        bills = simulator.ledger().bills
+        with _http(simulator) as http:
+            state = http.get("/admin/state").json()
+    billed = [bill.call_id[:24] for bill in bills]
+    assert len(billed) == len(set(billed))
+    assert heard <= set(billed)  # others were billed and not heard of: that is what a crash costs
+    assert (state["billed_calls"], state["online_cost_nanos"]) == (len(bills), sum(bill.cost_nanos for bill in bills))

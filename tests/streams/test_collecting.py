@@ -28,7 +28,9 @@ from batchmill.streams.collecting import (
     next_poll_ms,
     results_missing,
     settle_cut,
+    wait_for_twins,
 )
+from batchmill.streams.orders import Put
 from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
 from batchmill.streams.settling import ImpossibleError
 from batchmill.streams.view import MemoryView
@@ -307,6 +309,65 @@ def test_a_ledger_that_does_not_add_up_is_not_closed() -> None:
     _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=2)
     with pytest.raises(ImpossibleError, match="3 members and 2 outcomes"):
         finish(chunk, RowIndex.of(chunk), NOW_MS)
+
+
+def told(**changes: Any) -> RemoteBatch:
+    seen = {"total": 3, "completed": 3, "failed": 0, **changes}
+    return RemoteBatch(batch_id="b", status=RemoteStatus.ENDED, status_text="completed", created_at_ms=1, **seen)
+
+
+def finished(chunk: Chunk, **more: Any) -> Chunk:
+    index = RowIndex.of(chunk)
+    for number in range(chunk.succeeded + chunk.errored + chunk.expired + chunk.cancelled):
+        index.add(custom_id_of(chunk, make_life(number, status=Status.PROCESSING, sends=1)), NOWHERE)
+    (put,) = finish(chunk, index, NOW_MS, **more)
+    assert isinstance(put, Put)
+    assert isinstance(put.row, Chunk)
+    return put.row
+
+
+@pytest.mark.parametrize(
+    ("seen", "note"),
+    [
+        ({}, None),
+        ({"total": 4}, "the provider counts 4 rows of 3"),
+        ({"completed": 4}, "the provider counts 4 rows that ran, 3 came"),
+        ({"completed": 2, "failed": 0}, None),  # services forget to count failed rows; what came, came
+        ({"total": None}, None),
+    ],
+)
+def test_counts_that_do_not_reconcile_are_the_note_of_the_chunk(seen: dict[str, Any], note: str | None) -> None:
+    _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=2, errored=1)
+    assert finished(chunk, told=told(**seen)).note == note
+
+
+def test_what_the_provider_billed_beyond_its_rows_is_booked_and_said() -> None:
+    _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=2, missing=1, cost_nanos=200)
+    done = finished(chunk, told=told(), told_nanos=300)
+    assert (done.untold_nanos, done.doubtful_nanos) == (100, 0)
+    assert done.note is not None
+    assert "billed 100 nano-dollars more" in done.note
+    assert finished(chunk, told=told(), told_nanos=200).untold_nanos == 0
+
+
+def test_where_nobody_says_what_was_billed_a_missing_row_may_have_cost_as_much_as_another() -> None:
+    _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=2, missing=1, cost_nanos=201)
+    assert finished(chunk, told=told()).doubtful_nanos == 101
+    _, nothing = stage(ChunkState.COLLECTED, 3, missing=3, estimated_nanos=90)
+    assert finished(nothing, told=None).doubtful_nanos == 90
+
+
+def test_a_chunk_attempted_twice_stays_open_while_its_twin_may_be_unread() -> None:
+    day_ms = 86_400_000
+    unread = RemoteBatch(batch_id="x", status=RemoteStatus.RUNNING, status_text="", created_at_ms=1, identified=False)
+    _, chunk = stage(ChunkState.COLLECTED, 1, succeeded=1, attempt=2)
+    (put,) = wait_for_twins(chunk, [unread], day_ms, NOW_MS + 1)
+    assert isinstance(put, Put)
+    assert isinstance(put.row, Chunk)
+    assert (put.row.state, put.row.due_at_ms) == (ChunkState.COLLECTED, NOW_MS + 60_001)
+    assert wait_for_twins(chunk, [unread], day_ms, NOW_MS + day_ms + 1) == []
+    assert wait_for_twins(replace(chunk, attempt=1), [unread], day_ms, NOW_MS + 1) == []
+    assert wait_for_twins(chunk, [replace(unread, identified=True)], day_ms, NOW_MS + 1) == []
 
 
 # -- a batch that never ran --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -161,3 +162,27 @@ STRICT = OUTPUT_SCHEMA | {"required": ["label", "confidence", "summary"]}
 )
 def test_strictness_is_told_from_the_whole_schema(schema: object, strict: bool) -> None:
     assert is_strict(schema) is strict
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/responses", "/v1/messages", "generateContent", "/v1/chat/completions"])
+def test_the_body_is_a_chat_completions_whatever_the_endpoint(endpoint: str) -> None:
+    spec = make_spec().ask
+    other = replace(spec, model=replace(spec.model, endpoint=endpoint))
+    assert request_form(other).body('{"body":"x"}') == request_form(spec).body('{"body":"x"}')
+
+
+def test_an_endpoint_that_no_provider_has_is_refused() -> None:
+    spec = make_spec().ask
+    with pytest.raises(TemplateError, match=r"'/v1/images' is not known; known are .*/v1/embeddings"):
+        request_form(replace(spec, model=replace(spec.model, endpoint="/v1/images")))
+
+
+def test_an_embedding_takes_a_text_and_nothing_that_would_be_dropped() -> None:
+    whole = make_spec().ask
+    model = replace(whole.model, endpoint="/v1/embeddings", params_json="{}")
+    bare = replace(whole, system=None, output_schema_json=None, model=model)
+    assert orjson.loads(request_form(bare).body('{"body":"x"}')).keys() == {"model", "messages"}
+    limited = replace(model, params_json='{"max_output_tokens":5}')
+    for ask in (replace(bare, system="Sort."), replace(whole, system=None, model=model), replace(bare, model=limited)):
+        with pytest.raises(TemplateError, match="leave it out"):
+            request_form(ask)

@@ -54,6 +54,7 @@ from tests.streams.making import carry_out
 from tests.streams.rows import NOW_MS, emitted, life_in, make_chunk, make_job, make_life, make_source, put_rows
 
 PAYLOAD = StoredPayload(uri="file:p", sha256="sha", size_bytes=9)
+BYTES_MAX = 10**8
 SCHEDULE = CreateSchedule(grace_ms=60_000, spacing_ms=30_000, looks_min=2)
 
 
@@ -177,18 +178,24 @@ def test_a_member_that_cannot_be_sent_ends_and_the_chunk_goes_on() -> None:
 
 def test_a_payload_moves_the_chunk_on_and_an_empty_one_ends_it() -> None:
     view, chunk = stage(ChunkState.SEALED)
-    carry_out(view, prepared(chunk, PAYLOAD, NOW_MS))
+    carry_out(view, prepared(chunk, PAYLOAD, NOW_MS, bytes_max=BYTES_MAX))
     assert (row(view, chunk).state, row(view, chunk).payload_sha256) == (ChunkState.PREPARED, "sha")
     empty, _ = make_chunk([], ChunkState.SEALED)
-    carry_out(view, prepared(empty, PAYLOAD, NOW_MS))
+    carry_out(view, prepared(empty, PAYLOAD, NOW_MS, bytes_max=BYTES_MAX))
     assert row(view, empty).state is ChunkState.FAILED
+
+
+def test_a_payload_that_came_out_larger_than_the_provider_takes_dissolves_before_it_is_sent() -> None:
+    view, chunk = stage(ChunkState.SEALED)
+    carry_out(view, prepared(chunk, PAYLOAD, NOW_MS, bytes_max=PAYLOAD.size_bytes - 1))
+    assert (row(view, chunk).state, row(view, chunk).reason) == (ChunkState.ENDED, Reason.PROVIDER_CANCELLED)
 
 
 def test_a_rebuilt_payload_that_differs_is_held_for_a_person() -> None:
     view, chunk = stage(ChunkState.SEALED, payload_sha256="before")
-    carry_out(view, prepared(chunk, PAYLOAD, NOW_MS))
+    carry_out(view, prepared(chunk, PAYLOAD, NOW_MS, bytes_max=BYTES_MAX))
     assert (row(view, chunk).state, row(view, chunk).payload_sha256) == (ChunkState.HELD, "sha")
-    carry_out(view, prepared(replace(chunk, payload_sha256="sha"), PAYLOAD, NOW_MS))
+    carry_out(view, prepared(replace(chunk, payload_sha256="sha"), PAYLOAD, NOW_MS, bytes_max=BYTES_MAX))
     assert row(view, chunk).state is ChunkState.PREPARED
 
 
@@ -203,7 +210,7 @@ def test_a_step_that_comes_back_after_a_cancellation_does_not_undo_it() -> None:
     life = members(view, chunk.chunk_id)[0]
     assert weed(view, chunk, members(view, chunk.chunk_id), NOW_MS) == []
     assert refuse_member(view, chunk, life.request_id, Reason.RENDER_ERROR, "why", NOW_MS) == []
-    assert prepared(chunk, PAYLOAD, NOW_MS) == payload_missing(chunk, NOW_MS) == []
+    assert prepared(chunk, PAYLOAD, NOW_MS, bytes_max=BYTES_MAX) == payload_missing(chunk, NOW_MS) == []
     assert begin_cut(view, replace(chunk, state=ChunkState.UPLOADED), NOW_MS) == []
     assert uploaded(replace(chunk, state=ChunkState.FAILED), "f", NOW_MS) == []
 

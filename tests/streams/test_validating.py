@@ -8,13 +8,15 @@ import pytest
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.jobs import ConfidenceSpec, JobSpec, JudgeSpec, RetrySpec
+from batchmill.schemas.jobs import ConfidenceSpec, JobSpec, JudgeSpec, RetrySpec, TruncationSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, Verdict
 from batchmill.schemas.state import Answer, Life
 from batchmill.schemas.status import Outcome, Status, VerdictStatus
-from batchmill.streams.compiling import CompiledJobs
-from batchmill.streams.lifecycle import evolve
+from batchmill.schemas.versions import version_of
+from batchmill.streams.compiling import CompiledJobs, compile_job
+from batchmill.streams.facts import RetryDue
+from batchmill.streams.lifecycle import evolve, step
 from batchmill.streams.orders import Put
 from batchmill.streams.validating import validate
 from tests.streams.making import (
@@ -191,3 +193,46 @@ def test_each_answer_is_judged_under_the_version_it_was_asked_under() -> None:
     desk.view.put(replace(lax, versions_json=both))
     (letter,) = desk.judge(result)
     assert letter.reason is Reason.RULE_FAILED
+
+
+# -- truncation --------------------------------------------------------------------------------------------------------
+
+
+def truncated(desk: Desk) -> Life:
+    """Answered at its length limit, and queued again where that is allowed."""
+    desk.answer('{"label":"fi', finish_reason="length")
+    if desk.life.status is Status.FAILED_RETRYABLE:
+        desk.view.put(step(desk.life, RetryDue(), NOW_MS).life)
+    return desk.life
+
+
+def test_an_answer_cut_off_at_the_jobs_own_limit_is_asked_again_with_more_room() -> None:
+    desk = Desk(make_spec(retry=RetrySpec(max_attempts=9, truncated=TruncationSpec(factor=1.5, times=2))))
+    form = compile_job(desk.spec, version_of(desk.spec)).form
+    limits = [form.output_tokens_max(desk.life.room)]
+    for _ in range(2):
+        assert truncated(desk).status is Status.QUEUED
+        body = orjson.loads(form.body(desk.item.input_json, room=desk.life.room))
+        limits.append(body["max_completion_tokens"])
+    assert limits == [200, 300, 450]
+    last = truncated(desk)
+    assert (last.status, last.reason, last.attempt) == (Status.FAILED_TERMINAL, Reason.TRUNCATED, 3)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        make_spec(retry=RetrySpec(truncated=TruncationSpec(times=0))),
+        make_spec(params="{}"),
+    ],
+    ids=["by policy", "no limit of the job's that could be raised"],
+)
+def test_a_truncated_answer_is_not_bought_twice_at_the_same_length(spec: JobSpec) -> None:
+    last = truncated(Desk(spec))
+    assert (last.status, last.reason, last.room) == (Status.FAILED_TERMINAL, Reason.TRUNCATED, 0)
+
+
+def test_other_failures_leave_the_room_as_it_is() -> None:
+    desk = Desk()
+    desk.answer("no json")
+    assert (desk.life.status, desk.life.room) == (Status.FAILED_RETRYABLE, 0)

@@ -248,7 +248,7 @@ class AccountSettings(_Group):
         """Where the API begins."""
         found = self.base_url or PROVIDERS[self.kind].base_url
         assert found is not None, "checked when the account was read"
-        return found
+        return _azure_url(found) if self.kind == "azure" else found
 
     @property
     def can(self) -> Capabilities:
@@ -348,6 +348,11 @@ class TelemetrySettings(_Group):
 def _is_web_address(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _azure_url(url: str) -> str:
+    """A resource's address, or the one copied from the portal, as the v1 API has it."""
+    return f"{url.rstrip('/').removesuffix('/v1').removesuffix('/openai')}/openai/v1"
 
 
 def _secret(value: SecretStr | None, file: Path | None, name: str) -> str | None:

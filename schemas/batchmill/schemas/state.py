@@ -151,7 +151,8 @@ class Chunk:
     repeated_rows: int
     twins: int  #: extra remote batches found and cancelled
     wasted_nanos: int
-    doubtful_nanos: int = 0  #: the most that calls of unknown outcome may have cost beside `cost_nanos`
+    untold_nanos: int = 0  #: billed by the provider's count for the whole batch beyond what its rows told
+    doubtful_nanos: int = 0  #: what calls of unknown outcome may have cost beside `cost_nanos`
     cost_nanos: int
     estimated_nanos: int = 0  #: what it was expected to cost when it was closed
     reserved_nanos: int = 0  #: held of the job's budget: the worst case, until posted or voided

@@ -8,7 +8,7 @@ counts must add up before the chunk is done. A batch that never ran has no outco
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
@@ -56,11 +56,14 @@ __all__ = [
     "next_poll_ms",
     "results_missing",
     "settle_cut",
+    "wait_for_twins",
 ]
 
 _STAGE: Final = "collector"
 #: polls of an ended batch whose files are announced but not named yet
 FILES_POLLS_MAX: Final = 10
+#: between two looks at what may be a twin and cannot be told yet
+_TWIN_LOOK_MS: Final = 60_000
 #: polls that find no such batch before its members count as missing
 GONE_POLLS_MAX: Final = 20
 
@@ -265,8 +268,14 @@ def collect_cut(
     return [Put(_counted(chunk, counts, spent, now_ms)), *orders]
 
 
-def finish(chunk: Chunk, index: RowIndex, now_ms: int) -> list[Order]:
-    """Close the ledger: each member had exactly one outcome; rows that no member asked for are counted."""
+def finish(
+    chunk: Chunk, index: RowIndex, now_ms: int, *, told: RemoteBatch | None = None, told_nanos: int | None = None
+) -> list[Order]:
+    """Close the ledger: each member had exactly one outcome; rows that no member asked for are counted.
+
+    `told` is the batch in the provider's own counts, `told_nanos` what its usage as a whole costs, where it says so.
+    What does not reconcile is the chunk's note; what was billed and no row told is booked.
+    """
     settled = chunk.succeeded + chunk.errored + chunk.expired + chunk.cancelled + chunk.missing
     if settled != chunk.members:
         why = f"chunk {chunk.chunk_id} has {chunk.members} members and {settled} outcomes"
@@ -277,10 +286,50 @@ def finish(chunk: Chunk, index: RowIndex, now_ms: int) -> list[Order]:
         state=ChunkState.DONE,
         unknown_rows=index.foreign + unclaimed,
         repeated_rows=index.repeated,
+        untold_nanos=max(0, (told_nanos or 0) - chunk.cost_nanos),
+        doubtful_nanos=chunk.doubtful_nanos + (0 if told_nanos is not None else _missing_nanos(chunk)),
         due_at_ms=None,
         updated_at_ms=now_ms,
     )
-    return [Put(row)]
+    return [Put(replace(row, note="; ".join(_discrepancies(row, told)) or None))]
+
+
+def wait_for_twins(chunk: Chunk, found: Sequence[RemoteBatch], window_ms: int, now_ms: int) -> list[Order]:
+    """A chunk that was attempted more than once stays open while a batch that may be its twin cannot be told yet."""
+    unread = any(not batch.identified for batch in found)
+    over = chunk.attempt_at_ms is None or now_ms - chunk.attempt_at_ms > window_ms
+    if chunk.attempt < 2 or not unread or over:
+        return []
+    return [Put(replace(chunk, due_at_ms=now_ms + _TWIN_LOOK_MS, updated_at_ms=now_ms))]
+
+
+def _discrepancies(chunk: Chunk, told: RemoteBatch | None) -> Iterator[str]:
+    """Whatever does not add up, as sentences for people; an alarm is raised for any."""
+    if chunk.missing:
+        yield f"{chunk.missing} of {chunk.members} rows are missing"
+    if chunk.unknown_rows:
+        yield f"{chunk.unknown_rows} rows that nobody asked for"
+    if chunk.repeated_rows:
+        yield f"{chunk.repeated_rows} rows more than once"
+    if chunk.untold_nanos:
+        yield f"the provider billed {chunk.untold_nanos} nano-dollars more than its rows tell"
+    if told is None or told.total is None:
+        return
+    ran = chunk.succeeded + chunk.errored
+    counted = (told.completed or 0) + (told.failed or 0)
+    if told.total != chunk.members:
+        yield f"the provider counts {told.total} rows of {chunk.members}"
+    if counted > ran:
+        yield f"the provider counts {counted} rows that ran, {ran} came"
+
+
+def _missing_nanos(chunk: Chunk) -> int:
+    """What rows that never came may have cost: as much as those that did, where nobody says what was billed."""
+    if not chunk.missing:
+        return 0
+    if chunk.succeeded:
+        return -(-chunk.missing * chunk.cost_nanos // chunk.succeeded)
+    return -(-chunk.missing * chunk.estimated_nanos // max(1, chunk.members))
 
 
 def _outcome(

@@ -85,7 +85,7 @@ def compile_job(spec: JobSpec, version: str) -> CompiledJob:
         input_shape=None if given.schema_json is None else compile_shape(orjson.loads(given.schema_json)),
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
-        form=request_form(spec.ask),
+        form=request_form(spec.ask, room_factor=spec.retry.truncated.factor),
         judge=compile_judge(spec),
     )
 

@@ -14,7 +14,7 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
 from batchmill.streams.paths import compile_path
-from batchmill.streams.rendering import is_strict, request_form
+from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, is_strict, request_form
 from batchmill.streams.shapes import compile_shape
 
 __all__ = ["Finding", "errors", "findings"]
@@ -76,7 +76,9 @@ def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _surprising(spec: JobSpec) -> Iterator[Finding]:
-    if not {"max_output_tokens", "max_completion_tokens", "max_tokens"} & set(orjson.loads(spec.ask.model.params_json)):
+    params = orjson.loads(spec.ask.model.params_json)
+    endless = spec.ask.model.endpoint != EMBEDDINGS_ENDPOINT  # a vector does not grow
+    if endless and not {"max_output_tokens", "max_completion_tokens", "max_tokens"} & set(params):
         yield _warning("$.ask.model.params", "no max_output_tokens: one answer may cost as much as the model can write")
     written = spec.ask.output_schema_json
     schema = None if written is None else orjson.loads(written)

@@ -134,6 +134,7 @@ class RemoteBatch:
     identified: bool = True
     input_tokens: int | None = None  #: billed so far, where the provider says so
     output_tokens: int | None = None
+    cached_tokens: int = 0  #: part of `input_tokens`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,11 @@
 
 Templates see `input` and nothing else, so that equal content asks an equal question (the ask key relies on it). They
 run in a sandbox, have no chance and no loader, and may print JSON values only. The same item gives the same bytes in
-every process: a payload that was lost is rebuilt and must match its SHA-256. The framing of a line (custom id, method,
-url) is the provider adapter's.
+every process: a payload that was lost is rebuilt and must match its SHA-256. The body is a chat completion's, whatever
+the endpoint: the provider adapter turns it into what the endpoint takes, and frames it (custom id, method, url).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,13 @@ from typing_extensions import override
 
 from batchmill.schemas.jobs import AskSpec
 from batchmill.schemas.reasons import Reason
+from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.unusable import Unusable
 
 __all__ = [
     "CHAT_ENDPOINT",
+    "EMBEDDINGS_ENDPOINT",
+    "ENDPOINTS",
     "MESSAGE_CHARS_MAX",
     "RESERVED_PARAMS",
     "Prompt",
@@ -35,11 +39,18 @@ __all__ = [
 #: a rendered message longer than this is a template gone wrong, not a prompt
 MESSAGE_CHARS_MAX = 4_000_000
 CHAT_ENDPOINT = "/v1/chat/completions"
+EMBEDDINGS_ENDPOINT = "/v1/embeddings"
+#: all that an adapter can turn a chat completion's body into
+ENDPOINTS = frozenset(
+    endpoint for facts in PROVIDERS.values() if facts.protocol is not None for endpoint in facts.can.endpoints
+)
 _VARIABLE = "input"
 _PRINTABLE = (str, int, float, bool, type(None), list, dict, tuple, jinja2.Undefined)
 
 #: names that differ between providers: ours -> chat completions
 _PARAM_NAMES = {"max_output_tokens": "max_completion_tokens"}
+#: names under which a body limits its answer
+_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 #: never a job's to set: they change the protocol, not the question
 RESERVED_PARAMS = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "response_format", "store", "metadata"}
@@ -76,33 +87,60 @@ class RequestForm:
 
     prompt: Prompt
     fixed: Mapping[str, Any]  #: model, parameters, response format
+    room_factor: float = 1.0  #: what the limit on the answer is multiplied by after each truncation
 
-    def body(self, input_json: str | bytes) -> bytes:
+    def body(self, input_json: str | bytes, *, room: int = 0) -> bytes:
         """The chat-completions body for a stored input, or `Unusable` (render_error).
 
-        Sorted members, no white space: the one way from a work item to its bytes.
+        Sorted members, no white space: the one way from a work item to its bytes. `room`: truncations so far.
         """
         item_input = orjson.loads(input_json)
         messages = [{"content": self.prompt.user_text(item_input), "role": "user"}]
         system = self.prompt.system_text(item_input)
         if system is not None:
             messages.insert(0, {"content": system, "role": "system"})
-        return orjson.dumps({**self.fixed, "messages": messages}, option=orjson.OPT_SORT_KEYS)
+        fixed = self.fixed if room == 0 else self._with_room(room)
+        return orjson.dumps({**fixed, "messages": messages}, option=orjson.OPT_SORT_KEYS)
+
+    def output_tokens_max(self, room: int = 0) -> int | None:
+        """The most tokens an answer may have after `room` truncations; None when the job sets no limit."""
+        limits = [self.fixed[name] for name in _OUTPUT_LIMITS if isinstance(self.fixed.get(name), int)]
+        return None if not limits else _raised(min(limits), self.room_factor, room)
+
+    def _with_room(self, room: int) -> dict[str, Any]:
+        raised = {
+            name: _raised(self.fixed[name], self.room_factor, room)
+            for name in _OUTPUT_LIMITS
+            if isinstance(self.fixed.get(name), int)
+        }
+        return {**self.fixed, **raised}
 
 
-def request_form(ask: AskSpec) -> RequestForm:
+def request_form(ask: AskSpec, *, room_factor: float = 1.0) -> RequestForm:
     """Compile the ask part of a spec, or `TemplateError` saying what is wrong with it."""
     params = orjson.loads(ask.model.params_json)
     reserved = sorted(RESERVED_PARAMS & set(params))
     if reserved:
         raise TemplateError(f"ask.model.params may not set {reserved[0]!r}: batchmill sets it")
-    if ask.model.endpoint != CHAT_ENDPOINT:
-        raise TemplateError(f"ask.model.endpoint {ask.model.endpoint!r} is not known: {CHAT_ENDPOINT!r} is")
+    if ask.model.endpoint not in ENDPOINTS:
+        known = ", ".join(sorted(ENDPOINTS))
+        raise TemplateError(f"ask.model.endpoint {ask.model.endpoint!r} is not known; known are {known}")
+    if ask.model.endpoint == EMBEDDINGS_ENDPOINT:
+        _only_a_text(ask, params)
     fixed: dict[str, Any] = {_PARAM_NAMES.get(name, name): value for name, value in params.items()}
     fixed["model"] = ask.model.name
     if ask.output_schema_json is not None:
         fixed["response_format"] = _response_format(orjson.loads(ask.output_schema_json), ask.output_name)
-    return RequestForm(compile_prompt(system=ask.system, user=ask.user), fixed)
+    return RequestForm(compile_prompt(system=ask.system, user=ask.user), fixed, room_factor)
+
+
+def _only_a_text(ask: AskSpec, params: Mapping[str, Any]) -> None:
+    """An embedding is made of one text: whatever else the job asks for would be dropped in silence."""
+    asked = {"ask.system": ask.system, "ask.output": ask.output_schema_json}
+    asked |= {f"ask.model.params.{name}": params.get(name) for name in ("max_output_tokens", "max_completion_tokens")}
+    for where, value in asked.items():
+        if value is not None:
+            raise TemplateError(f"{where}: {EMBEDDINGS_ENDPOINT} takes a text and gives a vector; leave it out")
 
 
 def compile_prompt(*, system: str | None, user: str) -> Prompt:
@@ -113,6 +151,10 @@ def compile_prompt(*, system: str | None, user: str) -> Prompt:
 def is_strict(schema: Any) -> bool:
     """Whether strict structured output takes `schema`: each object closed, all members required, no refused word."""
     return next(_strict_faults(schema), None) is None
+
+
+def _raised(limit: int, factor: float, times: int) -> int:
+    return math.ceil(limit * factor**times)
 
 
 class _Environment(ImmutableSandboxedEnvironment):

@@ -199,8 +199,11 @@ def refuse_member(
     return [*_without(chunk, [life], now_ms), Put(refused), obituary(refused, stage=_STAGE, error=error, now_ms=now_ms)]
 
 
-def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
-    """The payload lies in the store. A rebuilt one must be the very same, else a person looks at it first."""
+def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int, *, bytes_max: int) -> list[Order]:
+    """The payload lies in the store. A rebuilt one must be the very same, else a person looks at it first.
+
+    One that came out larger than the provider takes (sizes are estimated when a chunk is filled) dissolves into halves.
+    """
     if chunk.state is not ChunkState.SEALED:
         return []
     if chunk.members == 0:
@@ -208,6 +211,9 @@ def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int) -> list[Order]:
     if chunk.payload_sha256 not in {None, stored.sha256}:
         note = "the payload was rebuilt after an attempt and came out different: approve it, or cancel the job"
         return [Put(_at(chunk, ChunkState.HELD, now_ms, payload_sha256=stored.sha256, note=note))]
+    if stored.size_bytes > bytes_max:
+        note = f"its payload has {stored.size_bytes} bytes, the provider takes {bytes_max}"
+        return [Put(_ended(chunk, Reason.PROVIDER_CANCELLED, note, now_ms)), Wake("poll")]
     row = _at(chunk, ChunkState.PREPARED, now_ms, payload_uri=stored.uri, payload_sha256=stored.sha256)
     return [Put(row), Wake("dispatch")]
 

@@ -47,7 +47,7 @@ def validate(view: StateView, result: Result, offset: int, *, jobs: CompiledJobs
         finish_reason=result.finish_reason,
         refusal=result.refusal,
     )
-    return _judged(view, life, result, offset, job.spec, judgement, now_ms)
+    return _judged(view, life, result, offset, job, judgement, now_ms)
 
 
 def compiled_version(view: StateView, jobs: CompiledJobs, life: Life) -> CompiledJob:
@@ -88,16 +88,16 @@ def verdict_of(life: Life, judgement: Judgement, *, status: VerdictStatus, decid
 
 
 def _judged(
-    view: StateView, life: Life, result: Result, offset: int, spec: JobSpec, judgement: Judgement, now_ms: int
+    view: StateView, life: Life, result: Result, offset: int, job: CompiledJob, judgement: Judgement, now_ms: int
 ) -> list[Order]:
     judgement = _readable(judgement, result)
-    due_at_ms = _due_at_ms(life, judgement, spec, now_ms)
-    fact = _fact(result, offset, spec, judgement, due_at_ms if due_at_ms is not None else now_ms)
+    due_at_ms = _due_at_ms(life, judgement, job, now_ms)
+    fact = _fact(result, offset, job.spec, judgement, due_at_ms if due_at_ms is not None else now_ms)
     after, did_move = carried(life, fact, now_ms)
     if not did_move:
         return [] if after is life else [Put(after)]
     if isinstance(fact, Rejected):
-        after = or_spent(after, due_at_ms, now_ms)
+        after = or_spent(_with_room(after, fact, due_at_ms), due_at_ms, now_ms)
     kept, said = end_if_unwanted(view, after, stage=STAGE, now_ms=now_ms)
     if not said and kept.status is Status.FAILED_TERMINAL:
         said = [obituary(kept, stage=STAGE, error=faults_of(judgement.checks), now_ms=now_ms)]
@@ -124,8 +124,22 @@ def _readable(judgement: Judgement, result: Result) -> Judgement:
     )
 
 
-def _due_at_ms(life: Life, judgement: Judgement, spec: JobSpec, now_ms: int) -> int | None:
-    return None if judgement.reason is None else next_due_ms(life, judgement.reason, spec.retry, now_ms)
+def _due_at_ms(life: Life, judgement: Judgement, job: CompiledJob, now_ms: int) -> int | None:
+    if judgement.reason is None:
+        return None
+    if judgement.reason is Reason.TRUNCATED and not _more_room(life, job):
+        return None  # the same question would be cut off at the same place, and be paid for again
+    return next_due_ms(life, judgement.reason, job.spec.retry, now_ms)
+
+
+def _more_room(life: Life, job: CompiledJob) -> bool:
+    return life.room < job.spec.retry.truncated.times and job.form.output_tokens_max() is not None
+
+
+def _with_room(life: Life, fact: Rejected, due_at_ms: int | None) -> Life:
+    """Its next attempt may answer at greater length."""
+    grows = fact.reason is Reason.TRUNCATED and due_at_ms is not None
+    return evolve(life, room=life.room + 1) if grows else life
 
 
 def _fact(result: Result, offset: int, spec: JobSpec, judgement: Judgement, due_at_ms: int) -> Fact:

@@ -98,6 +98,15 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
     latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a batch takes.")] = "0.3,1.5",
     single_latency: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Seconds a single call takes.")] = "0.05,0.05",
+    latency_profile: Annotated[
+        str | None, typer.Option(help="Published turn-round times instead: openai, anthropic, gemini or published.")
+    ] = None,
+    time_scale: Annotated[float, typer.Option(help="How much faster than its profile; 1 is real time.")] = 1_000.0,
+    prompt_cache: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the shortest system text that is cached; default: no cache.")
+    ] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Where events of ended batches go; on this machine.")] = None,
+    webhook_secret: Annotated[str | None, typer.Option(help="Signs the events: whsec_ and base64.")] = None,
     rpm: Annotated[int | None, typer.Option(min=1, help="Single calls per minute, of a key at a model.")] = None,
     tpm: Annotated[int | None, typer.Option(min=1, help="Tokens of single calls per minute.")] = None,
     control_rpm: Annotated[int | None, typer.Option(min=1, help="Calls per minute about files and batches.")] = None,
@@ -115,6 +124,7 @@ def simulate(
     Example:
       batchmill simulate --port 8020 --accuracy 0.9 --fault accept_then_500=0.1
       batchmill simulate --rpm 500 --tpm 200000 --queue-tokens 2000000 --creates-per-hour 2000
+      batchmill simulate --latency-profile openai --time-scale 1000 --webhook-url http://127.0.0.1:8030/webhooks
       OPENAI_BASE_URL=http://127.0.0.1:8020/v1 OPENAI_API_KEY=any batchmill up
     """
     from batchmill.agents.simulator import (
@@ -133,23 +143,31 @@ def simulate(
             ("fault", "strikes", "what happens"), [[each, spec.place, spec.law] for each, spec in FAULTS.items()]
         )
         return
-    config = SimulatorConfig(
-        data_dir=data_dir or here.settings.data_dir / "simulator",
-        seed=seed,
-        accuracy=accuracy,
-        gold_path=gold,
-        gold_text_field=gold_text,
-        gold_label_field=gold_label,
-        latency_seconds=_pair("--latency", latency),
-        single_latency_seconds=_pair("--single-latency", single_latency),
-        limits=Limits(
-            rates={EVERY_MODEL: Rate(requests_per_minute=rpm, tokens_per_minute=tpm)},
-            queues={EVERY_MODEL: QueueRoom(tokens_max=queue_tokens)} if queue_tokens else {},
-            control_per_minute=control_rpm,
-            creates_per_hour=creates_per_hour,
-        ),
-        faults=dict(_fault(text) for text in fault or ()),
-    )
+    try:
+        config = SimulatorConfig(
+            data_dir=data_dir or here.settings.data_dir / "simulator",
+            seed=seed,
+            accuracy=accuracy,
+            gold_path=gold,
+            gold_text_field=gold_text,
+            gold_label_field=gold_label,
+            latency_seconds=_pair("--latency", latency),
+            single_latency_seconds=_pair("--single-latency", single_latency),
+            latency_profile=latency_profile,
+            time_scale=time_scale,
+            prompt_cache_tokens_min=prompt_cache,
+            webhook_url=webhook_url,
+            webhook_secret=webhook_secret,
+            limits=Limits(
+                rates={EVERY_MODEL: Rate(requests_per_minute=rpm, tokens_per_minute=tpm)},
+                queues={EVERY_MODEL: QueueRoom(tokens_max=queue_tokens)} if queue_tokens else {},
+                control_per_minute=control_rpm,
+                creates_per_hour=creates_per_hour,
+            ),
+            faults=dict(_fault(text) for text in fault or ()),
+        )
+    except ValueError as error:
+        raise CommandError(f"batchmill simulate: {error}", ExitCode.USAGE) from None
 
     async def serve() -> None:
         async with running_simulator(config, port=port) as url:

@@ -19,7 +19,7 @@ from batchmill.agents.demo.events import Hostile, Script
 from batchmill.agents.demo.report import Hostiles, Ledgers, Log, Money
 from batchmill.agents.projector.metrics import Accounting
 from batchmill.agents.projector.reading import View
-from batchmill.agents.providers.openai_batch import LABEL_CHUNK
+from batchmill.agents.providers.openai_batch import WRITTEN
 from batchmill.agents.runtime import BodyCache, LogReader
 from batchmill.agents.settings import Settings
 from batchmill.agents.simulator import Ledger
@@ -68,7 +68,7 @@ def ledgers_of(found: Accounting, *, unreadable: int) -> Ledgers:
 def money_of(view: View, ledger: Ledger) -> Money:
     """Our books beside the provider's."""
     wasted = view.number("SELECT SUM(wasted_nanos) FROM chunks")
-    created = ledger.batches_by_label(LABEL_CHUNK)
+    created = ledger.batches_by_label(WRITTEN["chunk_id"])
     return Money(
         ours=view.number("SELECT SUM(cost_nanos) FROM lives") + wasted,
         wasted=wasted,

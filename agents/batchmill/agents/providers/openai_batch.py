@@ -1,4 +1,4 @@
-"""The OpenAI Batch API behind the port `streams.ports.BatchProvider`.
+"""The OpenAI Batch API (Azure's and compatible servers' too) behind the port `streams.ports.BatchProvider`.
 
 What lives here: OpenAI's words for files, batches and their states, and the exchange of each call. Its words for rows
 are in `openai_rows`. What must not: sending create twice for one call of it, or deciding when it may be sent.
@@ -30,7 +30,7 @@ from batchmill.streams.ports import (
     TransientError,
 )
 
-__all__ = ["PROVIDER", "OpenAIBatchProvider", "headers", "online_path"]
+__all__ = ["PROVIDER", "WRITTEN", "OpenAIBatchProvider", "headers", "online_path"]
 
 PAGE_BATCHES = 100
 #: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
@@ -38,10 +38,14 @@ FIND_PAGES_MAX = 1_000
 #: How long an ended batch may still lack the files that its counts promise.
 FILES_GRACE_SECONDS = 120
 
-LABEL_APP = "batchmill_app"
-LABEL_CHUNK = "batchmill_chunk"
-LABEL_ATTEMPT = "batchmill_attempt"
-LABEL_SHA256 = "batchmill_sha256"
+#: The members of Label as they are written on a batch, among whatever else others write there.
+WRITTEN = {
+    "app": "batchmill_app",
+    "chunk_id": "batchmill_chunk",
+    "chunk_attempt": "batchmill_attempt",
+    "payload_sha256": "batchmill_sha256",
+}
+AZURE = "azure"
 
 _STATUS = {
     "failed": RemoteStatus.FAILED,
@@ -148,9 +152,11 @@ class OpenAIBatchProvider:
 
 
 def headers(account: AccountSettings) -> dict[str, str]:
-    """Who asks, on every request of the account."""
+    """What every request of the account carries; with its key in clear, so never to be shown."""
+    key, azure = account.key(), account.kind == AZURE
     said = {
-        "authorization": f"Bearer {key}" if (key := account.key()) else None,
+        "authorization": f"Bearer {key}" if key and not azure else None,
+        "api-key": key if azure else None,
         "openai-organization": account.organization,
         "openai-project": account.project,
         "user-agent": "batchmill",
@@ -159,7 +165,7 @@ def headers(account: AccountSettings) -> dict[str, str]:
 
 
 def online_path(endpoint: str) -> str:
-    """Where a single question of this endpoint goes, below the account's address."""
+    """Where a single call goes, relative to the account's URL."""
     return endpoint.removeprefix("/v1/")
 
 
@@ -187,19 +193,17 @@ async def _joined(head: bytes, content: AsyncIterator[bytes], size_bytes: int, t
 
 
 def _metadata(label: Label) -> dict[str, str]:
-    return {
-        LABEL_APP: label.app,
-        LABEL_CHUNK: label.chunk_id,
-        LABEL_ATTEMPT: str(label.chunk_attempt),
-        LABEL_SHA256: label.payload_sha256,
-    }
+    return {written: str(getattr(label, name)) for name, written in WRITTEN.items()}
+
+
+def _label(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What a batch carries of a label, by the label's own names; what others wrote on it is none of ours."""
+    return {name: str(metadata[written]) for name, written in WRITTEN.items() if metadata.get(written) is not None}
 
 
 def _answers_to(batch: RemoteBatch, label: Label) -> bool:
     """Is it this chunk's, of any attempt, with the very same input? Another input would be another chunk's answer."""
-    wanted = _metadata(label)
-    del wanted[LABEL_ATTEMPT]
-    return all(batch.label.get(name) == value for name, value in wanted.items())
+    return all(batch.label.get(name) == getattr(label, name) for name in ("app", "chunk_id", "payload_sha256"))
 
 
 def _listed(document: Any, now: datetime) -> RemoteBatch:
@@ -221,13 +225,14 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
         input_file_id=_text(document.get("input_file_id")),
         output_file_id=_text(document.get("output_file_id")),
         error_file_id=_text(document.get("error_file_id")),
-        label={str(name): str(value) for name, value in metadata.items()},
+        label=_label(metadata),
         total=_int(counts.get("total")),
         completed=_int(counts.get("completed")),
         failed=_int(counts.get("failed")),
         failure=_failure(document) if word == "failed" else None,
         input_tokens=_int(usage.get("input_tokens")),
         output_tokens=_int(usage.get("output_tokens")),
+        cached_tokens=_int(_mapping(usage.get("input_tokens_details")).get("cached_tokens")) or 0,
     )
     return batch if _is_final(batch, document, now) else _still_running(batch)
 

@@ -1,12 +1,16 @@
-"""Rows of the OpenAI Batch API: a body as an input line, a line of a result file as an outcome.
+"""Rows of the OpenAI APIs: a body as an input line, a line of a result file, or a single call's answer, as an outcome.
 
-What lives here: two pure functions and the shapes they know. What must not: any call, or judging an answer: a refusal
+What lives here: pure functions and the shapes they know. What must not: any call, or judging an answer: a refusal
 and a truncated text are answers that were paid for; the validator says what they are worth.
 
 A result line must survive whatever a service writes: HTTP failures with or without a body, status 0, null responses,
 missing usage, bytes that are not UTF-8. Only a line in which no custom id can be found is given up (None).
 """
 
+import array
+import base64
+import binascii
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import orjson
 
 from batchmill.agents.providers.errors import complaint_in, row_reason
+from batchmill.agents.providers.openai_bodies import body_for
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
@@ -29,17 +34,22 @@ _NEVER_RAN = {
 
 def request_line(*, custom_id: str, endpoint: str, body: bytes) -> bytes:
     """Frame a rendered body as an input line, line end included; equal arguments give equal bytes."""
-    line = {"custom_id": custom_id, "method": "POST", "url": endpoint, "body": orjson.Fragment(body)}
+    line = {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": endpoint,
+        "body": orjson.Fragment(body_for(endpoint, body)),
+    }
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def call_of(line: bytes) -> bytes:
-    """Take the body of one question out of an input line."""
+    """Give the body of the single call that asks what an input line asks."""
     return orjson.dumps(orjson.loads(line)["body"])
 
 
 def row_of(custom_id: str, http_status: int, body: bytes) -> RowOutcome:
-    """Read the answer to a single call as if it were a row."""
+    """Read the answer to a single call, or its refusal."""
     document, damaged = _loaded(body)
     outcome = _answered(custom_id, {"status_code": http_status, "body": document})
     return _spoilt(outcome) if damaged else outcome
@@ -79,28 +89,97 @@ def _answered(custom_id: str, response: Mapping[str, Any]) -> RowOutcome:
     body = _mapping(response.get("body"))
     if not 200 <= status < 300:
         return _http_failure(custom_id, status, body)
-    choice = _mapping(next(iter(_list(body.get("choices"))), None))
-    message = _mapping(choice.get("message"))
-    usage = _usage(body)
-    text, refusal = _text(message.get("content")), _text(message.get("refusal"))
-    if text is None and refusal is None:
+    usage, said = _usage(body), _said(body)
+    if said.text is None and said.refusal is None:
         # Paid for, perhaps, but there is nothing in it.
-        code = complaint_in(body, "no_answer").code if "error" in body else "no_answer"
+        code = complaint_in(body, "no_answer").code if body.get("error") else "no_answer"
         return _failed(custom_id, Reason.PROVIDER_ERROR, code, http_status=status, usage=usage, billed=True)
     return RowOutcome(
         custom_id=custom_id,
         outcome=Outcome.SUCCEEDED,
         reason=None,
-        output=text or "",
-        finish_reason=_text(choice.get("finish_reason")),
-        refusal=refusal,
+        output=said.text or "",
+        finish_reason=said.finish_reason,
+        refusal=said.refusal,
         http_status=status,
         model=_text(body.get("model")),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
         usage_known=usage.known,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What an answer says, whatever endpoint gave it. Neither text nor refusal: nothing."""
+
+    text: str | None
+    refusal: str | None = None
+    finish_reason: str | None = None
+
+
+def _said(body: Mapping[str, Any]) -> _Said:
+    """Tell the endpoint by its members: what lies between us and the provider may forget to name the object."""
+    if isinstance(body.get("output"), list):
+        return _said_by_response(body)
+    if isinstance(body.get("data"), list):
+        return _said_by_embedding(body)
+    choice = _mapping(next(iter(_list(body.get("choices"))), None))
+    message = _mapping(choice.get("message"))
+    return _Said(
+        text=_text(message.get("content")),
+        refusal=_text(message.get("refusal")),
+        finish_reason=_text(choice.get("finish_reason")),
+    )
+
+
+def _said_by_response(body: Mapping[str, Any]) -> _Said:
+    """Join the texts of all messages; other items (reasoning, say) are not part of the answer."""
+    parts = [
+        _mapping(part)
+        for item in map(_mapping, _list(body.get("output")))
+        if item.get("type") == "message"
+        for part in _list(item.get("content"))
+    ]
+    texts = [
+        text for part in parts if part.get("type") == "output_text" and (text := _text(part.get("text"))) is not None
+    ]
+    refusals = [text for part in parts if part.get("type") == "refusal" and (text := _text(part.get("refusal")))]
+    cut = _text(_mapping(body.get("incomplete_details")).get("reason"))
+    if not texts and cut is not None:
+        texts = [""]  # all room went into reasoning: cut off before the first word
+    return _Said(
+        text="".join(texts) if texts else None,
+        refusal="".join(refusals) or None,
+        finish_reason=_FINISH.get(cut, cut) if cut else "stop",
+    )
+
+
+#: why a response is incomplete, in the words of chat completions
+_FINISH = {"max_output_tokens": "length"}
+
+
+def _said_by_embedding(body: Mapping[str, Any]) -> _Said:
+    """The vector as a JSON array: one text was asked, so one vector is the answer."""
+    vector = _mapping(next(iter(_list(body.get("data"))), None)).get("embedding")
+    if isinstance(vector, str):
+        vector = _unpacked(vector)
+    if not isinstance(vector, list) or not vector:
+        return _Said(text=None)
+    return _Said(text=orjson.dumps(vector).decode(), finish_reason="stop")
+
+
+def _unpacked(text: str) -> list[float] | None:
+    """A vector sent as base64 is 32-bit floats, little-endian."""
+    try:
+        floats = array.array("f", base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        return None
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return floats.tolist()
 
 
 def _http_failure(custom_id: str, status: int, body: Mapping[str, Any]) -> RowOutcome:
@@ -134,6 +213,7 @@ def _failed(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
         usage_known=usage.known or not billed,
         billed=billed,
     )
@@ -148,6 +228,7 @@ def _spoilt(row: RowOutcome) -> RowOutcome:
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         cached_tokens=row.cached_tokens,
+        cache_write_tokens=row.cache_write_tokens,
     )
     return _failed(
         row.custom_id, Reason.PROVIDER_ERROR, "line_not_utf8", http_status=row.http_status, usage=usage, billed=True
@@ -160,17 +241,21 @@ class _Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 def _usage(body: Mapping[str, Any]) -> _Usage:
     said = body.get("usage")
     if not isinstance(said, dict):
         return _Usage(known=False)
+    # Responses say input and output, the others prompt and completion; an embedding has no output.
+    details = _mapping(said.get("input_tokens_details") or said.get("prompt_tokens_details"))
     return _Usage(
         known=True,
-        input_tokens=_count(said.get("prompt_tokens")),
-        output_tokens=_count(said.get("completion_tokens")),
-        cached_tokens=_count(_mapping(said.get("prompt_tokens_details")).get("cached_tokens")),
+        input_tokens=_count(said.get("input_tokens", said.get("prompt_tokens"))),
+        output_tokens=_count(said.get("output_tokens", said.get("completion_tokens"))),
+        cached_tokens=_count(details.get("cached_tokens")),
+        cache_write_tokens=_count(details.get("cache_write_tokens")),
     )
 
 

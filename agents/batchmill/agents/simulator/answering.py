@@ -2,7 +2,7 @@
 
 The answer does not depend on the attempt, the batch or the custom id: the same text asked twice gets the same answer,
 as far as no fault strikes. With probability `accuracy` a known text gets its gold label, otherwise another member of
-the same enum. Tokens are characters divided by four, rounded up.
+the same enum. A text to be embedded gets a vector, written as JSON. Tokens are characters divided by four, rounded up.
 """
 
 from __future__ import annotations
@@ -16,14 +16,24 @@ from batchmill.agents.simulator.chance import digest_of, unit
 from batchmill.agents.simulator.faults import Fault
 from batchmill.agents.simulator.instances import Hints, instance_of
 from batchmill.agents.simulator.pricing import CHARS_PER_TOKEN, tokens_of_chars
+from batchmill.agents.simulator.vectors import vector_of
 
 if TYPE_CHECKING:
     from batchmill.agents.simulator.gold import GoldTable
 
-__all__ = ["Answer", "Question", "answer"]
+__all__ = ["Answer", "Embed", "Question", "answer"]
 
 _REFUSAL: Final = "I'm sorry, but I can't help with that."
 _WORDS_QUOTED_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """Texts of which vectors are asked for, instead of words."""
+
+    texts: tuple[str, ...]
+    dimensions: int
+    packed: bool = False  # sent as base64 of 32-bit floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +43,11 @@ class Question:
     model: str
     text: str  # the last user message
     chars: int  # of all messages, for the bill
+    prefix: str = ""  # what a prompt cache may keep: the system text
     schema: Any = None
     json_only: bool = False
     output_tokens_max: int | None = None
+    embed: Embed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +58,24 @@ class Answer:
     usage_told: bool
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0  # of the input: read from the prompt cache
+    cache_write_tokens: int = 0  # of the input: written to it
+    vectors: tuple[list[float], ...] = ()
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """As bills name them."""
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
+        }
 
 
 def answer(question: Question, *, seed: int, accuracy: float, gold: GoldTable, fault: Fault | None = None) -> Answer:
+    if question.embed is not None:
+        return _embedded(question, question.embed, seed=seed, usage_told=fault is not Fault.USAGE_ABSENT)
     base = digest_of(seed, question.model, question.text.strip()).hex()
     right = fault is not Fault.WRONG_ANSWER and unit(base, "right") < accuracy
     hints = Hints(seed=base, label=gold.label_of(question.text), right=right, words=_words(question.text))
@@ -62,6 +89,21 @@ def answer(question: Question, *, seed: int, accuracy: float, gold: GoldTable, f
         output_tokens=max(tokens_of_chars(len(content)), 1),
     )
     return _cut(whole, question.output_tokens_max)
+
+
+def _embedded(question: Question, embed: Embed, *, seed: int, usage_told: bool) -> Answer:
+    """`content` is what the bill's hash is over: one vector, or the list of all."""
+    base = digest_of(seed, question.model, "vector").hex()
+    vectors = tuple(vector_of(base, text, embed.dimensions) for text in embed.texts)
+    return Answer(
+        content=orjson.dumps(vectors[0] if len(vectors) == 1 else vectors).decode(),
+        refused=False,
+        truncated=False,
+        usage_told=usage_told,
+        input_tokens=max(tokens_of_chars(question.chars), 1),
+        output_tokens=0,
+        vectors=vectors,
+    )
 
 
 def _content(question: Question, hints: Hints) -> str:

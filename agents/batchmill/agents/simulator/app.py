@@ -45,7 +45,9 @@ def create_app(config: SimulatorConfig) -> Starlette:
 @asynccontextmanager
 async def _opened(app: Starlette, config: SimulatorConfig) -> AsyncIterator[None]:
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    core = Core(config, {provider.name: provider.dialect for provider in PROVIDERS})
+    dialects = {provider.name: provider.dialect for provider in PROVIDERS}
+    events = {provider.name: provider.event for provider in PROVIDERS if provider.event is not None}
+    core = Core(config, dialects, events)
     app.state.core = core
     await core.start()
     try:

@@ -19,11 +19,12 @@ from batchmill.agents.simulator.chance import sha256_hex, unit
 from batchmill.agents.simulator.faults import Fault, FaultPlan, Place, active_at, row_struck
 from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
 from batchmill.agents.simulator.limits import Client, Limiter, Verdict
-from batchmill.agents.simulator.pricing import LIST_PERCENT, cost_nanos, tokens_of_chars
+from batchmill.agents.simulator.pricing import LIST_PERCENT, Price, cost_nanos, tokens_of_chars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from batchmill.agents.simulator.caching import PromptCache
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.gold import GoldTable
     from batchmill.agents.simulator.ledger import OnlineTotals
@@ -103,6 +104,7 @@ class Caller:
     ledger: LedgerWriter
     gold: GoldTable
     limiter: Limiter
+    cache: PromptCache
     plan: Callable[[], FaultPlan]
     strike: Callable[[Place, str], Fault | None]
     count: Callable[[str], int]
@@ -138,8 +140,12 @@ class Caller:
         given = answer(
             question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=self.gold, fault=spoilt
         )
+        price = config.price_of(question.model)
+        if price is None:
+            raise LookupError("a model without a price passed the checks of a call")
+        given = self.cache.told(call.provider, question, given, writes=price.cache_write_nanos is not None)
         lost = fault in _BILLED
-        bill = self._bill(call, call_id, given, digest, delivered=not lost)
+        bill = self._bill(call, call_id, given, digest, price, delivered=not lost)
         written = self.ledger.written(self.ledger.stage([entry_bytes("bill", bill)]))
         # The line reaches the disk while the model seems to think: the wait for it costs nothing.
         await asyncio.sleep(self._latency_seconds(digest, fault))
@@ -161,11 +167,10 @@ class Caller:
         more = self.plan()[fault].seconds if fault is Fault.CALL_SLOW else 0.0
         return more + low + (high - low) * unit(self.config.seed, "call latency", digest)
 
-    def _bill(self, call: Call, call_id: str, given: Answer, digest: str, *, delivered: bool) -> dict[str, Any]:
-        price = self.config.price_of(call.question.model)
-        if price is None:
-            raise LookupError("a model without a price passed the checks of a call")
-        tokens = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+    def _bill(
+        self, call: Call, call_id: str, given: Answer, digest: str, price: Price, *, delivered: bool
+    ) -> dict[str, Any]:
+        tokens = given.tokens
         cost = cost_nanos(price, **tokens, percent=LIST_PERCENT)
         self.tally.billed_calls += 1
         self.tally.cost_nanos += cost

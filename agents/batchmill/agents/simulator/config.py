@@ -5,15 +5,19 @@ Durations are in seconds and meant to be short: a test waits through a whole lif
 
 from __future__ import annotations
 
+import base64
+import binascii
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
 from batchmill.agents.simulator.faults import FaultPlan, plan_from_json, plan_to_json
 from batchmill.agents.simulator.limits import Limits, limits_from_json, limits_to_json
 from batchmill.agents.simulator.pricing import DEFAULT_PRICES, FALLBACK_PRICE, Price
+from batchmill.agents.simulator.profiles import PROFILES, PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SimulatorConfig", "config_from_json", "config_to_json"]
 
 _PERCENT_WHOLE: Final = 100
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +44,14 @@ class SimulatorConfig:
     validating_seconds: float = 0.05
     finalizing_seconds: float = 0.05
     cancelling_seconds: float = 0.1
+    latency_profile: str | None = None  # a name of `profiles`, instead of latency_seconds
+    time_scale: float = 1_000.0  # how much faster than its profile the simulator goes
     prices: Mapping[str, Price] = field(default_factory=lambda: dict(DEFAULT_PRICES))
     fallback_price: Price | None = FALLBACK_PRICE  # None: a model without a price does not exist
     batch_percent: int = 50  # of the list price
+    prompt_cache_tokens_min: int | None = None  # shortest system text that is cached (OpenAI: 1,024); None: no cache
+    webhook_url: str | None = None  # where events of ended batches go; on this machine only
+    webhook_secret: str | None = None  # whsec_ and base64; None: events are not signed
     faults: FaultPlan = field(default_factory=FaultPlan)
     limits: Limits = field(default_factory=Limits)
     upload_bytes_max: int = 200 * 1024 * 1024
@@ -56,6 +66,14 @@ class SimulatorConfig:
             raise ValueError("an accuracy is a share between 0 and 1")
         if not 0 <= self.batch_percent <= _PERCENT_WHOLE:
             raise ValueError("batch_percent lies between 0 and 100")
+        if self.latency_profile is not None and self.latency_profile not in {*PROFILES, PUBLISHED}:
+            raise ValueError(f"latency_profile is one of {', '.join((*PROFILES, PUBLISHED))}")
+        if self.time_scale <= 0:
+            raise ValueError("time_scale is greater than 0; 1 is real time")
+        if self.webhook_url is not None and urlsplit(self.webhook_url).hostname not in _LOOPBACK:
+            raise ValueError("webhook_url must be on this machine, such as http://127.0.0.1:8030/webhooks")
+        if self.webhook_secret is not None and not _is_secret(self.webhook_secret):
+            raise ValueError("webhook_secret is base64, after whsec_ or alone")
         for model, price in [*self.prices.items(), ("the fallback", self.fallback_price)]:
             if price is not None and not price.divides_at(self.batch_percent):
                 raise ValueError(
@@ -71,6 +89,13 @@ class SimulatorConfig:
 
     def price_of(self, model: str) -> Price | None:
         return self.prices.get(model, self.fallback_price)
+
+
+def _is_secret(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text.removeprefix("whsec_"), validate=True))
+    except binascii.Error:
+        return False
 
 
 def config_to_json(config: SimulatorConfig) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents import clock
 from batchmill.agents.simulator import lives
+from batchmill.agents.simulator.caching import PromptCache
 from batchmill.agents.simulator.calling import Call, Called, Caller
 from batchmill.agents.simulator.engine import Engine, ended_facts, record
 from batchmill.agents.simulator.faults import (
@@ -33,19 +34,20 @@ from batchmill.agents.simulator.limits import (
     CREATES,
     Client,
     Limiter,
-    Verdict,
     limits_from_json,
     limits_to_json,
 )
 from batchmill.agents.simulator.records import Batch, StoredFile
 from batchmill.agents.simulator.store import Store
+from batchmill.agents.simulator.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.limits import QueueRoom, Verdict
 
 __all__ = ["Core", "Upload"]
 
@@ -56,7 +58,12 @@ _ALWAYS: Final[FaultPlan] = {Fault.SHUFFLED: FaultRule(rate=1.0)}
 
 
 class Core:
-    def __init__(self, config: SimulatorConfig, dialects: Mapping[str, Dialect]) -> None:
+    def __init__(
+        self,
+        config: SimulatorConfig,
+        dialects: Mapping[str, Dialect],
+        events: Mapping[str, Callable[[Batch], dict[str, Any] | None]],
+    ) -> None:
         self.config = config
         self.store = Store(config.data_dir)
         staged = self.store.staged()
@@ -65,6 +72,8 @@ class Core:
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
         kept = self.store.setting(_LIMITS)
+        self._webhooks = Webhooks(config=config, events=events, strike=self.strike)
+        cache = PromptCache(tokens_min=config.prompt_cache_tokens_min)
         self._limiter = Limiter(limits_from_json(kept) if kept else config.limits)
         self._engine = Engine(
             config=config,
@@ -74,12 +83,15 @@ class Core:
             dialects=dialects,
             plan=lambda: self.plan,
             limits=lambda: self._limiter.limits,
+            cache=cache,
+            on_ended=self._webhooks.ended,
         )
         self._caller = Caller(
             config=config,
             ledger=self.ledger,
             gold=gold,
             limiter=self._limiter,
+            cache=cache,
             plan=lambda: self.plan,
             strike=self.strike,
             count=self.store.count,
@@ -91,12 +103,14 @@ class Core:
         for leftover in self.config.data_dir.glob("upload-*.part"):
             leftover.unlink()
         self._running = asyncio.create_task(self._engine.run())
+        self._webhooks.start()
 
     async def stop(self) -> None:
         if self._running is not None:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await self._running
+        await self._webhooks.stop()
         await self.ledger.close()
         self.store.close()
 
@@ -165,7 +179,24 @@ class Core:
         return {
             "limits": limits_to_json(self._limiter.limits),
             "clients": self._limiter.shown(clock.monotonic_s()),
+            "queues": self._queues(),
         }
+
+    def _queues(self) -> list[dict[str, Any]]:
+        models = {(batch.provider, batch.model) for batch in self.store.unfinished() if batch.model is not None}
+        shown = []
+        for provider, model in sorted(models):
+            tokens, requests = self.queued(provider, model)
+            shown.append({"provider": provider, "model": model, "tokens": tokens, "requests": requests})
+        return shown
+
+    def queued(self, provider: str, model: str) -> tuple[int, int]:
+        """Prompt tokens and requests of all batches of a model that were let in and have not ended."""
+        batches = [batch for batch in self.store.unfinished() if (batch.provider, batch.model) == (provider, model)]
+        return sum(batch.queued_tokens for batch in batches), sum(batch.total for batch in batches)
+
+    def queue_of(self, model: str) -> QueueRoom:
+        return self._limiter.limits.queue_of(model)
 
     def totals(self) -> dict[str, Any]:
         online = self._caller.tally
@@ -203,11 +234,21 @@ class Core:
 
     # Batches -------------------------------------------------------------------------------------------------------
 
-    async def create_batch(self, file: StoredFile, *, endpoint: str, window: str, metadata: Mapping[str, str]) -> Batch:
+    async def create_batch(
+        self,
+        file: StoredFile,
+        *,
+        endpoint: str,
+        window: str,
+        metadata: Mapping[str, str],
+        quirks: Sequence[Fault] = (),
+    ) -> Batch:
+        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in."""
         occurrence = self.store.count(f"input:{file.sha256}")
         key = f"{file.sha256}/{occurrence}"
         plan, now = self.plan, clock.wall_ms()
-        faults = {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
+        faults = {quirk: FaultRule() for quirk in quirks}
+        faults |= {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
         lag = faults[Fault.LIST_LAG].seconds if Fault.LIST_LAG in faults else 0.0
         batch = Batch(
             id=f"batch_{secrets.token_hex(12)}",
@@ -220,7 +261,7 @@ class Core:
             created_ms=now,
             expires_ms=now + WINDOW_MS,
             listed_ms=now + round(lag * 1000),
-            latency_ms=lives.latency_ms(self.config, key),
+            latency_ms=lives.latency_ms(self.config, file.provider, key, now),
             due_ms=now + round(self.config.validating_seconds * 1000),
             metadata=dict(metadata),
             faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
@@ -237,6 +278,7 @@ class Core:
             entries.append(entry_bytes("batch_ended", ended_facts(asked)))
         await self._record(lambda: self.store.save_batch(asked), *entries)
         if asked.status.ended:
+            self._webhooks.ended(asked)
             self.store.drop_unused_payload(batch.input_file_id)
         self._engine.wake()
         return asked

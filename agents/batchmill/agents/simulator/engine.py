@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, BinaryIO
 
+    from batchmill.agents.simulator.caching import PromptCache
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Checker, Dialect
     from batchmill.agents.simulator.gold import GoldTable
@@ -55,6 +56,8 @@ class Engine:
         dialects: Mapping[str, Dialect],
         plan: Callable[[], FaultPlan],
         limits: Callable[[], Limits],
+        cache: PromptCache,
+        on_ended: Callable[[Batch], None],
     ) -> None:
         self._config = config
         self._store = store
@@ -63,6 +66,8 @@ class Engine:
         self._dialects = dialects
         self._plan = plan
         self._limits = limits
+        self._cache = cache
+        self._on_ended = on_ended
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
 
@@ -121,7 +126,7 @@ class Engine:
     async def _validate(self, batch: Batch) -> None:
         dialect = self._dialects[batch.provider]
         checker = dialect.checker(batch, rows_max=self._config.batch_rows_max)
-        limited, tokens = bool(self._limits().queues), 0
+        tokens = 0
         problem = lives.TOKEN_LIMIT if Fault.TOKEN_LIMIT_EXCEEDED in batch.faults else None
         pace = _Pace()
         with self._store.payload_path(batch.input_file_id).open("rb") as lines:
@@ -129,7 +134,7 @@ class Engine:
                 problem = problem or checker.line(number, line)
                 if problem is not None:
                     break
-                if limited and line.strip():
+                if line.strip():
                     tokens += tokens_of_chars(dialect.request(line).question.chars)
                 await pace.breathe()
         problem = problem or checker.end() or self._unpriced(checker.model) or self._unplaced(batch, checker, tokens)
@@ -146,7 +151,8 @@ class Engine:
         room = self._limits().queue_of(checker.model or "")
         if room == QueueRoom():
             return None
-        others = [other for other in self._store.unfinished(batch.provider) if other.model == checker.model]
+        place = (batch.provider, checker.model)
+        others = [other for other in self._store.unfinished() if (other.provider, other.model) == place]
         return lives.queue_problem(others, room, requests=checker.rows, tokens=tokens)
 
     def _unpriced(self, model: str | None) -> BatchProblem | None:
@@ -170,6 +176,7 @@ class Engine:
             config=self._config,
             gold=self._gold,
             plan=self._plan(),
+            cache=self._cache,
         )
         output = _ResultFile(self._store, batch, "output")
         error = _ResultFile(self._store, batch, "error")
@@ -206,6 +213,7 @@ class Engine:
 
         entries = chain(bills.taken(), [entry_bytes("batch_ended", ended_facts(batch))])
         await record(self._store, self._ledger, change, entries)
+        self._on_ended(batch)
         self._store.drop_unused_payload(batch.input_file_id)
 
 
@@ -323,3 +331,5 @@ def _add(tally: lives.Tally, result: RowResult) -> None:
         tally.cost_nanos += result.bill["cost_nanos"]
         tally.input_tokens += result.bill["input_tokens"]
         tally.output_tokens += result.bill["output_tokens"]
+        tally.cached_tokens += result.bill["cached_tokens"]
+        tally.cache_write_tokens += result.bill["cache_write_tokens"]

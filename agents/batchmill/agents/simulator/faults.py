@@ -49,12 +49,15 @@ class Place(StrEnum):
     BATCH = "batch"
     ROW = "row"
     CALL = "call"  # one question, answered now
+    ANSWER = "answer"  # any that says no
+    WEBHOOK = "webhook"
 
 
 class Fault(StrEnum):
     UPLOAD_500 = "upload_500"
     UPLOAD_DISCONNECT = "upload_disconnect"
     UPLOAD_ACCEPT_THEN_500 = "upload_accept_then_500"
+    UPLOAD_CHECKS_LINES = "upload_checks_lines"
     ACCEPT_THEN_500 = "accept_then_500"
     ACCEPT_THEN_503 = "accept_then_503"
     ACCEPT_THEN_DISCONNECT = "accept_then_disconnect"
@@ -68,6 +71,7 @@ class Fault(StrEnum):
     CANCEL_500 = "cancel_500"
     CANCEL_IGNORED = "cancel_ignored"
     DOWNLOAD_500 = "download_500"
+    DOWNLOAD_404 = "download_404"
     DOWNLOAD_DISCONNECT = "download_disconnect"
     SHUFFLED = "shuffled"
     TOKEN_LIMIT_EXCEEDED = "token_limit_exceeded"  # noqa: S105 - the provider's error code, not a secret
@@ -77,6 +81,9 @@ class Fault(StrEnum):
     EMPTY_ERROR_FILE_ID = "empty_error_file_id"
     EMPTY_ERROR_FILE = "empty_error_file"
     STATUS_FLAP = "status_flap"
+    STATUS_SCHEDULING = "status_scheduling"
+    ABSENT_KEYS = "absent_keys"
+    ERRORS_LIST = "errors_list"
     CANCEL_LOSES_FINISHED = "cancel_loses_finished"
     ROW_400 = "row_400"
     ROW_429 = "row_429"
@@ -104,6 +111,10 @@ class Fault(StrEnum):
     CALL_BILL_THEN_DISCONNECT = "call_bill_then_disconnect"
     CALL_BILL_THEN_HANG = "call_bill_then_hang"
     CALL_SLOW = "call_slow"
+    REFUSED_AS_500 = "refused_as_500"
+    WEBHOOK_LOST = "webhook_lost"
+    WEBHOOK_TWICE = "webhook_twice"
+    WEBHOOK_FORGED = "webhook_forged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +163,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.UPLOAD_500: _at(Place.UPLOAD, "500, nothing stored"),
         Fault.UPLOAD_DISCONNECT: _at(Place.UPLOAD, "the connection drops while the file is being sent, nothing stored"),
         Fault.UPLOAD_ACCEPT_THEN_500: _at(Place.UPLOAD, "the file is stored, the answer is 500"),
+        Fault.UPLOAD_CHECKS_LINES: _at(
+            Place.UPLOAD, "a file with a bad line is refused with 400 at once, as compatible servers do"
+        ),
         Fault.ACCEPT_THEN_500: _at(Place.CREATE, "the batch is created, the answer is 500"),
         Fault.ACCEPT_THEN_503: _at(Place.CREATE, "the batch is created, the answer is 503"),
         Fault.ACCEPT_THEN_DISCONNECT: _at(Place.CREATE, "the batch is created, the connection drops without an answer"),
@@ -169,6 +183,7 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
             Place.CANCEL, "the cancel is accepted with status cancelling, the batch completes anyway"
         ),
         Fault.DOWNLOAD_500: _at(Place.DOWNLOAD, "reading a file's content answers 500"),
+        Fault.DOWNLOAD_404: _at(Place.DOWNLOAD, "reading a file's content answers 404, as after its retention"),
         Fault.DOWNLOAD_DISCONNECT: _at(Place.DOWNLOAD, "the connection drops after half of the file's content"),
         Fault.SHUFFLED: _at(Place.BATCH, "results come in another order than the requests (on unless set to 0)"),
         Fault.TOKEN_LIMIT_EXCEEDED: _at(Place.BATCH, "the accepted batch fails with token_limit_exceeded"),
@@ -180,6 +195,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.EMPTY_ERROR_FILE_ID: _at(Place.BATCH, "error_file_id is an empty string instead of null"),
         Fault.EMPTY_ERROR_FILE: _at(Place.BATCH, "a clean batch has an error file of zero bytes"),
         Fault.STATUS_FLAP: _at(Place.BATCH, "the second read after the end shows in_progress again, without files"),
+        Fault.STATUS_SCHEDULING: _at(Place.BATCH, "until it is worked the batch shows a status of its own, scheduling"),
+        Fault.ABSENT_KEYS: _at(Place.BATCH, "what would be null in the batch is left out"),
+        Fault.ERRORS_LIST: _at(Place.BATCH, "errors of a failed batch are a bare list instead of a list object"),
         Fault.CANCEL_LOSES_FINISHED: _at(
             Place.BATCH, "a cancelled batch delivers none of the rows it finished and billed"
         ),
@@ -211,6 +229,10 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
             Place.CALL, "the answer is made and billed, nothing comes for `seconds`, then the connection drops"
         ),
         Fault.CALL_SLOW: _at(Place.CALL, "the answer comes `seconds` later"),
+        Fault.REFUSED_AS_500: _at(Place.ANSWER, "a 400 or 404, of whatever endpoint, reaches the client as 500"),
+        Fault.WEBHOOK_LOST: _at(Place.WEBHOOK, "the event is never sent"),
+        Fault.WEBHOOK_FORGED: _at(Place.WEBHOOK, "the event's signature is not that of its body"),
+        Fault.WEBHOOK_TWICE: _at(Place.WEBHOOK, "the event is sent twice, under the same id"),
     }
 )
 

@@ -98,7 +98,7 @@ class Bill(_Entry):
 
     `tier` is "batch" for a row (at the batch's share of the list price) and "online" for a single call (at list price,
     with `call_id` and no `batch_id`). `request_sha256` is over the input line without its line end, or over the body of
-    the call; `result_sha256` over content or refusal in UTF-8.
+    the call; `result_sha256` over content, refusal or vector (as JSON) in UTF-8. Cached tokens are part of the input.
     """
 
     batch_id: str
@@ -110,6 +110,8 @@ class Bill(_Entry):
     output_tokens: int
     cost_nanos: int
     delivered: bool
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
     tier: str = "batch"
     call_id: str = ""
     provider: str = "openai"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from batchmill.agents.simulator.chance import digest_of, unit
 from batchmill.agents.simulator.faults import Fault
+from batchmill.agents.simulator.profiles import profile_seconds
 from batchmill.agents.simulator.records import Batch, BatchProblem, BatchStatus
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Tally:
     cost_nanos: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 def queue_problem(waiting: Iterable[Batch], room: QueueRoom, *, requests: int, tokens: int) -> BatchProblem | None:
@@ -62,7 +65,13 @@ def queue_problem(waiting: Iterable[Batch], room: QueueRoom, *, requests: int, t
     return REQUEST_LIMIT if room.requests_max is not None and requests > room.requests_max else None
 
 
-def latency_ms(config: SimulatorConfig, stable_key: str) -> int:
+def latency_ms(config: SimulatorConfig, provider: str, stable_key: str, now_ms: int) -> int:
+    """By the profile, where there is one for this provider; else uniform between two numbers."""
+    if config.latency_profile is not None:
+        scale = config.time_scale
+        seconds = profile_seconds(config.latency_profile, provider, wall_seconds=now_ms / 1000, time_scale=scale)
+        if seconds is not None:
+            return round(seconds * 1000)
     low, high = config.latency_seconds
     return round((low + (high - low) * unit(config.seed, "latency", stable_key)) * 1000)
 
@@ -117,6 +126,8 @@ def ended(batch: Batch, now_ms: int, tally: Tally, *, output_file_id: str | None
         cost_nanos=tally.cost_nanos,
         input_tokens=tally.input_tokens,
         output_tokens=tally.output_tokens,
+        cached_tokens=tally.cached_tokens,
+        cache_write_tokens=tally.cache_write_tokens,
     )
 
 

@@ -24,18 +24,42 @@ class Price:
 
     input_nanos: int
     output_nanos: int
+    cached_nanos: int | None = None  # of input read from the prompt cache; None: as other input
+    cache_write_nanos: int | None = None  # of input written to it; None: as other input
 
     def __post_init__(self) -> None:
-        if self.input_nanos < 0 or self.output_nanos < 0:
+        if min(self._all) < 0:
             raise ValueError("a price per token is a whole number of nano-dollars, zero or more")
 
     def divides_at(self, percent: int) -> bool:
-        return self.input_nanos * percent % 100 == 0 and self.output_nanos * percent % 100 == 0
+        return all(nanos * percent % 100 == 0 for nanos in self._all)
+
+    @property
+    def cached(self) -> int:
+        return self.input_nanos if self.cached_nanos is None else self.cached_nanos
+
+    @property
+    def cache_write(self) -> int:
+        return self.input_nanos if self.cache_write_nanos is None else self.cache_write_nanos
+
+    @property
+    def _all(self) -> tuple[int, ...]:
+        return self.input_nanos, self.output_nanos, self.cached, self.cache_write
 
 
-def cost_nanos(price: Price, *, input_tokens: int, output_tokens: int, percent: int) -> int:
-    """What one answered row costs; `percent` of the list price is what a batch pays (50)."""
-    return (input_tokens * price.input_nanos + output_tokens * price.output_nanos) * percent // 100
+def cost_nanos(
+    price: Price,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    percent: int,
+    cached_tokens: int = 0,
+    cache_write_tokens: int = 0,
+) -> int:
+    """What one answer costs; `percent` of the list price is what a batch pays (50). Cached tokens are part of input."""
+    fresh = input_tokens - cached_tokens - cache_write_tokens
+    listed = fresh * price.input_nanos + cached_tokens * price.cached + cache_write_tokens * price.cache_write
+    return (listed + output_tokens * price.output_nanos) * percent // 100
 
 
 def tokens_of_chars(chars: int) -> int:
@@ -45,11 +69,14 @@ def tokens_of_chars(chars: int) -> int:
 FALLBACK_PRICE: Final = Price(input_nanos=150, output_nanos=600)
 DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
     {
-        "gpt-4.1-mini": Price(input_nanos=400, output_nanos=1_600),
+        # Only where half of the cached price is a whole number too; for the others cached input costs as other input.
+        "gpt-4.1-mini": Price(input_nanos=400, output_nanos=1_600, cached_nanos=100),
         "gpt-4.1-nano": Price(input_nanos=100, output_nanos=400),
-        "gpt-4o": Price(input_nanos=2_500, output_nanos=10_000),
+        "gpt-4o": Price(input_nanos=2_500, output_nanos=10_000, cached_nanos=1_250),
         "gpt-4o-mini": Price(input_nanos=150, output_nanos=600),
         "gpt-5-mini": Price(input_nanos=250, output_nanos=2_000),
         "gpt-5-nano": Price(input_nanos=50, output_nanos=400),
+        "text-embedding-3-large": Price(input_nanos=130, output_nanos=0),
+        "text-embedding-3-small": Price(input_nanos=20, output_nanos=0),
     }
 )

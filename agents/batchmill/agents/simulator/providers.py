@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents.simulator import openai
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from batchmill.agents.simulator.dialect import Dialect
+    from batchmill.agents.simulator.records import Batch
 
 __all__ = ["PROVIDERS", "Provider"]
 
@@ -22,6 +23,9 @@ class Provider:
     name: str
     dialect: Dialect
     routes: Callable[[], Sequence[Route]]
+    event: Callable[[Batch], dict[str, Any] | None] | None = None  #: what a webhook is told of a batch that ended
 
 
-PROVIDERS: Final = (Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes),)
+PROVIDERS: Final = (
+    Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes, event=openai.event_object),
+)

@@ -83,6 +83,8 @@ class Batch:
     error_file_id: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
     billed_rows: int = 0
     cost_nanos: int = 0
 

@@ -107,9 +107,22 @@ class RunningSimulator:
 
     def set_faults(self, rules: Mapping[str, Any]) -> None:
         """As `POST /admin/faults`: fault name -> rate or rule."""
-        answer = _exchange(self.port, "POST", "/admin/faults", orjson.dumps(rules))
+        self._admin("POST", "/admin/faults", rules)
+
+    def set_limits(self, limits: Mapping[str, Any]) -> None:
+        """As `POST /admin/limits`: all of them anew; counting begins again."""
+        self._admin("POST", "/admin/limits", limits)
+
+    def limits(self) -> dict[str, Any]:
+        """As `GET /admin/limits`: what is allowed, and what every client used and was refused."""
+        shown: dict[str, Any] = orjson.loads(self._admin("GET", "/admin/limits"))
+        return shown
+
+    def _admin(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
+        answer = _exchange(self.port, method, path, None if value is None else orjson.dumps(value))
         if answer is None or answer[0] != http.HTTPStatus.OK:
-            raise ValueError(f"the simulator refused the faults: {answer}")
+            raise ValueError(f"the simulator refused {method} {path}: {answer}")
+        return answer[1]
 
     def ledger(self) -> Ledger:
         return read_ledger(self.config.ledger_file)

@@ -124,9 +124,9 @@ class Store:
         query = "SELECT body FROM batches WHERE provider = ? AND seq < ? AND listed_ms <= ? ORDER BY seq DESC LIMIT ?"
         return [batch_from_json(row[0]) for row in self._db.execute(query, (provider, seq, now_ms, limit))]
 
-    def unfinished(self, provider: str) -> list[Batch]:
-        query = "SELECT body FROM batches WHERE due_ms IS NOT NULL AND provider = ?"
-        return [batch_from_json(row[0]) for row in self._db.execute(query, (provider,))]
+    def unfinished(self) -> list[Batch]:
+        query = "SELECT body FROM batches WHERE due_ms IS NOT NULL"
+        return [batch_from_json(row[0]) for row in self._db.execute(query)]
 
     def due_ids(self, now_ms: int) -> list[str]:
         rows = self._db.execute("SELECT id FROM batches WHERE due_ms <= ? ORDER BY due_ms, seq", (now_ms,))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from batchmill.agents.simulator.answering import Answer, answer
 from batchmill.agents.simulator.chance import digest_of, sha256_hex
 from batchmill.agents.simulator.faults import Fault, FaultPlan, Place, active_at, row_struck
-from batchmill.agents.simulator.pricing import cost_nanos
+from batchmill.agents.simulator.pricing import Price, cost_nanos
 from batchmill.agents.simulator.records import Batch, BatchStatus
 
 if TYPE_CHECKING:
+    from batchmill.agents.simulator.caching import PromptCache
     from batchmill.agents.simulator.config import SimulatorConfig
     from batchmill.agents.simulator.dialect import Dialect, RowRequest
     from batchmill.agents.simulator.gold import GoldTable
@@ -39,12 +40,20 @@ class Bench:
     """What all rows of one batch are worked with."""
 
     def __init__(
-        self, *, batch: Batch, dialect: Dialect, config: SimulatorConfig, gold: GoldTable, plan: FaultPlan
+        self,
+        *,
+        batch: Batch,
+        dialect: Dialect,
+        config: SimulatorConfig,
+        gold: GoldTable,
+        plan: FaultPlan,
+        cache: PromptCache,
     ) -> None:
         self.batch = batch
         self.dialect = dialect
         self.config = config
         self.gold = gold
+        self.cache = cache
         self.rules = active_at(plan, Place.ROW)
         self.loses_finished = batch.status is BatchStatus.CANCELLING and Fault.CANCEL_LOSES_FINISHED in batch.faults
 
@@ -73,6 +82,8 @@ def _answered(bench: Bench, row: RowRequest, line: bytes, fault: Fault | None) -
     given = answer(
         question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=bench.gold, fault=fault
     )
+    price = _price_of(bench, question.model)
+    given = bench.cache.told(bench.batch.provider, question, given, writes=price.cache_write_nanos is not None)
     lost = bench.loses_finished
     output = b"" if lost else _delivered(bench, row, given, fault)
     bill = _bill(bench, row, line, given, delivered=not lost and fault not in _UNREADABLE)
@@ -102,11 +113,15 @@ def _delivered(bench: Bench, row: RowRequest, given: Answer, fault: Fault | None
             return whole
 
 
-def _bill(bench: Bench, row: RowRequest, line: bytes, given: Answer, *, delivered: bool) -> dict[str, Any]:
-    price = bench.config.price_of(row.question.model)
+def _price_of(bench: Bench, model: str) -> Price:
+    price = bench.config.price_of(model)
     if price is None:
         raise LookupError(f"batch {bench.batch.id}: a model without a price passed the checks")
-    tokens = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+    return price
+
+
+def _bill(bench: Bench, row: RowRequest, line: bytes, given: Answer, *, delivered: bool) -> dict[str, Any]:
+    price, tokens = _price_of(bench, row.question.model), given.tokens
     return {
         "batch_id": bench.batch.id,
         "provider": bench.batch.provider,

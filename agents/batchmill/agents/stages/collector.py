@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
-from batchmill.agents.runtime import Slice, Task
+from batchmill.agents.runtime import FAILPOINTS, Slice, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit
@@ -36,6 +38,7 @@ from batchmill.streams.collecting import (
     is_gone,
     results_missing,
     settle_cut,
+    wait_for_twins,
 )
 from batchmill.streams.costing import Prices, Usage, cost_nanos, priced
 from batchmill.streams.orders import Order
@@ -54,6 +57,10 @@ from batchmill.streams.submitting import Todo, twins_of
 __all__ = ["Collector"]
 
 STAGE = "collector"
+#: tries to hear a done batch's counts; it is closed without them then
+TOLD_TRIES_MAX = 6
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +141,7 @@ class Collector:
                 # It had ended when it was polled: this answer is older, and names no files yet.
                 raise TransientError("not_ended", hint="the provider takes back that the batch has ended")
             output = await self._stored(provider, chunk, remote.output_file_id)
+            await FAILPOINTS.reach("download.half")
             errors = await self._stored(provider, chunk, remote.error_file_id)
         except NotFoundError:
             self._gone(task, chunk)
@@ -150,7 +158,7 @@ class Collector:
                 raise
             return None
 
-    async def _look_for_twins(self, task: Task, chunk: Chunk) -> None:
+    async def _look_for_twins(self, task: Task, chunk: Chunk) -> Sequence[RemoteBatch]:
         provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
         found = await provider.find(label=label, since_ms=chunk.created_at_ms)
@@ -158,13 +166,21 @@ class Collector:
         self._carry(task, chunk, looked.orders)
         for batch_id in looked.cancel:
             await provider.cancel(batch_id)
+        return found
 
     def _cost_of(self, chunk: Chunk, twin: RemoteBatch) -> int:
         """What a twin was billed by its own count, else what the chunk itself cost; 0 while there is no price."""
-        if twin.input_tokens is None or twin.output_tokens is None:
-            return chunk.cost_nanos
-        usage = Usage(input_tokens=twin.input_tokens, output_tokens=twin.output_tokens)
-        return cost_nanos(self.prices, chunk.model, chunk.mode, usage) or 0
+        billed = self._billed(chunk, twin)
+        return chunk.cost_nanos if billed is None else billed
+
+    def _billed(self, chunk: Chunk, batch: RemoteBatch) -> int | None:
+        """What a batch as a whole was billed, by its own count; None where it does not say, or there is no price."""
+        if batch.input_tokens is None or batch.output_tokens is None:
+            return None
+        usage = Usage(
+            input_tokens=batch.input_tokens, output_tokens=batch.output_tokens, cached_tokens=batch.cached_tokens
+        )
+        return cost_nanos(self.prices, chunk.model, chunk.mode, usage)
 
     # -- downloaded -> collected -> done -------------------------------------------------------------------------------
 
@@ -208,12 +224,37 @@ class Collector:
         except (PayloadMissingError, PayloadDamagedError):
             await self._fetch_again(task, chunk)
             return
-        if chunk.twins:
-            await self._look_for_twins(
-                task, chunk
-            )  # those that ran on have ended by now, or were cancelled: count again
-        self._carry(task, chunk, finish(current_row(task, chunk), index, clock.wall_ms()))
+        if (chunk.twins or chunk.attempt > 1) and await self._twins_to_come(task, chunk):
+            return
+        told = await self._told(chunk)
+        told_nanos = None if told is None else self._billed(chunk, told)
+        orders = finish(current_row(task, chunk), index, clock.wall_ms(), told=told, told_nanos=told_nanos)
+        self._carry(task, chunk, orders)
+        self._say_what_is_wrong(current_row(task, chunk))
         self.traces.batch_done(chunk)
+
+    async def _twins_to_come(self, task: Task, chunk: Chunk) -> bool:
+        """Count twins again: those that ran on have ended by now, or were cancelled. Some may not be told yet."""
+        found = await self._look_for_twins(task, chunk)
+        window_ms = self._provider(chunk).capabilities.window_seconds * 1_000
+        waiting = wait_for_twins(current_row(task, chunk), found, window_ms, clock.wall_ms())
+        self._carry(task, chunk, waiting)
+        return bool(waiting)
+
+    async def _told(self, chunk: Chunk) -> RemoteBatch | None:
+        """The batch in the provider's own counts; None when it was gone before, or does not say for long."""
+        if chunk.failures >= TOLD_TRIES_MAX or is_gone(chunk):
+            return None
+        try:
+            return await self._provider(chunk).get(_batch_id(chunk))
+        except NotFoundError:
+            raise TransientError(
+                "counts_gone", hint="one denial of a batch that was read before proves little"
+            ) from None
+
+    def _say_what_is_wrong(self, done: Chunk) -> None:
+        if done.state is ChunkState.DONE and done.note is not None:
+            _log.warning("counts_do_not_reconcile", chunk_id=done.chunk_id, batch_id=done.batch_id, found=done.note)
 
     async def _settle(self, task: Task, chunk: Chunk) -> None:
         """Let the members of a batch that never ran go, cut by cut."""

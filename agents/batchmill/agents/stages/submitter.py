@@ -25,6 +25,7 @@ from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import Place, custom_id_of, members
 from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
+from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
 from batchmill.streams.sealing import ChunkLimits, Queue, queues, seal
@@ -176,13 +177,16 @@ class Submitter:
             after = cut[-1].request_id
             await task.capacity()
         stored = await self.payloads.put(self._lines(task, chunk, src))
-        self.kit.carry(task, prepared(current_row(task, chunk), stored, clock.wall_ms()), src=src)
+        bytes_max = self.providers.of(chunk.account).capabilities.bytes_max
+        orders = prepared(current_row(task, chunk), stored, clock.wall_ms(), bytes_max=bytes_max)
+        self.kit.carry(task, orders, src=src)
 
     async def _lines(self, task: Task, chunk: Chunk, src: str) -> AsyncIterator[bytes]:
         """The payload, line by line in the order of request ids; a member that cannot be a line is refused."""
         provider = self.providers.of(chunk.account)
         job = self.kit.compiled(task, chunk.job, chunk.version)
         assert job is not None, f"chunk {chunk.chunk_id} was sealed under a version this task does not have"
+        preflight = Preflight(provider.capabilities, model=chunk.model)
         after: str | None = None
         while cut := members(task.view, chunk.chunk_id, after=after):
             after = cut[-1].request_id
@@ -191,15 +195,17 @@ class Submitter:
             lines: list[bytes] = []
             for life in cut:
                 found = bodies.get(life.input_offset)
+                custom_id = custom_id_of(chunk, life)
                 try:
-                    body = job.form.body(_item(found, life).input_json)
+                    body = job.form.body(_item(found, life).input_json, room=life.room)
+                    line = provider.request_line(custom_id=custom_id, endpoint=chunk.endpoint, body=body)
+                    preflight.check(custom_id, line)
                 except Unusable as wrong:
                     now = current_row(task, chunk)
                     refused = refuse_member(task.view, now, life.request_id, wrong.reason, wrong.note, clock.wall_ms())
                     self.kit.carry(task, refused, src=src)
                     continue
-                custom_id = custom_id_of(chunk, life)
-                lines.append(provider.request_line(custom_id=custom_id, endpoint=chunk.endpoint, body=body))
+                lines.append(line)
             yield b"".join(lines)
             await asyncio.sleep(0)
 
@@ -248,6 +254,9 @@ class Submitter:
         await FAILPOINTS.reach("create.after")
         orders = after_create(task.view, current_row(task, chunk), outcome, clock.wall_ms(), self._patience(chunk))
         self.kit.carry(task, orders, src=f"effect:create/{chunk.chunk_id}")
+        if FAILPOINTS.armed:
+            await task.durable()
+            await FAILPOINTS.reach("create.durable")
 
     async def _has_payload(self, task: Task, chunk: Chunk) -> bool:
         """A payload that goes with the create call itself must be there before the attempt begins."""

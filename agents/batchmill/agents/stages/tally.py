@@ -102,6 +102,8 @@ class Tally:
             self._telemetry.measure("batchmill.batch.age", age_ms / 1_000, **labels)
         elif chunk.state is ChunkState.DONE:
             self._rows_of(chunk)
+            if chunk.note is not None:
+                self._add("batchmill.chunks.unreconciled", {"account": chunk.account})
 
     def _rows_of(self, chunk: Chunk) -> None:
         counts = {

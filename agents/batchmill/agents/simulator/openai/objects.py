@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from batchmill.agents.simulator.chance import digest_of
 from batchmill.agents.simulator.faults import Fault
 from batchmill.agents.simulator.lives import rows_done
 from batchmill.agents.simulator.records import Batch, BatchStatus, StoredFile
@@ -11,7 +12,7 @@ from batchmill.agents.simulator.records import Batch, BatchStatus, StoredFile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["batch_object", "error_object", "file_object", "list_object"]
+__all__ = ["batch_object", "error_object", "event_object", "file_object", "list_object"]
 
 
 def error_object(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def list_object(items: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str,
 
 def batch_object(batch: Batch, *, now_ms: int, flapping: bool = False) -> dict[str, Any]:
     status = BatchStatus.IN_PROGRESS if flapping else batch.status
-    return {
+    shown: dict[str, Any] = {
         "id": batch.id,
         "object": "batch",
         "endpoint": batch.endpoint,
@@ -52,7 +53,7 @@ def batch_object(batch: Batch, *, now_ms: int, flapping: bool = False) -> dict[s
         "errors": _errors(batch),
         "input_file_id": batch.input_file_id,
         "completion_window": batch.window,
-        "status": status,
+        "status": "scheduling" if Fault.STATUS_SCHEDULING in batch.faults and status in _EARLY else status,
         **_files(batch, now_ms=now_ms, hidden=flapping),
         "created_at": batch.created_ms // 1000,
         "in_progress_at": _seconds(batch.in_progress_ms),
@@ -67,14 +68,33 @@ def batch_object(batch: Batch, *, now_ms: int, flapping: bool = False) -> dict[s
         "metadata": batch.metadata or None,
         "usage": _usage(batch),
     }
+    if Fault.ABSENT_KEYS in batch.faults:
+        return {name: value for name, value in shown.items() if value is not None}
+    return shown
 
 
-def _errors(batch: Batch) -> dict[str, Any] | None:
+_EARLY: Final = frozenset({BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS})
+
+
+def event_object(batch: Batch) -> dict[str, Any] | None:
+    """The webhook event of a batch that ended; its id follows from what happened, so told twice it is the same."""
+    if not batch.status.ended:
+        return None
+    return {
+        "id": f"evt_{digest_of(batch.id, batch.status).hex()[:24]}",
+        "object": "event",
+        "type": f"batch.{batch.status}",
+        "created_at": _seconds(batch.ended_ms),
+        "data": {"id": batch.id},
+    }
+
+
+def _errors(batch: Batch) -> dict[str, Any] | list[dict[str, Any]] | None:
     if batch.problem is None:
         return None
     problem = batch.problem
     entry = {"code": problem.code, "line": problem.line, "message": problem.message, "param": problem.param}
-    return {"object": "list", "data": [entry]}
+    return [entry] if Fault.ERRORS_LIST in batch.faults else {"object": "list", "data": [entry]}
 
 
 def _files(batch: Batch, *, now_ms: int, hidden: bool) -> dict[str, str | None]:
@@ -95,7 +115,7 @@ def _counts(batch: Batch, now_ms: int) -> dict[str, int]:
 def _usage(batch: Batch) -> dict[str, Any]:
     return {
         "input_tokens": batch.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": batch.cached_tokens, "cache_write_tokens": batch.cache_write_tokens},
         "output_tokens": batch.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": batch.input_tokens + batch.output_tokens,

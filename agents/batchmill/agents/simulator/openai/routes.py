@@ -16,9 +16,10 @@ from batchmill.agents.simulator.calling import NO_MODEL, Call, Called
 from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note, silence
 from batchmill.agents.simulator.faults import Fault, Place
 from batchmill.agents.simulator.multipart import FormReader, MultipartError, boundary_of
-from batchmill.agents.simulator.openai.endpoints import ENDPOINTS, Endpoint
+from batchmill.agents.simulator.openai.endpoints import CHAT, ENDPOINTS, Endpoint
 from batchmill.agents.simulator.openai.headers import rate_headers
 from batchmill.agents.simulator.openai.objects import batch_object, error_object, file_object, list_object
+from batchmill.agents.simulator.openai.rows import OpenAIChecker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["PROVIDER", "routes"]
 
 PROVIDER: Final = "openai"
+PREFIX: Final = "/v1"
+AZURE_PREFIX: Final = "/openai/v1"
 WINDOW: Final = "24h"
 PAGE_DEFAULT: Final = 20
 BATCHES_PAGE_MAX: Final = 100
@@ -64,18 +67,25 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
 
 
 def routes() -> Sequence[Route]:
+    return [route for prefix in (PREFIX, AZURE_PREFIX) for route in _routes_under(prefix)]
+
+
+def _routes_under(prefix: str) -> list[Route]:
     return [
         # first, because routes are tried in order and these are asked thousands of times a second
-        *(Route(path, _endpoint(_single_call, control=False), methods=["POST"]) for path in ENDPOINTS),
-        Route("/v1/files", _endpoint(_create_file), methods=["POST"]),
-        Route("/v1/files", _endpoint(_list_files), methods=["GET"]),
-        Route("/v1/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
-        Route("/v1/files/{file_id}", _endpoint(_delete_file), methods=["DELETE"]),
-        Route("/v1/files/{file_id}/content", _endpoint(_file_content), methods=["GET"]),
-        Route("/v1/batches", _endpoint(_create_batch), methods=["POST"]),
-        Route("/v1/batches", _endpoint(_list_batches), methods=["GET"]),
-        Route("/v1/batches/{batch_id}", _endpoint(_get_batch), methods=["GET"]),
-        Route("/v1/batches/{batch_id}/cancel", _endpoint(_cancel_batch), methods=["POST"]),
+        *(
+            Route(prefix + path.removeprefix(PREFIX), _endpoint(_single_call, control=False), methods=["POST"])
+            for path in ENDPOINTS
+        ),
+        Route(prefix + "/files", _endpoint(_create_file), methods=["POST"]),
+        Route(prefix + "/files", _endpoint(_list_files), methods=["GET"]),
+        Route(prefix + "/files/{file_id}", _endpoint(_get_file), methods=["GET"]),
+        Route(prefix + "/files/{file_id}", _endpoint(_delete_file), methods=["DELETE"]),
+        Route(prefix + "/files/{file_id}/content", _endpoint(_file_content), methods=["GET"]),
+        Route(prefix + "/batches", _endpoint(_create_batch), methods=["POST"]),
+        Route(prefix + "/batches", _endpoint(_list_batches), methods=["GET"]),
+        Route(prefix + "/batches/{batch_id}", _endpoint(_get_batch), methods=["GET"]),
+        Route(prefix + "/batches/{batch_id}/cancel", _endpoint(_cancel_batch), methods=["POST"]),
     ]
 
 
@@ -89,10 +99,21 @@ def _endpoint(
             if control:
                 _within(core.ask_control(PROVIDER, key))
             return await handler(core, request)
-        except _Refusal as refusal:
+        except _Refusal as refused:
+            refusal = refused
+            if refused.status in _SAYS_NO and core.strike(Place.ANSWER, request.url.path) is not None:
+                note(request, fault=Fault.REFUSED_AS_500)
+                refusal = _server_error()
             return JSONResponse(refusal.body, status_code=refusal.status, headers=refusal.headers)
 
     return endpoint
+
+
+_SAYS_NO: Final = frozenset({400, 404})
+
+
+def _is_azure(request: Request) -> bool:
+    return request.url.path.startswith(AZURE_PREFIX)
 
 
 def _authorized(core: Core, request: Request) -> str:
@@ -147,6 +168,8 @@ async def _create_file(core: Core, request: Request) -> Response:
     upload = core.upload()
     try:
         form = await _receive(core, request, upload)
+        if fault is Fault.UPLOAD_CHECKS_LINES:
+            _check_lines(core, upload)
         file = await _keep(core, form, upload)
     finally:
         upload.discard()
@@ -171,6 +194,26 @@ async def _receive(core: Core, request: Request, upload: Upload) -> FormReader:
     return form
 
 
+def _check_lines(core: Core, upload: Upload) -> None:
+    """By the endpoint of the first line: the batch, which names one, does not exist yet."""
+    with upload.path.open("rb") as lines:
+        checker = OpenAIChecker(_endpoint_of(lines.readline()), rows_max=core.config.batch_rows_max)
+        lines.seek(0)
+        problems = (checker.line(number, line) for number, line in enumerate(lines, start=1))
+        problem = next((found for found in problems if found is not None), None) or checker.end()
+    if problem is not None:
+        message = f"Line {problem.line}: {problem.message}"
+        raise _Refusal(400, message, param=problem.param, code=problem.code)
+
+
+def _endpoint_of(line: bytes) -> str:
+    try:
+        url = orjson.loads(line)["url"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return CHAT
+    return url if isinstance(url, str) and url in ENDPOINTS else CHAT
+
+
 async def _keep(core: Core, form: FormReader, upload: Upload) -> StoredFile:
     if form.filename is None:
         raise _Refusal(400, "'file' is a required property", param="file")
@@ -184,8 +227,12 @@ def _file(core: Core, request: Request) -> StoredFile:
     note(request, file_id=file_id)
     file = core.store.file(PROVIDER, file_id)
     if file is None:
-        raise _Refusal(404, f"No such File object: {file_id}", param="id")
+        raise _no_file(file_id)
     return file
+
+
+def _no_file(file_id: str) -> _Refusal:
+    return _Refusal(404, f"No such File object: {file_id}", param="id")
 
 
 async def _list_files(core: Core, request: Request) -> Response:
@@ -215,6 +262,8 @@ async def _file_content(core: Core, request: Request) -> Response:
     note(request, fault=fault)
     if fault is Fault.DOWNLOAD_500:
         raise _server_error()
+    if fault is Fault.DOWNLOAD_404:
+        raise _no_file(file.id)
     return HalfFile(path)
 
 
@@ -233,9 +282,10 @@ async def _create_batch(core: Core, request: Request) -> Response:
     fault = core.strike(Place.CREATE, file.sha256)
     note(request, **({"fault": fault} if fault else {}))
     _reject(core, fault)
-    batch = await core.create_batch(file, endpoint=endpoint, window=WINDOW, metadata=metadata)
+    quirks = [Fault.EMPTY_ERROR_FILE] if _is_azure(request) else []
+    batch = await core.create_batch(file, endpoint=endpoint, window=WINDOW, metadata=metadata, quirks=quirks)
     note(request, batch_id=batch.id)
-    return _accepted(core, batch, fault)
+    return _accepted(core, request, batch, fault)
 
 
 def _reject(core: Core, fault: Fault | None) -> None:
@@ -255,7 +305,7 @@ def _no_money() -> _Refusal:
     return _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
 
 
-def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
+def _accepted(core: Core, request: Request, batch: Batch, fault: Fault | None) -> Response:
     """The batch exists; what the client hears of it is another matter."""
     match fault:
         case Fault.ACCEPT_THEN_500:
@@ -267,7 +317,15 @@ def _accepted(core: Core, batch: Batch, fault: Fault | None) -> Response:
         case Fault.ACCEPT_THEN_HANG:
             return Hang(core.plan[fault].seconds)
         case _:
-            return JSONResponse(batch_object(batch, now_ms=clock.wall_ms()))
+            return _shown(core, request, batch)
+
+
+def _shown(core: Core, request: Request, batch: Batch, *, flapping: bool = False) -> Response:
+    headers = {}
+    if _is_azure(request) and batch.model is not None:
+        tokens, _ = core.queued(PROVIDER, batch.model)
+        headers["deployment-enqueued-tokens"] = str(tokens)
+    return JSONResponse(batch_object(batch, now_ms=clock.wall_ms(), flapping=flapping), headers=headers)
 
 
 async def _body(request: Request, bytes_max: int) -> bytes:
@@ -337,7 +395,7 @@ async def _get_batch(core: Core, request: Request) -> Response:
     if fault is Fault.RETRIEVE_404:
         raise _no_batch(batch.id)
     flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
-    return JSONResponse(batch_object(batch, now_ms=clock.wall_ms(), flapping=flapping))
+    return _shown(core, request, batch, flapping=flapping)
 
 
 async def _list_batches(core: Core, request: Request) -> Response:
@@ -363,7 +421,7 @@ async def _cancel_batch(core: Core, request: Request) -> Response:
     asked = await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
     if Fault.CANCEL_500 in faults:
         raise _server_error()
-    return JSONResponse(batch_object(asked, now_ms=clock.wall_ms()))
+    return _shown(core, request, asked)
 
 
 def _limit(request: Request, *, default: int, most: int) -> int:
@@ -377,7 +435,7 @@ def _limit(request: Request, *, default: int, most: int) -> int:
 
 
 async def _single_call(core: Core, request: Request) -> Response:
-    endpoint = ENDPOINTS[request.url.path]
+    endpoint = ENDPOINTS[request.url.path.removeprefix("/openai")]
     body = await _body(request, CALL_BYTES_MAX)
     asked = _json_object(body)
     _check_call(endpoint, asked)

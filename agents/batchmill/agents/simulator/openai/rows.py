@@ -11,7 +11,7 @@ import orjson
 
 from batchmill.agents.simulator.chance import digest_of
 from batchmill.agents.simulator.dialect import RowRequest
-from batchmill.agents.simulator.openai.endpoints import ENDPOINTS
+from batchmill.agents.simulator.openai.endpoints import EMBEDDINGS, ENDPOINTS
 from batchmill.agents.simulator.records import Batch, BatchProblem
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class OpenAIChecker:
         self.model: str | None = None
         self._endpoint = endpoint
         self._rows_max = rows_max
+        self._inputs = 0  # one row can ask for many embeddings
         self._seen: set[bytes] = set()
 
     def line(self, number: int, line: bytes) -> BatchProblem | None:
@@ -82,6 +83,10 @@ class OpenAIChecker:
             return _problem(number, "mismatched_model", "All requests of a batch must use one model.", "body.model")
         if body.get("stream"):
             return _problem(number, "streaming_unsupported", "Streaming is not supported in batches.", "body.stream")
+        asked = body.get("input")
+        self._inputs += len(asked) if isinstance(asked, list) and self._endpoint == EMBEDDINGS else 1
+        if self._inputs > self._rows_max:
+            return _problem(number, "too_many_tasks", f"The batch has more than {self._rows_max} inputs.")
         wrong = ENDPOINTS[self._endpoint].check(body)
         return None if wrong is None else _problem(number, wrong.code, wrong.message, f"body.{wrong.param}")
 
