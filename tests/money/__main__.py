@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from batchmill.agents.kafka import start_cluster
 from tests.chaos.mill import running_mill
 from tests.chaos.workload import write_gold
 from tests.money.accounts import ACCOUNTS, Account
-from tests.money.playing import WORKER, Row, Table, play, texts_of
+from tests.money.playing import REST_SECONDS_MAX, WORKER, Row, Table, play, texts_of
 from tests.money.scenarios import SCENARIOS, Scenario
 from tests.money.table import faults_of, printed
 
@@ -71,9 +72,18 @@ async def _all(
 
 
 async def of_account(
-    account: Account, bootstrap: str, directory: Path, scenarios: Sequence[Scenario]
+    account: Account,
+    bootstrap: str,
+    directory: Path,
+    scenarios: Sequence[Scenario],
+    *,
+    plant: str | None = None,
+    rest_seconds: float = REST_SECONDS_MAX,
 ) -> tuple[list[Row], list[str]]:
-    """Play the scenarios that mean something for the account, one after the other in one running pipeline."""
+    """Play the scenarios that mean something for the account, one after the other in one running pipeline.
+
+    `plant` names a bug that its worker has (`planted_worker`).
+    """
     played = [each for each in scenarios if (each.online if account.mode == "online" else each.batch)]
     records = {each.name: texts_of(number, each.records) for number, each in enumerate(played)}
     directory.mkdir(parents=True, exist_ok=True)
@@ -83,7 +93,8 @@ async def of_account(
     async with running_mill(
         bootstrap,
         directory,
-        prefix=f"money-{account.name}",
+        prefix=f"money-{account.name}-{os.urandom(3).hex()}",
+        **({} if plant is None else {"worker": ("-m", "tests.money.planted_worker", plant)}),
         gold=directory / "gold.jsonl",
         job=job,
         account=account.overrides,
@@ -91,7 +102,7 @@ async def of_account(
         await mill.pool.start(WORKER)
         await mill.apply()
         for scenario in played:
-            row = await play(mill, table, scenario, records[scenario.name])
+            row = await play(mill, table, scenario, records[scenario.name], rest_seconds=rest_seconds)
             faults += faults_of(account, scenario, row)
             sys.stderr.write(f"{account.name}: {scenario.name}: {row.seconds:.1f} s\n")
     return table.rows, faults

@@ -18,6 +18,8 @@ NANO_DOLLARS = 1_000_000_000
 def faults_of(account: Account, scenario: Scenario, row: Row) -> Iterator[str]:
     """Every promise the row breaks, as a sentence."""
     where = f"{account.name}, {row.scenario}"
+    if not row.rested:
+        yield f"{where}: it did not come to rest"
     if row.lost:
         yield f"{where}: {row.lost} of {row.records} records are in no visible place"
     if scenario.failpoint is not None and not row.died:
