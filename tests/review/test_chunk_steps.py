@@ -63,7 +63,7 @@ def once(do: Any, at: str) -> Any:
 
 async def one_step(loop: ChunkLoop, task: MemoryTask, chunk: Chunk, step: Todo) -> Chunk:
     task.put(replace(chunk, due_at_ms=None))
-    await loop._one(task, chunk, step, {chunk.chunk_id})
+    await loop._one(task, chunk, step, {chunk.chunk_id: step})
     row = read.chunk(task.view, chunk.chunk_id)
     assert row is not None
     return row

@@ -24,6 +24,7 @@ from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.sinks.sqlite import SqliteSink
+from batchmill.agents.stages.caller import Caller
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
@@ -149,6 +150,16 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         traces=traces,
         submitter=submitter,
     )
+    caller = Caller(
+        kit=kit,
+        providers=providers,
+        payloads=payloads,
+        prices=collector.prices,
+        effects=effects,
+        output_bytes_max=settings.limits.output_bytes_max,
+        traces=traces,
+        submitter=submitter,
+    )
     committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
     consumers: dict[str, Callable[..., None]] = {
@@ -173,6 +184,7 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         "sweep": controller.run_sweep,
         "redrive": controller.run_redrive,
         "dispatch": submitter.dispatch().run,
+        "calls": caller.calls().run,
         "poll": collector.poll().run,
         "commit": committer.run,
     }

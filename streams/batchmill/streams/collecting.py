@@ -36,7 +36,7 @@ from batchmill.streams.lifecycle import Impossible
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
 from batchmill.streams.retrying import after_attempt
-from batchmill.streams.settling import ImpossibleError, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.settling import ImpossibleError, carried, end_if_unwanted, life_key, moved, obituary
 from batchmill.streams.submitting import fail_batch
 from batchmill.streams.view import StateView
 
@@ -53,7 +53,10 @@ __all__ = [
     "finish",
     "gone",
     "is_gone",
+    "let_go",
     "next_poll_ms",
+    "outcomes",
+    "queued",
     "results_missing",
     "settle_cut",
     "wait_for_twins",
@@ -253,19 +256,41 @@ def collect_cut(
     assert chunk.state is ChunkState.DOWNLOADED, f"chunk {chunk.chunk_id} is {chunk.state}"
     if not cut:
         return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("poll")]
+    found: list[tuple[Life, RowOutcome]] = []
+    for life in cut:
+        name = custom_id_of(chunk, life)
+        none = RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
+        found.append((life, rows.get(name) or none))
+    row, orders = outcomes(view, chunk, found, retry=retry, price=price, now_ms=now_ms)
+    return [Put(row), *orders]
+
+
+def outcomes(
+    view: StateView,
+    chunk: Chunk,
+    found: Sequence[tuple[Life, RowOutcome]],
+    *,
+    retry: RetrySpec,
+    price: Price,
+    now_ms: int,
+    terminal: frozenset[Reason] = frozenset(),
+) -> tuple[Chunk, list[Order]]:
+    """Give these members the outcomes that their own rows say: the chunk's row, which counts them, and the orders.
+
+    `terminal`: failures that end a member whatever its budgets.
+    """
     orders: list[Order] = []
     counts = dict.fromkeys(Outcome, 0)
     spent = 0
-    for life in cut:
+    for life, row in found:
         name = custom_id_of(chunk, life)
-        row = rows.get(name) or RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
         assert row.custom_id == name, f"the row of another line was handed in for a member of {chunk.chunk_id}"
         nanos, price_id = price(row) if row.billed else (0, None)
         counts[row.outcome] += 1
         spent += nanos or 0
         result = _result(chunk, life, row, nanos, price_id, now_ms)
-        orders += _outcome(view, life, row, result, retry, now_ms)
-    return [Put(_counted(chunk, counts, spent, now_ms)), *orders]
+        orders += _outcome(view, life, row, result, retry, now_ms, terminal=row.reason in terminal)
+    return _counted(chunk, counts, spent, now_ms), orders
 
 
 def finish(
@@ -333,7 +358,7 @@ def _missing_nanos(chunk: Chunk) -> int:
 
 
 def _outcome(
-    view: StateView, life: Life, row: RowOutcome, result: Result, retry: RetrySpec, now_ms: int
+    view: StateView, life: Life, row: RowOutcome, result: Result, retry: RetrySpec, now_ms: int, *, terminal: bool
 ) -> list[Order]:
     charge = Charge(
         cost_nanos=result.cost_nanos,
@@ -346,7 +371,10 @@ def _outcome(
         fact = Answered(sends=life.sends, output_sha256=_hash(row.output), charge=charge)
         return [Put(moved(life, fact, now_ms)), *said]
     reason = row.reason if row.reason is not None else Reason.PROVIDER_ERROR
-    after, did_move = after_attempt(life, life.sends, reason, charge, retry=retry, now_ms=now_ms)
+    if terminal:
+        after, did_move = carried(life, AttemptRefused(sends=life.sends, reason=reason, charge=charge), now_ms)
+    else:
+        after, did_move = after_attempt(life, life.sends, reason, charge, retry=retry, now_ms=now_ms)
     if not did_move:
         raise ImpossibleError(Impossible(life.request_id, life.status, row.outcome, "a member that is not processing"))
     if after.status is Status.FAILED_TERMINAL:
@@ -423,25 +451,26 @@ def settle_cut(view: StateView, chunk: Chunk, place: Place, now_ms: int) -> list
     orders: list[Order] = []
     wanted: list[Life] = []
     for life in cut:
-        kept, said = end_if_unwanted(view, _let_go(chunk, life, now_ms), stage=_STAGE, now_ms=now_ms)
+        kept, said = end_if_unwanted(view, let_go(chunk, life, now_ms), stage=_STAGE, now_ms=now_ms)
         if said:
             orders += [Put(kept), *said]
         else:
-            wanted.append(_queued(kept, now_ms))
+            wanted.append(queued(kept, now_ms))
     if chunk.reason is not Reason.PROVIDER_CANCELLED or not wanted:
         return [*orders, *(Put(life) for life in wanted), Wake("sealing")]
     return [*orders, *_regrouped(view, place, wanted, now_ms)]
 
 
-def _let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
-    """Out of the chunk, as if the attempt had not been."""
+def let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
+    """Out of the chunk, as if the attempt had not been. One that nobody waits for is then the caller's to end."""
     if life.status is Status.QUEUED:
         return moved(life, Released(chunk_id=chunk.chunk_id), now_ms)
     free = AttemptFailed(sends=life.sends, reason=Reason.PROVIDER_CANCELLED, due_at_ms=now_ms, charge=FREE)
     return moved(life, free, now_ms)
 
 
-def _queued(life: Life, now_ms: int) -> Life:
+def queued(life: Life, now_ms: int) -> Life:
+    """What was let go, and is wanted, waits to be sent again."""
     return life if life.status is Status.QUEUED else moved(life, RetryDue(), now_ms)
 
 

@@ -21,6 +21,7 @@ Effect = Literal[
     "sweep",  # lives of cancelled jobs
     "redrive",  # dead letters that come back
     "dispatch",  # sealed chunks to the provider
+    "calls",  # chunks whose members are asked one by one
     "poll",  # open batches, until they are done
     "commit",  # validated lives to the sink
 ]

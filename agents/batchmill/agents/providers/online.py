@@ -33,6 +33,7 @@ from batchmill.streams.costing import estimate_tokens
 from batchmill.streams.ports import (
     MustPauseError,
     NotFoundError,
+    NotStartedError,
     OutcomeUnknownError,
     ProviderError,
     RowOutcome,
@@ -113,6 +114,10 @@ class OnlineClient:
     def name(self) -> str:
         return self._name
 
+    def closed_seconds(self) -> float:
+        """How long no call will be let through: who waits until then holds nothing open."""
+        return self.pacer.closed_seconds()
+
     async def ask(self, *, endpoint: str, line: bytes, tokens: int, may_start: Callable[[], bool]) -> RowOutcome:
         custom_id, model = _named(line)
         body = self._rows.call_of(line)
@@ -121,7 +126,7 @@ class OnlineClient:
         call, started_s = _Call(), clock.monotonic_s()
         try:
             if not may_start():
-                raise TransientError("lease_ended", hint="a pause, or no recent commit: it may not start any more")
+                raise NotStartedError("lease_ended", hint="a pause, or no recent commit: it may not start any more")
             call.sent = True
             status, headers, answer = await self._exchange(self._base + self._paths.online_path(endpoint), body, call)
             self.pacer.heard(turn, rates_in(headers))

@@ -24,12 +24,15 @@ from aiolimiter import AsyncLimiter
 
 from batchmill.agents.providers.congestion import Breaker, Concurrency
 from batchmill.agents.providers.rate_headers import Allowance, Rates
+from batchmill.streams.ports import NotStartedError
 
 __all__ = ["Ended", "Pacer", "Turn"]
 
 MINUTE_SECONDS = 60.0
 #: how much of the rate may pass at once
 BURST_SECONDS = 1.0
+#: longest wait at a closed gate; for one that stays closed longer the call is not started
+GATE_SECONDS_MAX = 10.0
 #: first pause after a refusal that says nothing of its length; each further one in a row doubles it
 COOLDOWN_SECONDS = 1.0
 #: models whose rates are remembered; the one heard of first is forgotten first
@@ -103,6 +106,11 @@ class Pacer:
         """How many may run at once just now."""
         return self._concurrency.calls_max
 
+    def closed_seconds(self) -> float:
+        """How long no call will be let through."""
+        now_s = _now_s()
+        return max(self._closed_until_s - now_s, self._breaker.wait_seconds(now_s) or 0.0)
+
     def set_share(self, *, owned: int, of: int) -> None:
         """Use `owned`/`of` of the account's rates from now on. A worker without tasks keeps the share of one."""
         self._share = max(owned, 1) / max(of, 1)
@@ -110,7 +118,7 @@ class Pacer:
         self._tokens.set_share(self._share)
 
     async def admit(self, *, model: str, prompt_tokens: int, answer_tokens: int) -> Turn:
-        """Wait for a turn. Whoever gets one gives it back with `done`."""
+        """Wait for a turn, or hear that there is none for a while. Whoever gets one gives it back with `done`."""
         asked_s = _now_s()
         await self._place()
         try:
@@ -207,21 +215,17 @@ class Pacer:
     async def _rates(self, told: "_Told", tokens: float) -> None:
         """Wait for what the provider says is lacking, then for our own buckets."""
         lacking_s = max(told.requests.lacking_s(1, self._share), told.tokens.lacking_s(tokens, self._share))
-        if lacking_s > 0:
-            await asyncio.sleep(min(lacking_s, self._cooldown_max_seconds))
+        await _short(lacking_s)
         owed, self._owed_tokens = self._owed_tokens, 0.0
         await self._requests.take(1)
         await self._tokens.take(tokens + owed)
 
     async def _calm(self) -> None:
-        """Until neither a refusal nor the breaker keeps the gate closed. Each wait is bounded by their own numbers."""
+        """Until neither a refusal nor the breaker keeps the gate closed; a trial is waited for, it ends by itself."""
         while self._closed_until_s or not self._breaker.closed:
-            now_s = _now_s()
-            trial_s = self._breaker.wait_seconds(now_s)
-            wait_s = max(self._closed_until_s - now_s, trial_s or 0.0)
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            elif trial_s is None:
+            if (closed_s := self.closed_seconds()) > 0:
+                await _short(closed_s)
+            elif self._breaker.wait_seconds(_now_s()) is None:
                 self._trial_over.clear()
                 await self._trial_over.wait()
             else:
@@ -310,6 +314,14 @@ def _limiter(per_minute: float | None, share: float) -> AsyncLimiter | None:
     burst = max(1.0, min(rate / MINUTE_SECONDS * BURST_SECONDS, rate / 2))
     drip_per_minute = rate - burst if rate >= 2 else rate
     return AsyncLimiter(burst, burst * MINUTE_SECONDS / drip_per_minute)
+
+
+async def _short(seconds: float) -> None:
+    """Wait, if that is not for long; those who wait longer do so where a pause or a crash finds nothing under way."""
+    if seconds > GATE_SECONDS_MAX:
+        raise NotStartedError("gate_closed", retry_after_seconds=seconds, hint="the provider asks for a pause")
+    if seconds > 0:
+        await asyncio.sleep(seconds)
 
 
 def _now_s() -> float:

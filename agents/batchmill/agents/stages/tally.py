@@ -71,6 +71,9 @@ class Tally:
         wasted = after.wasted_nanos - (0 if before is None else before.wasted_nanos)
         if wasted > 0:
             self._telemetry.count("batchmill.wasted", wasted / NANO_DOLLARS, **account)
+        doubtful = after.doubtful_nanos - (0 if before is None else before.doubtful_nanos)
+        if doubtful > 0:
+            self._telemetry.count("batchmill.doubtful", doubtful / NANO_DOLLARS, **account)
 
     def book(self) -> None:
         """Hand the counts to the meters."""
