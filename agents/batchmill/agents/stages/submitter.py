@@ -108,7 +108,7 @@ class Submitter:
                 limits = self._limits(task, queue)
                 if limits is None:
                     continue
-                self._hasten(task, queue)
+                cut = self._hasten(task, queue) or cut
                 place = Place(self.kit.app_id, task.partition)
                 orders = seal(task.view, queue, limits, place, clock.wall_ms())
                 self.kit.carry(task, orders, src=f"effect:sealing/{queue.prefix}")
@@ -157,14 +157,14 @@ class Submitter:
             hold=mode.hold_submit,
         )
 
-    def _hasten(self, task: Task, queue: Queue) -> None:
-        """Where the job chooses by deadline: online with what would be late."""
+    def _hasten(self, task: Task, queue: Queue) -> bool:
+        """Where the job chooses by deadline: online with what would be late. Says whether anything was."""
         job = self.kit.compiled(task, queue.job, queue.version)
         if job is None or job.spec.mode.prefer != "auto" or job.spec.mode.deadline_seconds is None:
-            return
+            return False
         can = self.providers.of(job.spec.ask.model.account).capabilities
         if not can.online_endpoints:
-            return
+            return False
         haste = Haste(
             deadline_ms=job.spec.mode.deadline_seconds * 1_000,
             typical_ms=can.typical_seconds * 1_000,
@@ -174,6 +174,7 @@ class Submitter:
         orders = stop_late(task.view, queue.job, queue.version, haste, now_ms)
         orders += move_late(task.view, queue, haste, now_ms)
         self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
+        return bool(orders)
 
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
