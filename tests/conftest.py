@@ -10,7 +10,7 @@ from batchmill.agents.kafka import LocalCluster, RunningCluster, start_cluster
 from batchmill.agents.kafka.launcher import ForeignCluster
 
 # No test can spend money by accident, nor can the reader's own settings change what a test means. Children inherit it.
-for _name in [name for name in os.environ if name.startswith(("BATCHMILL_", "OPENAI_", "OTEL_"))]:
+for _name in [name for name in os.environ if name.startswith(("BATCHMILL_", "OPENAI_", "ANTHROPIC_", "OTEL_"))]:
     if not _name.startswith("BATCHMILL_TEST_"):
         del os.environ[_name]
 os.environ["BATCHMILL_LOOPBACK_ONLY"] = "true"

@@ -6,6 +6,7 @@ import pytest
 
 from batchmill.agents.providers.errors import Complaint, complaint_in, error_for, retry_after_seconds
 from batchmill.streams.ports import (
+    Action,
     MustPauseError,
     NotFoundError,
     OutcomeUnknownError,
@@ -45,6 +46,9 @@ def test_the_wait_is_read_in_every_form_and_nonsense_is_no_wait(headers, seconds
         ({"error": {}}, "fallback"),
         ({"error": "text"}, "fallback"),
         ({"code": "a", "message": "m"}, "a"),
+        ({"type": "error", "error": {"type": "b", "details": {"error_code": "a"}}}, "a"),
+        ({"type": "error", "error": {"type": "b", "details": {"error_code": 7.5}}}, "b"),
+        ({"type": "error", "error": {"type": "b", "details": None}}, "b"),
         ([], "fallback"),
         (None, "fallback"),
     ],
@@ -83,3 +87,41 @@ def test_a_server_error_that_speaks_of_money_may_still_have_made_the_batch():
 @pytest.mark.parametrize("status", [400, 405, 413, 418, 422, 301])
 def test_what_was_understood_and_declined_is_refused(status):
     assert type(error_for(status, Complaint(code="x"), spends=True, headers={}, now=NOW)) is RefusedError
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "error"),
+    [
+        (400, "invalid_request_error", "", RefusedError),
+        (400, "invalid_request_error", "organization_on_hold", MustPauseError),
+        (401, "authentication_error", "", MustPauseError),
+        (402, "billing_error", "", MustPauseError),
+        (402, "billing_error", "linked_organization_spend_limit_reached", MustPauseError),
+        (403, "permission_error", "", MustPauseError),
+        (404, "not_found_error", "", NotFoundError),
+        (409, "conflict_error", "", OutcomeUnknownError),
+        (413, "request_too_large", "", RefusedError),
+        (429, "rate_limit_error", "", TransientError),
+        (429, "rate_limit_error", "ramp_limit_exceeded", TransientError),
+        (429, "rate_limit_error", "enforced_spend_limit_reached", MustPauseError),
+        (429, "rate_limit_error", "contract_spend_limit_reached", MustPauseError),
+        (500, "api_error", "", OutcomeUnknownError),
+        (504, "timeout_error", "", OutcomeUnknownError),
+        (529, "overloaded_error", "", OutcomeUnknownError),
+    ],
+)
+def test_anthropics_words_are_told_by_type_and_code(status, kind, code, error):
+    said = {"type": "error", "error": {"type": kind, "message": "m", "details": {"error_code": code}}}
+    complaint = complaint_in(said, "x")
+    assert complaint.code == (code or kind)
+    assert type(error_for(status, complaint, spends=True, headers={}, now=NOW)) is error
+    looking = error_for(status, complaint, spends=False, headers={}, now=NOW)
+    assert type(looking) is (TransientError if error is OutcomeUnknownError else error)
+
+
+def test_a_create_that_is_too_large_as_a_whole_may_pass_in_halves_and_a_look_up_may_not():
+    for status, code in ((413, "request_too_large"), (400, "file_too_large"), (400, "duplicate_custom_id")):
+        refused = error_for(status, Complaint(code=code), spends=True, headers={}, now=NOW)
+        assert (type(refused), refused.action) == (RefusedError, Action.RETRY_ROW)
+    assert error_for(413, Complaint(code="x"), spends=False, headers={}, now=NOW).action is Action.TERMINAL
+    assert error_for(400, Complaint(code="x"), spends=True, headers={}, now=NOW).action is Action.TERMINAL

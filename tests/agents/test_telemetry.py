@@ -153,13 +153,16 @@ def test_counters_distributions_and_gauges_arrive_with_their_labels(taken):
 
 
 def test_tokens_are_booked_under_the_names_of_the_convention(taken):
-    taken.telemetry.used(provider="openai", model="m", input_tokens=10, output_tokens=3)
+    taken.telemetry.used(
+        provider="openai", operation="chat", asked_model="m", model="m-2026-01-01", input_tokens=10, output_tokens=3
+    )
     points = {p.attributes["gen_ai.token.type"]: p for p in taken.points()["gen_ai.client.token.usage"]}
     assert {kind: point.sum for kind, point in points.items()} == {"input": 10, "output": 3}
     assert dict(points["input"].attributes) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "m",
+        "gen_ai.response.model": "m-2026-01-01",
         "gen_ai.token.type": "input",
     }
     assert points["input"].explicit_bounds[:4] == (1, 4, 16, 64)

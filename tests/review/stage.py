@@ -186,7 +186,8 @@ def a_kit(log: MemoryLog | None = None) -> Kit:
 def a_submitter(kit: Kit, provider: Provider, directory: Path) -> Submitter:
     payloads = FilePayloadStore(directory=directory)
     effects = EffectSettings(idle_seconds=0.01)
-    return Submitter(kit=kit, providers=provider, payloads=payloads, effects=effects, tasks_total=1)
+    prices = Prices(id="none", models={})
+    return Submitter(kit=kit, providers=provider, payloads=payloads, prices=prices, effects=effects, tasks_total=1)
 
 
 def a_collector(kit: Kit, provider: Provider, directory: Path) -> Collector:
@@ -195,7 +196,7 @@ def a_collector(kit: Kit, provider: Provider, directory: Path) -> Collector:
         kit=kit,
         providers=provider,
         payloads=submitter.payloads,
-        prices=Prices(id="none", models={}),
+        prices=submitter.prices,
         effects=submitter.effects,
         line_bytes_max=10_000,
         output_bytes_max=1_000,

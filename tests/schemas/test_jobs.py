@@ -166,6 +166,7 @@ REFUSED = [
     ("place.key", "id", "$.place.key"),
     ("dedupe", "never", "$.dedupe"),
     ("budget", {"job_nanos": 0}, "$.budget.job_nanos"),
+    ("prices_json", "{", "$.prices_json"),
 ]
 
 
@@ -243,6 +244,7 @@ CHANGES_NEITHER: dict[str, JobSpec] = {
     "retry": replace(SPEC, retry=RetrySpec(max_attempts=9)),
     "dedupe": replace(SPEC, dedupe="content"),
     "budget": replace(SPEC, budget=None),
+    "prices": replace(SPEC, prices_json='{"models": {"gpt-5-mini": {"input": "0.25", "output": "2"}}}'),
     "place": replace(SPEC, place=PlaceSpec(sink="sqlite", table="elsewhere")),
     "order of params": with_model(params_json='{"max_output_tokens": 200, "temperature": 0}'),
 }

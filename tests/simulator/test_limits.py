@@ -1,5 +1,8 @@
 """The limiter, for any stream of requests; and each limit as a client meets it."""
 
+import asyncio
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +137,20 @@ async def test_a_call_over_the_rate_is_429_with_the_providers_headers_and_is_not
         [shown] = (await client.http.get("/admin/limits")).json()["clients"]
         assert (shown["requests"]["used"], shown["requests"]["refused"]) == (2, 1)
         assert "test" not in str(shown)
+
+
+async def test_what_a_hammering_client_got_through_is_measured_and_is_what_was_billed(started, make):
+    limits = Limits(rates={"*": Rate(requests_per_minute=600)}, burst_seconds=5)
+    async with started(limits=limits, single_latency_seconds=(0, 0)) as client:
+        answers = await asyncio.gather(*(client.http.post(CHAT, json=_body(make, f"Text {n}.")) for n in range(150)))
+        [shown] = (await client.http.get("/admin/limits")).json()["clients"]
+        ledger = client.ledger()
+    statuses = Counter(answer.status_code for answer in answers)
+    assert 50 <= statuses[200] <= 10 * (5 + shown["since_seconds"])
+    assert statuses[200] + statuses[429] == 150
+    assert (shown["requests"]["used"], shown["requests"]["refused"]) == (statuses[200], statuses[429])
+    assert Counter(seen.status for seen in ledger.requests_to("POST", CHAT)) == statuses
+    assert len(ledger.bills) == statuses[200]
 
 
 async def test_a_call_larger_than_the_bucket_is_told_so_without_a_time_to_come_again(started, make):

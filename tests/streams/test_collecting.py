@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from batchmill.schemas.jobs import RetrySpec
 from batchmill.schemas.reasons import Reason
+from batchmill.schemas.records import Result
 from batchmill.schemas.state import Chunk, Life, Meta
 from batchmill.schemas.status import ChunkState, Outcome, Status
 from batchmill.streams import view as read
@@ -441,3 +442,63 @@ def test_superseded_members_of_a_refused_batch_are_not_sent_again() -> None:
         view.put(make_source(life, request_id="newer"))
     assert [each.reason for each in settled(view, chunk)] == [Reason.SUPERSEDED] * 2
     assert chunks_of(view, ChunkState.SEALED) == []
+
+
+# -- money -------------------------------------------------------------------------------------------------------------
+
+
+def results_of(said: list[Any]) -> list[Result]:
+    return [record for record in said if isinstance(record, Result)]
+
+
+def test_a_result_is_the_cost_fact_of_its_call_with_tier_and_tokens() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1, mode="online")
+    (life,) = members(view, chunk.chunk_id)
+    told = answer_of(chunk, life, cached_tokens=2, cache_write_tokens=1)
+    (fact,) = results_of(collected(view, chunk, {told.custom_id: told}))
+    assert (fact.custom_id, fact.tier, fact.cost_nanos, fact.price_id) == (told.custom_id, "online", 50, "p1")
+    assert (fact.input_tokens, fact.cached_tokens, fact.cache_write_tokens) == (5, 2, 1)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.CANCELLED, Outcome.ERROR])
+def test_a_row_that_failed_and_was_billed_all_the_same_counts(outcome: Outcome) -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    (life,) = members(view, chunk.chunk_id)
+    told = answer_of(chunk, life, outcome=outcome, reason=Reason.EXPIRED)
+    (fact,) = results_of(collected(view, chunk, {told.custom_id: told}))
+    now = read.life(view, life.request_id)
+    assert now is not None
+    assert fact.cost_nanos == now.cost_nanos == row(view, chunk).cost_nanos == 50
+
+
+@pytest.mark.parametrize(("told_nanos", "untold"), [(149, 0), (150, 0), (151, 0), (152, 2), (900, 750)])
+def test_what_roundings_come_to_is_not_billed_beyond_the_rows(told_nanos: int, untold: int) -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 3)
+    rows = [answer_of(chunk, life) for life in members(view, chunk.chunk_id)]
+    collected(view, chunk, {told.custom_id: told for told in rows})
+    index = RowIndex.of(chunk)
+    for told in rows:
+        index.add(told.custom_id, NOWHERE)
+    carry_out(view, finish(row(view, chunk), index, NOW_MS, told_nanos=told_nanos))
+    done = row(view, chunk)
+    assert (done.cost_nanos, done.untold_nanos) == (150, untold)
+
+
+def test_a_repeated_row_is_counted_and_costs_nothing_again() -> None:
+    view, chunk = stage(ChunkState.DOWNLOADED, 1)
+    (life,) = members(view, chunk.chunk_id)
+    told, index = answer_of(chunk, life), RowIndex.of(chunk)
+    index.add(told.custom_id, NOWHERE)
+    index.add(told.custom_id, NOWHERE)
+    collected(view, chunk, {told.custom_id: told})
+    carry_out(view, finish(row(view, chunk), index, NOW_MS))
+    done = row(view, chunk)
+    assert (done.state, done.repeated_rows, done.cost_nanos) == (ChunkState.DONE, 1, 50)
+
+
+def test_smaller_chunks_of_a_refused_one_take_its_estimate_with_them() -> None:
+    view, chunk = stage(ChunkState.ENDED, 4, reason=Reason.PROVIDER_CANCELLED, estimated_nanos=1_001)
+    while (now := row(view, chunk)).state is ChunkState.ENDED:
+        carry_out(view, settle_cut(view, now, PLACE, NOW_MS))
+    smaller = [each for each in view.rows(Chunk.schema) if isinstance(each, Chunk) and each.chunk_id != chunk.chunk_id]
+    assert [(each.members, each.estimated_nanos) for each in smaller] == [(2, 500), (2, 500)]

@@ -10,6 +10,7 @@ from batchmill.schemas.ids import chunk_id
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.chunking import CUT_MEMBERS, members
+from batchmill.streams.costing import Expectation, expected_nanos, prices_of
 from batchmill.streams.orders import Put
 from batchmill.streams.sealing import ChunkLimits, Queue, next_age_ms, queues, seal
 from batchmill.streams.view import MemoryView
@@ -166,3 +167,41 @@ def test_no_chunk_exceeds_a_limit_unless_it_is_one_life_and_none_is_left_out_or_
         assert chunk.members <= count_max
         assert chunk.members == 1 or (chunk.bytes <= bytes_max and chunk.tokens <= tokens_max)
     assert sum(chunk.members for chunk in chunks) == len(lives)
+
+
+PRICES = prices_of({"gpt-5-mini": {"input": "0.25", "output": "2", "above": {"15": {"input": "25"}}}})
+COSTS = Expectation(prices=PRICES, model="gpt-5-mini", output_tokens_max=200)
+
+
+def expected_of(lives: list[Life]) -> int:
+    told = [
+        expected_nanos(PRICES, "gpt-5-mini", "batch", input_tokens=life.tokens_estimate, output_tokens_max=200)
+        for life in lives
+    ]
+    return sum(nanos or 0 for nanos in told)
+
+
+def test_a_closed_chunk_carries_what_its_members_are_expected_to_cost_call_by_call() -> None:
+    lives = [make_life(number, tokens_estimate=tokens) for number, tokens in enumerate((10, 15, 16, 17))]
+    (chunk,) = sealed(put_rows(make_job(), *lives), replace(LIMITS, count_max=4, costs=COSTS))
+    assert chunk.state is ChunkState.SEALED
+    assert chunk.estimated_nanos == expected_of(lives) > 4 * 25 * 2_000, "the longer prompts are a hundred times dearer"
+
+
+def test_an_estimate_grows_with_every_cut_of_a_filling_chunk() -> None:
+    view = waiting(2)
+    (first,) = sealed(view, replace(LIMITS, costs=COSTS))
+    put_rows_into(view, make_life(7, queued_at_ms=NOW_MS + 7))
+    (second,) = sealed(view, replace(LIMITS, costs=COSTS))
+    assert second.chunk_id == first.chunk_id
+    assert second.estimated_nanos == first.estimated_nanos // 2 * 3 == expected_of(members_of(view, second))
+
+
+def test_an_unpriced_chunk_carries_no_estimate() -> None:
+    (chunk,) = sealed(waiting(1), replace(LIMITS, costs=replace(COSTS, model="unheard-of")))
+    assert chunk.estimated_nanos == 0
+
+
+def put_rows_into(view: MemoryView, *lives: Life) -> None:
+    for life in lives:
+        view.put(life)

@@ -103,7 +103,7 @@ def build_worker(settings: Settings) -> Worker:
             failpoint=settings.failpoint,
         )
     )
-    tally = Tally(telemetry)
+    tally = Tally(telemetry, kind_of=providers.kind_of)
     kit = Kit(
         app_id=settings.app_id,
         topics=names,
@@ -115,7 +115,8 @@ def build_worker(settings: Settings) -> Worker:
     )
     hooks.kit = kit
     sink = SqliteSink(path=settings.sink_path, busy_timeout_ms=settings.sink.busy_timeout_ms)
-    _add_stages(app, settings, kit, providers, sink, Traces(telemetry))
+    traces = Traces(telemetry, kind_of=providers.kind_of)
+    _add_stages(app, settings, kit, providers, sink, traces, tally)
     _follow_ownership(app, settings, providers)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app)
@@ -125,7 +126,15 @@ def build_worker(settings: Settings) -> Worker:
     return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sink=sink)
 
 
-def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, sink: SqliteSink, traces: Traces) -> None:
+def _add_stages(
+    app: App,
+    settings: Settings,
+    kit: Kit,
+    providers: Providers,
+    sink: SqliteSink,
+    traces: Traces,
+    tally: Tally,
+) -> None:
     effects, limits = settings.effects, _raw_limits(settings)
     payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
     normalizer = Normalizer(
@@ -136,14 +145,20 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         idle_seconds=effects.idle_seconds,
         unknown_job_seconds=effects.unknown_job_seconds,
     )
+    prices = load_prices(settings.prices_file)
     submitter = Submitter(
-        kit=kit, providers=providers, payloads=payloads, effects=effects, tasks_total=settings.partitions
+        kit=kit,
+        providers=providers,
+        payloads=payloads,
+        prices=prices,
+        effects=effects,
+        tasks_total=settings.partitions,
     )
     collector = Collector(
         kit=kit,
         providers=providers,
         payloads=payloads,
-        prices=load_prices(settings.prices_file),
+        prices=prices,
         effects=effects,
         line_bytes_max=settings.limits.result_line_bytes_max,
         output_bytes_max=settings.limits.output_bytes_max,
@@ -166,7 +181,7 @@ def _add_stages(app: App, settings: Settings, kit: Kit, providers: Providers, si
         "raw": normalizer.on_slice,
         "normalized": submitter.on_slice,
         "submitted": collector.on_slice,
-        "results": Validator(kit=kit).on_slice,
+        "results": Validator(kit=kit, refused=tally.refused).on_slice,
         "validated": committer.on_slice,
         "decisions": Reviewer(kit=kit).on_slice,
         "control": controller.on_slice,

@@ -142,7 +142,9 @@ class Settings(BaseSettings):
         default=Path("jobs"), description="Folder of job folders, for the commands that take no path."
     )
     default_job: Name | None = Field(default=None, description="Job of raw events that name none.")
-    prices_file: Path | None = Field(default=None, description="Price list to cost calls by; default: the one shipped.")
+    prices_file: Path | None = Field(
+        default=None, description="Price list to cost calls by; default: that of genai-prices."
+    )
     failpoint: str | None = Field(default=None, description="Tests only: name:nth:action, what to do at a named place.")
     loopback_only: bool = Field(
         default=False, description="Refuse any provider that is not on this machine; tests set it."

@@ -277,9 +277,11 @@ class JobSpec:
     place: PlaceSpec
     dedupe: Dedupe = "source"
     budget: BudgetSpec | None = None
+    prices_json: str | None = None  #: what its model cost when the job was applied, as `streams.costing` writes it
 
     def __post_init__(self) -> None:
         _name(self.job, "$.job")
+        _compact(self, "prices_json", "$.prices_json")
         _require(self.seq == "log" or self.seq.startswith("$"), "$.seq", "must be log or a JSON path")
         _require(self.id_path is None or self.id_path.startswith("$"), "$.id_path", "must be a JSON path")
 

@@ -87,7 +87,8 @@ def after_calls(view: StateView, chunk: Chunk, called: Sequence[Called], terms: 
         cancelled=row.cancelled + len(free),
         doubtful_nanos=row.doubtful_nanos + sum(terms.worst(life) for life in unknown),
     )
-    return [Put(_done(row)), *orders, *_freed(view, chunk, free, now_ms), *_paused(view, chunk, pairs, now_ms)]
+    # The chunk's row last: whoever counts results looks up there what chunk they are of, until it is done.
+    return [*orders, *_freed(view, chunk, free, now_ms), *_paused(view, chunk, pairs, now_ms), Put(_done(row))]
 
 
 def in_doubt(view: StateView, chunk: Chunk) -> list[Called]:

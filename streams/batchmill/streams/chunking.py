@@ -30,7 +30,9 @@ __all__ = [
     "new_chunk",
     "next_members",
     "sends_of",
+    "share_of_estimate",
     "with_members",
+    "without_members",
 ]
 
 #: the two ways to the provider: all members in one order, or each by itself
@@ -123,6 +125,23 @@ def with_members(chunk: Chunk, taken: Sequence[Life], now_ms: int) -> Chunk:
         first_queued_at_ms=min([chunk.first_queued_at_ms, *(life.queued_at_ms for life in taken)]),
         updated_at_ms=now_ms,
     )
+
+
+def without_members(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> Chunk:
+    """The chunk, smaller by `gone`."""
+    return replace(
+        chunk,
+        members=chunk.members - len(gone),
+        bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
+        tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
+        estimated_nanos=chunk.estimated_nanos - share_of_estimate(chunk, len(gone)),
+        updated_at_ms=now_ms,
+    )
+
+
+def share_of_estimate(chunk: Chunk, some: int) -> int:
+    """What so many of the chunk's members were expected to cost together."""
+    return chunk.estimated_nanos * some // max(1, chunk.members)
 
 
 def members(view: StateView, chunk_id: str, *, after: str | None = None, limit: int = CUT_MEMBERS) -> list[Life]:

@@ -20,7 +20,15 @@ from batchmill.schemas.records import Result, Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome, Status
 from batchmill.streams import view as read
-from batchmill.streams.chunking import CUT_MEMBERS, Place, custom_id_of, members, new_chunk, with_members
+from batchmill.streams.chunking import (
+    CUT_MEMBERS,
+    Place,
+    custom_id_of,
+    members,
+    new_chunk,
+    share_of_estimate,
+    with_members,
+)
 from batchmill.streams.facts import (
     FREE,
     Answered,
@@ -217,6 +225,7 @@ def bounded(row: RowOutcome, output_bytes_max: int) -> RowOutcome:
         input_tokens=min(row.input_tokens, _TOKENS_MAX),
         output_tokens=min(row.output_tokens, _TOKENS_MAX),
         cached_tokens=min(row.cached_tokens, _TOKENS_MAX),
+        cache_write_tokens=min(row.cache_write_tokens, _TOKENS_MAX),
     )
     if max(_bytes(row.output), _bytes(row.refusal)) <= output_bytes_max:
         return row
@@ -311,7 +320,7 @@ def finish(
         state=ChunkState.DONE,
         unknown_rows=index.foreign + unclaimed,
         repeated_rows=index.repeated,
-        untold_nanos=max(0, (told_nanos or 0) - chunk.cost_nanos),
+        untold_nanos=_untold_nanos(chunk, told_nanos),
         doubtful_nanos=chunk.doubtful_nanos + (0 if told_nanos is not None else _missing_nanos(chunk)),
         due_at_ms=None,
         updated_at_ms=now_ms,
@@ -346,6 +355,12 @@ def _discrepancies(chunk: Chunk, told: RemoteBatch | None) -> Iterator[str]:
         yield f"the provider counts {told.total} rows of {chunk.members}"
     if counted > ran:
         yield f"the provider counts {counted} rows that ran, {ran} came"
+
+
+def _untold_nanos(chunk: Chunk, told_nanos: int | None) -> int:
+    """What was billed beyond what the rows told; less than their roundings come to is nothing."""
+    beyond = (told_nanos or 0) - chunk.cost_nanos
+    return beyond if 2 * beyond > chunk.members else 0
 
 
 def _missing_nanos(chunk: Chunk) -> int:
@@ -404,6 +419,8 @@ def _result(chunk: Chunk, life: Life, row: RowOutcome, nanos: int | None, price_
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         cached_tokens=row.cached_tokens,
+        cache_write_tokens=row.cache_write_tokens,
+        tier=chunk.mode,
         cost_nanos=nanos,
         price_id=price_id,
         answered_by="provider",
@@ -458,7 +475,7 @@ def settle_cut(view: StateView, chunk: Chunk, place: Place, now_ms: int) -> list
             wanted.append(queued(kept, now_ms))
     if chunk.reason is not Reason.PROVIDER_CANCELLED or not wanted:
         return [*orders, *(Put(life) for life in wanted), Wake("sealing")]
-    return [*orders, *_regrouped(view, place, wanted, now_ms)]
+    return [*orders, *_regrouped(view, chunk, place, wanted, now_ms)]
 
 
 def let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
@@ -484,8 +501,9 @@ def _refused(chunk: Chunk, cut: Sequence[Life], reason: Reason, now_ms: int) -> 
     return orders
 
 
-def _regrouped(view: StateView, place: Place, wanted: Sequence[Life], now_ms: int) -> list[Order]:
-    chunk, counted = new_chunk(view, place, wanted[0], now_ms)
-    sealed = replace(with_members(chunk, wanted, now_ms), state=ChunkState.SEALED)
-    taken = [Put(moved(life, TakenIn(chunk_id=chunk.chunk_id), now_ms)) for life in wanted]
+def _regrouped(view: StateView, chunk: Chunk, place: Place, wanted: Sequence[Life], now_ms: int) -> list[Order]:
+    made, counted = new_chunk(view, place, wanted[0], now_ms)
+    estimated = share_of_estimate(chunk, len(wanted))
+    sealed = replace(with_members(made, wanted, now_ms), state=ChunkState.SEALED, estimated_nanos=estimated)
+    taken = [Put(moved(life, TakenIn(chunk_id=made.chunk_id), now_ms)) for life in wanted]
     return [counted, Put(sealed), *taken, Wake("dispatch")]

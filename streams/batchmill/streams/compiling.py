@@ -14,6 +14,7 @@ from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint
 from batchmill.streams.chunking import BATCH, ONLINE
+from batchmill.streams.costing import PriceError, PriceList, Prices, parse_prices
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.judging import Judge, compile_judge
 from batchmill.streams.paths import Path, PathError, compile_path
@@ -23,7 +24,7 @@ from batchmill.streams.shapes import Shape, ShapeError, compile_shape
 __all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job", "lane_of", "text_cleaner"]
 
 #: what compiling a spec can raise; each message names the mistake
-FAULTS = (TemplateError, ShapeError, PathError, ConditionError)
+FAULTS = (TemplateError, ShapeError, PathError, ConditionError, PriceError)
 FILTER_VARIABLES = frozenset({"input"})
 #: versions kept compiled per stage; the oldest unused one leaves first
 VERSIONS_MAX = 64
@@ -49,6 +50,11 @@ class CompiledJob:
     filter: Condition | None
     form: RequestForm
     judge: Judge
+    prices: Prices | None  #: frozen with the job; None: it was applied without any
+
+    def costed_by(self, otherwise: PriceList) -> PriceList:
+        """The prices that this version's calls are costed by, whatever list a worker has."""
+        return otherwise if self.prices is None else self.prices
 
 
 class CompiledJobs:
@@ -88,6 +94,7 @@ def compile_job(spec: JobSpec, version: str) -> CompiledJob:
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
         form=request_form(spec.ask, room_factor=spec.retry.truncated.factor),
         judge=compile_judge(spec),
+        prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 
 

@@ -97,6 +97,8 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
         input_tokens=0,
         output_tokens=0,
         cached_tokens=0,
+        cache_write_tokens=0,
+        tier=None,
         cost_nanos=0,
         answered_by="store",
         received_at_ms=now_ms,

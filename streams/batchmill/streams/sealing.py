@@ -14,6 +14,7 @@ from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS, Place, driven_by, new_chunk, with_members
 from batchmill.streams.controlling import knows_version
+from batchmill.streams.costing import Expectation
 from batchmill.streams.facts import TakenIn
 from batchmill.streams.orders import Order, Put
 from batchmill.streams.settling import moved
@@ -48,6 +49,7 @@ class ChunkLimits:
     age_ms_max: int
     chunks_on_the_way_max: int  #: per lane of a task
     hold: bool = False  #: closed chunks wait for an approval
+    costs: Expectation | None = None  #: for the estimate a chunk carries; None: it carries none
 
 
 def queues(view: StateView) -> list[Queue]:
@@ -75,7 +77,7 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
         orders.append(counted)
     taken = _fitting(chunk, waiting, limits)
     full = len(taken) < len(waiting) or _full(chunk, len(taken), limits)
-    filled = with_members(chunk, taken, now_ms) if taken else chunk
+    filled = _estimated(with_members(chunk, taken, now_ms), taken, limits) if taken else chunk
     if room_on_the_way and filled.members and (full or _old(filled, limits, now_ms)):
         filled = _closed(filled, limits, now_ms)
         orders.append(driven_by(filled))
@@ -129,6 +131,14 @@ def _fitting(chunk: Chunk, waiting: list[Life], limits: ChunkLimits) -> list[Lif
             break
         taken.append(life)
     return taken
+
+
+def _estimated(chunk: Chunk, taken: list[Life], limits: ChunkLimits) -> Chunk:
+    """Call by call, since a call's price depends on the length of its own prompt."""
+    if limits.costs is None:
+        return chunk
+    expected = sum(limits.costs.expected(chunk.mode, life.tokens_estimate) for life in taken)
+    return replace(chunk, estimated_nanos=chunk.estimated_nanos + expected)
 
 
 def _full(chunk: Chunk, taken: int, limits: ChunkLimits) -> bool:

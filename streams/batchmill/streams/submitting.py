@@ -33,6 +33,7 @@ from batchmill.streams.chunking import (
     members,
     members_done,
     next_members,
+    without_members,
 )
 from batchmill.streams.facts import FREE, Attempted, AttemptRefused, Refused, Released
 from batchmill.streams.orders import Emit, Order, Put, Wake
@@ -203,7 +204,7 @@ def weed(view: StateView, chunk: Chunk, cut: Sequence[Life], now_ms: int) -> lis
         if said:
             gone.append(life)
             orders += [Put(ended), *said]
-    return [*_without(chunk, gone, now_ms), *orders] if gone else []
+    return [Put(without_members(chunk, gone, now_ms)), *orders] if gone else []
 
 
 def refuse_member(
@@ -214,7 +215,11 @@ def refuse_member(
     if life is None or life.chunk_id != chunk.chunk_id or chunk.state is not ChunkState.SEALED:
         return []
     refused = moved(life, Refused(reason=reason), now_ms)
-    return [*_without(chunk, [life], now_ms), Put(refused), obituary(refused, stage=_STAGE, error=error, now_ms=now_ms)]
+    return [
+        Put(without_members(chunk, [life], now_ms)),
+        Put(refused),
+        obituary(refused, stage=_STAGE, error=error, now_ms=now_ms),
+    ]
 
 
 def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int, *, bytes_max: int) -> list[Order]:
@@ -519,14 +524,3 @@ def _at(chunk: Chunk, state: ChunkState, now_ms: int, **changes: object) -> Chun
 
 def _ended(chunk: Chunk, reason: Reason, note: str, now_ms: int) -> Chunk:
     return _at(chunk, ChunkState.ENDED, now_ms, reason=reason, note=note)
-
-
-def _without(chunk: Chunk, gone: Sequence[Life], now_ms: int) -> list[Order]:
-    row = replace(
-        chunk,
-        members=chunk.members - len(gone),
-        bytes=chunk.bytes - sum(life.bytes_estimate for life in gone),
-        tokens=chunk.tokens - sum(life.tokens_estimate for life in gone),
-        updated_at_ms=now_ms,
-    )
-    return [Put(row)]

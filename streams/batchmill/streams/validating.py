@@ -5,6 +5,7 @@ again is noted in `answers` before anything else is decided, so that what was pa
 the same question, even if nobody waits for this one any more.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import orjson
@@ -25,7 +26,7 @@ from batchmill.streams.retrying import next_due_ms, or_spent
 from batchmill.streams.settling import carried, end_if_unwanted, life_key, obituary
 from batchmill.streams.view import StateView
 
-__all__ = ["STAGE", "compiled_version", "faults_of", "validate", "verdict_of"]
+__all__ = ["STAGE", "compiled_version", "faults_of", "refuses", "validate", "verdict_of"]
 
 STAGE: Final = "validator"
 #: by these no judge can ever pass the answer, since they depend on what was asked
@@ -48,6 +49,13 @@ def validate(view: StateView, result: Result, offset: int, *, jobs: CompiledJobs
         refusal=result.refusal,
     )
     return _judged(view, life, result, offset, job, judgement, now_ms)
+
+
+def refuses(orders: Sequence[Order]) -> bool:
+    """Whether what `validate` ordered means that the answer was paid for and is no good."""
+    failed = {Status.FAILED_RETRYABLE, Status.FAILED_TERMINAL}
+    lives = (order.row for order in orders if isinstance(order, Put) and isinstance(order.row, Life))
+    return any(life.status in failed and life.reason is not None and not info(life.reason).excluded for life in lives)
 
 
 def compiled_version(view: StateView, jobs: CompiledJobs, life: Life) -> CompiledJob:

@@ -10,13 +10,17 @@ import typer
 from batchmill.agents.cli.door import JSON, Door, door, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.prices import told as told_prices
 
 if TYPE_CHECKING:
     from batchmill.agents.commands import AppliedVersion
     from batchmill.agents.jobs import LoadedJob
     from batchmill.agents.jobs.planning import Plan
+    from batchmill.agents.jobs.problems import Problem
     from batchmill.agents.projector.queries import JobRow
+    from batchmill.schemas.jobs import JobSpec
     from batchmill.schemas.records import Control
+    from batchmill.streams.costing import Prices
 
 __all__ = ["add", "listed", "wait_option"]
 
@@ -48,13 +52,14 @@ def validate(context: typer.Context, folder: Annotated[Path, FOLDER], json: Anno
     here = door(context)
     try:
         loaded = _load(here, folder, quietly=json)
+        warnings = [*loaded.warnings, *_price_warnings(here, loaded, quietly=json)]
     except JobFileError as error:
         if not json:
             raise
         here.emit("job.validate", {"ok": False, "problems": [_problem(each) for each in error.problems]})
         raise typer.Exit(ExitCode.GATE) from None
     if json:
-        problems = [_problem(each) for each in loaded.warnings]
+        problems = [_problem(each) for each in warnings]
         here.emit("job.validate", {"ok": True, "job": loaded.spec.job, "version": loaded.version, "problems": problems})
     else:
         here.say(f"{loaded.file}: job {loaded.spec.job} is well-formed, version {loaded.version}")
@@ -79,11 +84,17 @@ def plan(
     here = door(context)
     loaded = _load(here, folder, quietly=json)
     active = None if offline else _active(here, loaded.spec.job)
-    made = _planned(here, loaded, active, sample, limit, key)
+    prices = _prices_of(here, loaded.spec)
+    made = _planned(here, loaded, active, prices, sample, limit, key)
     if json:
-        here.emit("job.plan", {"plan": made, "tokens_mean": made.tokens_mean, "cost_mean_nanos": made.cost_mean_nanos})
+        means = {
+            "tokens_mean": made.tokens_mean,
+            "cost_mean_nanos": made.cost_mean_nanos,
+            "expected_mean_nanos": made.expected_mean_nanos,
+        }
+        here.emit("job.plan", {"plan": made, **means, "prices": told_prices(prices)})
         return
-    _tell_plan(here, made, count)
+    _tell_plan(here, made, prices, loaded.spec, count)
 
 
 def apply(
@@ -95,6 +106,8 @@ def apply(
 ) -> None:
     """Freeze the job and make it the version that new events are processed under.
 
+    What its model costs today is frozen with it. Applied again, an unchanged job takes today's prices.
+
     \b
     Example:
       batchmill job apply jobs/triage
@@ -102,12 +115,15 @@ def apply(
     here = door(context)
     loaded = _load(here, folder, quietly=json)
     active = _active(here, loaded.spec.job)
-    if active is not None and active.spec == loaded.spec:
+    prices = _prices_of(here, loaded.spec)
+    told = {"prices": told_prices(prices)}
+    if active is not None and _same(active.spec, loaded.spec, prices):
         if json:
-            here.emit("job.apply", {"job": active.job, "version": active.version, "changed": False, "laggards": []})
+            unchanged = {"job": active.job, "version": active.version, "changed": False, "laggards": []}
+            here.emit("job.apply", unchanged | told)
         here.say(f"job {active.job} is applied already, version {active.version}; nothing was changed")
         return
-    issued = asyncio.run(_apply(here, loaded, actor, wait))
+    issued = asyncio.run(_apply(here, loaded, prices, actor, wait))
     if json:
         here.emit(
             "job.apply",
@@ -117,9 +133,11 @@ def apply(
                 "changed": True,
                 "command_id": issued.command_id,
                 "laggards": issued.laggards,
-            },
+            }
+            | told,
         )
     here.say(f"job {loaded.spec.job} is applied, version {loaded.version}")
+    here.say(_priced_by(loaded.spec, prices))
     if not issued.effective:
         here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
         raise typer.Exit(ExitCode.TEMPORARY)
@@ -186,6 +204,55 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
     return loaded
 
 
+def _prices_of(here: Door, spec: "JobSpec") -> "Prices":
+    """What the job would be costed by if it were applied now."""
+    from batchmill.agents.prices import load_prices, prices_for
+
+    return prices_for(spec, load_prices(here.settings.prices_file))
+
+
+def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
+    from batchmill.streams.costing import brief
+
+    price = prices.of(spec.ask.model.name)
+    if price is None:
+        return f"{spec.ask.model.name} is unpriced: {prices.source} does not list it for {spec.ask.model.provider}"
+    return f"prices {prices.id}, {prices.source} as of {prices.as_of}: {brief(price)}"
+
+
+def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
+    """Whether applying would change nothing, the prices included."""
+    from dataclasses import replace
+
+    from batchmill.streams.costing import parse_prices
+
+    if replace(active, prices_json=None) != planned or active.prices_json is None:
+        return False
+    return parse_prices(active.prices_json).id == prices.id
+
+
+def _price_warnings(here: Door, loaded: "LoadedJob", *, quietly: bool) -> list["Problem"]:
+    """What `validate` says of a model without a price: legal, but its cost will not be known."""
+    from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.problems import Problem
+    from batchmill.agents.settings import env_name
+
+    model = loaded.spec.ask.model
+    prices = _prices_of(here, loaded.spec)
+    if prices.of(model.name) is not None:
+        return []
+    warning = Problem(
+        file=loaded.file,
+        line=read_yaml(loaded.file).line(("ask", "model", "name")),
+        what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
+        hint=f"name a list that has it: {env_name('prices_file')}",
+        level="warning",
+    )
+    if not quietly:
+        here.say(str(warning))
+    return [warning]
+
+
 def _problem(problem: Any) -> dict[str, Any]:
     return {name: getattr(problem, name) for name in ("line", "what", "hint", "level")} | {"file": str(problem.file)}
 
@@ -205,8 +272,9 @@ def _active(here: Door, job: str) -> "AppliedVersion | None":
     return _newest(versions) if versions else None
 
 
-async def _apply(here: Door, loaded: "LoadedJob", actor: str | None, wait: float) -> Any:
+async def _apply(here: Door, loaded: "LoadedJob", prices: "Prices", actor: str | None, wait: float) -> Any:
     from batchmill.agents.commands import actor_here, issue
+    from batchmill.agents.prices import with_prices
 
     return await issue(
         here.settings,
@@ -214,7 +282,7 @@ async def _apply(here: Door, loaded: "LoadedJob", actor: str | None, wait: float
         loaded.spec.job,
         actor=actor or actor_here(),
         version=loaded.version,
-        body_json=loaded.spec.to_json(),
+        body_json=with_prices(loaded.spec, prices).to_json(),
         wait_seconds=wait,
     )
 
@@ -223,6 +291,7 @@ def _planned(
     here: Door,
     loaded: "LoadedJob",
     active: "AppliedVersion | None",
+    prices: "Prices",
     sample: Path | None,
     limit: int,
     key: str | None,
@@ -232,7 +301,6 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
-    from batchmill.agents.prices import load_prices
     from batchmill.streams.normalizing import RawLimits
 
     settings = here.settings
@@ -251,13 +319,13 @@ def _planned(
         loaded.spec,
         active=None if active is None else active.spec,
         samples=pairs,
-        prices=load_prices(settings.prices_file),
+        prices=prices,
         limits=limits,
         now_ms=clock.wall_ms(),
     )
 
 
-def _tell_plan(here: Door, made: "Plan", count: int | None) -> None:
+def _tell_plan(here: Door, made: "Plan", prices: "Prices", spec: "JobSpec", count: int | None) -> None:
     here.fields(
         [
             ("job", made.job),
@@ -280,6 +348,7 @@ def _tell_plan(here: Door, made: "Plan", count: int | None) -> None:
             typer.echo(f"  {sample.note}")
         for message in sample.messages:
             typer.echo(f"  [{message['role']}] {message['content']}")
+    here.say(_priced_by(spec, prices))
     _tell_estimate(here, made, count)
 
 
@@ -289,11 +358,14 @@ def _tell_estimate(here: Door, made: "Plan", count: int | None) -> None:
         return
     if made.tokens_mean is None:
         return
-    cost = made.cost_mean_nanos
-    told = "of unknown cost (no price, or no max_output_tokens)" if cost is None else f"at most ${cost / _NANOS:.6f}"
-    typer.echo(f"\nper event: {made.tokens_mean:.0f} input tokens (estimate), {told}")
-    if count is not None and cost is not None:
-        typer.echo(f"for {count:,} events: at most ${cost * count / _NANOS:,.2f}")
+    cost, expected = made.cost_mean_nanos, made.expected_mean_nanos
+    most = "of unknown cost (no price, or no max_output_tokens)" if cost is None else f"at most ${cost / _NANOS:.6f}"
+    likely = "" if expected is None else f", about ${expected / _NANOS:.6f}"
+    typer.echo(f"\nper event: {made.tokens_mean:.0f} input tokens (estimate), {most}{likely}")
+    if count is not None and cost is not None and expected is not None:
+        typer.echo(
+            f"for {count:,} events: at most ${cost * count / _NANOS:,.2f}, about ${expected * count / _NANOS:,.2f}"
+        )
 
 
 def _jobs(here: Door) -> list[dict[str, Any]]:

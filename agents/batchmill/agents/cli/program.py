@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from batchmill.agents.cli import batches, control, dlq, feed, jobs, records, review, running, start, status, topics
+from batchmill.agents.cli import (
+    batches,
+    control,
+    costs,
+    dlq,
+    feed,
+    jobs,
+    prices,
+    records,
+    review,
+    running,
+    start,
+    status,
+    topics,
+)
 from batchmill.agents.cli.door import Door
 from batchmill.agents.cli.errors import CommandError, known
 from batchmill.agents.cli.exit_codes import ExitCode, table
@@ -30,7 +44,7 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    for module in (start, topics, jobs, feed, running, status, records, batches, control, review, dlq):
+    for module in (start, topics, jobs, prices, feed, running, status, costs, records, batches, control, review, dlq):
         module.add(app)
     return app
 

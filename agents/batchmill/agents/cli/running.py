@@ -118,7 +118,7 @@ def simulate(
     ] = None,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Name the faults and end.")] = False,
 ) -> None:
-    """Run a provider that speaks the OpenAI Batch API on this machine, and misbehaves as told. Costs nothing.
+    """Run a provider on this machine: batches and single calls, limits and misbehaviour as told. Costs nothing.
 
     \b
     Example:

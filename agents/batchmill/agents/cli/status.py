@@ -303,6 +303,8 @@ def _cost(told: "RunMetrics") -> str:
     parts = [f"${told.cost_usd:,.4f}"]
     if told.wasted_usd:
         parts.append(f"${told.wasted_usd:,.4f} of it wasted")
+    if told.doubtful_usd:
+        parts.append(f"perhaps ${told.doubtful_usd:,.4f} more")
     if told.unpriced_calls:
         parts.append(f"{told.unpriced_calls} calls unpriced")
     if told.answered_from_store:

@@ -21,6 +21,7 @@ from batchmill.agents.demo.report import Kill, Published, Report
 from batchmill.agents.demo.rig import CONFIG_FILE, Rig, RigError
 from batchmill.agents.ingest import ingest
 from batchmill.agents.jobs import load_job
+from batchmill.agents.prices import load_prices, prices_for, with_prices
 from batchmill.agents.projector import Projector
 from batchmill.agents.projector.metrics import Accounting, Funnel, accounting, failures, funnel, metrics
 from batchmill.agents.projector.queries import freshness
@@ -49,13 +50,14 @@ _KILL_AT_SHARE = 0.2
 async def apply_job(rig: Rig) -> str:
     """Apply the demo's job in every task; its name."""
     job = load_job(JOB_FOLDER)
+    prices = prices_for(job.spec, load_prices(rig.settings.prices_file))
     issued = await issue(
         rig.settings,
         "apply",
         job.spec.job,
         actor="demo",
         version=job.version,
-        body_json=job.spec.to_json(),
+        body_json=with_prices(job.spec, prices).to_json(),
         wait_seconds=_APPLY_SECONDS_MAX,
     )
     if not issued.effective:

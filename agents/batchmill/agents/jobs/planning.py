@@ -5,7 +5,7 @@ The samples go through the real normalizer over an empty state, so what is shown
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from batchmill.schemas.jobs import JobSpec
@@ -14,15 +14,13 @@ from batchmill.schemas.state import Job
 from batchmill.schemas.strict_json import plain
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJobs
-from batchmill.streams.costing import Prices, worst_case_nanos
+from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.normalizing import RawLimits, normalize
 from batchmill.streams.orders import Emit
 from batchmill.streams.view import MemoryView
 
 __all__ = ["Difference", "Plan", "Sample", "plan_job"]
-
-_OUTPUT_LIMITS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +43,7 @@ class Sample:
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
+    expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +68,17 @@ class Plan:
 
     @property
     def cost_mean_nanos(self) -> float | None:
-        costs = [sample.cost_nanos for sample in self.samples if sample.outcome == "asked"]
-        priced = [cost for cost in costs if cost is not None]
-        return sum(priced) / len(priced) if priced and len(priced) == len(costs) else None
+        return _mean([sample.cost_nanos for sample in self.samples if sample.outcome == "asked"])
+
+    @property
+    def expected_mean_nanos(self) -> float | None:
+        return _mean([sample.expected_nanos for sample in self.samples if sample.outcome == "asked"])
+
+
+def _mean(costs: list[int | None]) -> float | None:
+    """None as soon as one of them is not known."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) / len(known) if known and len(known) == len(costs) else None
 
 
 def plan_job(
@@ -79,7 +86,7 @@ def plan_job(
     *,
     active: JobSpec | None,
     samples: Iterable[tuple[bytes | None, bytes]],
-    prices: Prices,
+    prices: PriceList,
     limits: RawLimits,
     now_ms: int,
 ) -> Plan:
@@ -99,7 +106,8 @@ def plan_job(
 
 
 def _differences(active: JobSpec, planned: JobSpec) -> Iterable[Difference]:
-    before, after = _flat(plain(active)), _flat(plain(planned))
+    # Prices are no part of what a job says: the day and the list decide them.
+    before, after = (_flat(plain(replace(spec, prices_json=None))) for spec in (active, planned))
     for member in sorted(before.keys() | after.keys()):
         if before.get(member) != after.get(member):
             yield Difference(member=member, active=before.get(member), planned=after.get(member))
@@ -117,7 +125,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 class _Trial:
     """The normalizer over a state that knows the job and nothing else."""
 
-    def __init__(self, spec: JobSpec, prices: Prices, limits: RawLimits, now_ms: int) -> None:
+    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int) -> None:
         self._spec = spec
         self._prices = prices
         self._limits = limits
@@ -163,18 +171,22 @@ class _Trial:
         compiled = self._jobs.of(self._row, item.version)
         assert compiled is not None, "the job was put into the state above"
         body = json.loads(compiled.form.body(item.input_json))
-        params = json.loads(self._spec.ask.model.params_json)
-        output_max = next((params[name] for name in _OUTPUT_LIMITS if isinstance(params.get(name), int)), None)
-        cost = None
-        if output_max is not None:
-            model, mode = self._spec.ask.model.name, self._spec.mode.prefer
-            cost = worst_case_nanos(
-                self._prices, model, mode, input_tokens=item.tokens_estimate, output_tokens_max=output_max
-            )
+        cost, expected = self._costs(item.tokens_estimate, compiled.form.output_tokens_max())
         return Sample(
             number=number,
             outcome="asked",
             messages=tuple(body["messages"]),
             tokens=item.tokens_estimate,
             cost_nanos=cost,
+            expected_nanos=expected,
         )
+
+    def _costs(self, input_tokens: int, room: int | None) -> tuple[int | None, int | None]:
+        """(at most, expected). A job that chooses its mode by deadline pays batch as a rule, and online at most."""
+        model, prefer = self._spec.ask.model, self._spec.mode.prefer
+        dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
+        expected = expected_nanos(self._prices, model.name, usual, input_tokens=input_tokens, output_tokens_max=room)
+        if room is None:
+            return None, expected
+        worst = worst_case_nanos(self._prices, model.name, dearest, input_tokens=input_tokens, output_tokens_max=room)
+        return worst, expected

@@ -10,6 +10,7 @@ handled, is lost; there must be none.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batchmill.agents.projector.costs import Cause, costs
 from batchmill.agents.projector.reading import View
 from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.status import ChunkState, Place, Status
@@ -129,6 +130,7 @@ class RunMetrics:
     input_tokens: int
     output_tokens: int
     answered_from_store: int  #: not paid for, because the same question had been answered
+    doubtful_usd: float = 0  #: beside the cost: of calls that may have been billed
 
 
 def accounting(view: View, scope: Scope | None = None) -> Accounting:
@@ -247,13 +249,8 @@ def metrics(view: View, scope: Scope | None = None) -> RunMetrics:
     values = (scope or Scope()).values
     lives = _lives(view, values)
     judged = _judged(view, values)
-    wasted = view.number(
-        "SELECT SUM(wasted_nanos) FROM chunks WHERE (:job IS NULL OR job = :job)"
-        " AND (:version IS NULL OR version = :version) AND :run IS NULL",
-        values,
-    )
-    cost = lives["cost"] + wasted
-    usd = cost / _NANOS
+    money = costs(view, values)
+    usd = (lives["cost"] + money.wasted_nanos[Cause.TWIN] + money.wasted_nanos[Cause.UNTOLD]) / _NANOS
     return RunMetrics(
         requests=lives["requests"],
         submitted=lives["submitted"],
@@ -271,7 +268,8 @@ def metrics(view: View, scope: Scope | None = None) -> RunMetrics:
         records_per_dollar=_rate(lives["committed"], usd),
         committed=lives["committed"],
         cost_usd=usd,
-        wasted_usd=wasted / _NANOS,
+        wasted_usd=money.wasted / _NANOS,
+        doubtful_usd=money.doubtful_nanos / _NANOS,
         unpriced_calls=lives["unpriced_calls"],
         input_tokens=lives["input_tokens"],
         output_tokens=lives["output_tokens"],

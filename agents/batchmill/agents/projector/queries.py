@@ -110,7 +110,10 @@ class BatchRow:
     repeated_rows: int
     twins: int
     wasted_nanos: int
+    untold_nanos: int
+    doubtful_nanos: int
     cost_nanos: int
+    estimated_nanos: int
     cancel_requested: bool
     reason: Reason | None
     note: str | None

@@ -25,7 +25,7 @@ from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Source
 
 __all__ = ["LOG_TABLES", "STATE_TABLES", "VIEW_VERSION", "Table", "create_statements"]
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 
 _BODIES = frozenset({"input_json", "output", "output_json", "refusal", "checks", "original"})
 _SQL_TYPES: dict[Any, str] = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT"}

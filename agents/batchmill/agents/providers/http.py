@@ -7,7 +7,7 @@ calls, so another client can take its place here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,10 +53,14 @@ class Reply:
 
     document: Mapping[str, Any]
     server_time: datetime
+    headers: Mapping[str, str]
 
 
 class HttpSeam:
-    """One account's connection to its provider. `on_call` hears of every call that was sent."""
+    """One account's connection to its provider. `on_call` hears of every call that was sent.
+
+    `id_member` is the member by which this provider's objects are named.
+    """
 
     def __init__(
         self,
@@ -66,9 +70,11 @@ class HttpSeam:
         headers: Mapping[str, str],
         on_call: Callable[[CallSeen], None],
         loopback_only: bool,
+        id_member: str = "id",
     ) -> None:
         near = is_near(name, account, loopback_only=loopback_only)
         self._name, self._account, self._on_call = name, account, on_call
+        self._id_member = id_member
         self.gate = AccountGate(
             requests_per_minute=account.requests_per_minute,
             concurrent_max=account.concurrent_requests_max,
@@ -92,20 +98,27 @@ class HttpSeam:
         *,
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         names: bool = False,
+        bare: bool = False,
         spends: bool = False,
         may_start: Callable[[], bool] | None = None,
     ) -> Reply:
         """Exchange JSON once.
 
-        `names`: an answer without an `id` is a broken one. `spends`: a broken exchange is `OutcomeUnknownError`, not
-        `TransientError`.
+        `names`: an answer that names no object is a broken one. `bare`: only its head counts, the body may be empty.
+        `spends`: a broken exchange is `OutcomeUnknownError`, not `TransientError`.
         """
         body = None if json is None else orjson.dumps(json)
-        headers = {} if body is None else {"content-type": "application/json"}
-        request = self._client.build_request(method, path, content=body, headers=headers, params=params)
+        said = {} if body is None else {"content-type": "application/json"}
+        request = self._client.build_request(
+            method, path, content=body, headers=said | dict(headers or {}), params=params
+        )
         seconds = self._account.total_timeout_seconds
-        return await self._exchange(operation, request, seconds, names=names, spends=spends, may_start=may_start)
+        named = self._id_member if names else None
+        return await self._exchange(
+            operation, request, seconds, named=named, bare=bare, spends=spends, may_start=may_start
+        )
 
     async def send_file(
         self,
@@ -115,22 +128,29 @@ class HttpSeam:
         headers: Mapping[str, str],
         body: AsyncIterator[bytes],
         may_start: Callable[[], bool],
+        spends: bool = False,
+        names: bool = True,
     ) -> Reply:
-        """Send a body piece by piece."""
+        """Send a body piece by piece. What its iterator raises ends the exchange and is raised as it is."""
         request = self._client.build_request("POST", path, content=body, headers=dict(headers))
         seconds = self._account.transfer_timeout_seconds
-        return await self._exchange(operation, request, seconds, names=True, may_start=may_start)
+        named = self._id_member if names else None
+        return await self._exchange(operation, request, seconds, named=named, spends=spends, may_start=may_start)
 
-    async def receive_file(self, operation: str, path: str) -> AsyncIterator[bytes]:
-        """Read a body piece by piece; one that breaks off raises."""
+    async def receive_file(self, operation: str, path: str) -> AsyncGenerator[bytes, None]:
+        """Read a body piece by piece; one that breaks off raises. The reader may stop early by closing the iterator."""
         request = self._client.build_request("GET", path)
         async with self._turn(operation, spends=False, may_start=None) as seen:
             # Only our own waiting is timed: a limit around `yield` would cancel whatever the reader awaits meanwhile.
             until_s = asyncio.get_running_loop().time() + self._account.transfer_timeout_seconds
             async with self._sent(request, seen, spends=False, until_s=until_s) as response:
                 parts = response.aiter_bytes()
-                while (part := await _within(until_s, anext(parts, b""))) != b"":
-                    yield part
+                try:
+                    while (part := await _within(until_s, anext(parts, b""))) != b"":
+                        yield part
+                except GeneratorExit:
+                    seen.outcome = "ok"  # the reader has read enough
+                    raise
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -142,14 +162,16 @@ class HttpSeam:
         request: httpx.Request,
         seconds: float,
         *,
-        names: bool,
+        named: str | None,
+        bare: bool = False,
         spends: bool = False,
         may_start: Callable[[], bool] | None = None,
     ) -> Reply:
         async with self._turn(operation, spends=spends, may_start=may_start) as seen:
             until_s = asyncio.get_running_loop().time() + seconds
             async with self._sent(request, seen, spends=spends, until_s=until_s) as response:
-                return _reply(await _within(until_s, _bounded(response)), response, names=names)
+                body = await _within(until_s, _bounded(response))
+                return _reply(b"{}" if bare and not body.strip() else body, response, named)
 
     @asynccontextmanager
     async def _turn(
@@ -262,11 +284,11 @@ async def _error_document(response: httpx.Response) -> Complaint:
         return Complaint(code=fallback)
 
 
-def _reply(body: bytes, response: httpx.Response, *, names: bool) -> Reply:
+def _reply(body: bytes, response: httpx.Response, named: str | None) -> Reply:
     document = orjson.loads(body)
-    if not isinstance(document, dict) or (names and not isinstance(document.get("id"), str)):
+    if not isinstance(document, dict) or (named is not None and not isinstance(document.get(named), str)):
         raise httpx.DecodingError("answer is not the JSON object it should be")
-    return Reply(document=document, server_time=_server_time(response))
+    return Reply(document=document, server_time=_server_time(response), headers=response.headers)
 
 
 def _server_time(response: httpx.Response) -> datetime:

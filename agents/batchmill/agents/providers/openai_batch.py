@@ -8,7 +8,6 @@ file id is none; `errors` is a list object or a bare list; an unknown status is 
 """
 
 import math
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from batchmill.agents.providers.errors import batch_action
 from batchmill.agents.providers.http import CallSeen, HttpSeam
 from batchmill.agents.providers.openai_rows import parse_row, request_line
+from batchmill.agents.providers.uploads import batch_form
 from batchmill.agents.settings import AccountSettings
 from batchmill.streams.ports import (
     Action,
@@ -85,15 +85,8 @@ class OpenAIBatchProvider:
     async def upload(
         self, *, name: str, size_bytes: int, content: AsyncIterator[bytes], may_start: Callable[[], bool]
     ) -> str:
-        boundary = secrets.token_hex(16)
-        head, tail = _multipart(boundary, name)
-        headers = {
-            "content-type": f"multipart/form-data; boundary={boundary}",
-            "content-length": str(len(head) + size_bytes + len(tail)),
-        }
-        reply = await self._http.send_file(
-            "upload", "files", headers=headers, body=_joined(head, content, size_bytes, tail), may_start=may_start
-        )
+        form = batch_form(name=name, size_bytes=size_bytes, content=content)
+        reply = await self._http.send_file("upload", "files", headers=form.headers, body=form.body, may_start=may_start)
         return str(reply.document["id"])
 
     async def create(self, order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
@@ -167,29 +160,6 @@ def headers(account: AccountSettings) -> dict[str, str]:
 def online_path(endpoint: str) -> str:
     """Where a single call goes, relative to the account's URL."""
     return endpoint.removeprefix("/v1/")
-
-
-def _multipart(boundary: str, name: str) -> tuple[bytes, bytes]:
-    """Frame a file whose bytes are streamed: what stands before them, and what after."""
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-        "Content-Type: application/jsonl\r\n\r\n"
-    )
-    return head.encode("ascii"), f"\r\n--{boundary}--\r\n".encode("ascii")
-
-
-async def _joined(head: bytes, content: AsyncIterator[bytes], size_bytes: int, tail: bytes) -> AsyncIterator[bytes]:
-    yield head
-    left = size_bytes
-    async for part in content:
-        left -= len(part)
-        if left < 0:
-            break
-        yield part
-    if left != 0:
-        raise ValueError(f"an upload of {size_bytes} bytes was announced, its content has another length")
-    yield tail
 
 
 def _metadata(label: Label) -> dict[str, str]:

@@ -83,6 +83,11 @@ class Providers:
         """Find the numbers of the account a job names."""
         return self._accounts[self._known(account)]
 
+    def kind_of(self, account: str) -> str:
+        """Tell which provider an account is at; an account that is none is named as it is."""
+        known = self._accounts.get(account) or self._accounts.get("openai" if account == DEFAULT else account)
+        return account if known is None else known.kind
+
     def set_share(self, *, owned: int, of: int) -> None:
         """Tell every gate how many of all tasks this worker has."""
         for client in self._all():

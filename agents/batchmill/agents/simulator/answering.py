@@ -25,6 +25,7 @@ __all__ = ["Answer", "Embed", "Question", "answer"]
 
 _REFUSAL: Final = "I'm sorry, but I can't help with that."
 _WORDS_QUOTED_MAX: Final = 64
+_NOISE: Final = "{" + "\n " * 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Question:
     chars: int  # of all messages, for the bill
     prefix: str = ""  # what a prompt cache may keep: the system text
     schema: Any = None
+    schema_unsound: bool = False  # given in the way that this provider's batches answer with noise when told to
     json_only: bool = False
     output_tokens_max: int | None = None
     embed: Embed | None = None
@@ -125,6 +127,8 @@ def _spoiled(content: str, question: Question, fault: Fault | None) -> str:
             return "Sure! Here is the JSON you asked for: " + content.replace('"', "'")
         case Fault.SCHEMA_VIOLATION:
             return _outside_schema(content, question)
+        case Fault.JSON_SCHEMA_DEGENERATE if question.schema_unsound:
+            return _NOISE
         case _:
             return content
 

@@ -50,7 +50,9 @@ _HEARD: Final[Mapping[Fault, int]] = MappingProxyType(
     }
 )
 _BILLED: Final = frozenset({Fault.CALL_BILL_THEN_500, Fault.CALL_BILL_THEN_DISCONNECT, Fault.CALL_BILL_THEN_HANG})
-_HANGING: Final = frozenset({Fault.CALL_HANG, Fault.CALL_BILL_THEN_HANG})
+_UNBILLED: Final = _HEARD.keys() - _BILLED
+# Retry-After, or how long the silence lasts before the connection drops
+_TOLD_SECONDS: Final = frozenset({Fault.CALL_429, Fault.CALL_503, Fault.CALL_HANG, Fault.CALL_BILL_THEN_HANG})
 # Of a row's faults, those that spoil what the model says; the others spoil lines of files, which a call has none of.
 _SPOILING: Final = frozenset(
     {
@@ -115,7 +117,8 @@ class Caller:
 
     async def call(self, call: Call) -> Called:
         call_id, now = secrets.token_hex(16), clock.wall_ms()
-        if self.config.price_of(call.question.model) is None:
+        price = self.config.price_of(call.question.model)
+        if price is None:
             return Called(id=call_id, created_ms=now, status=NO_MODEL, rates=Verdict())
         client = Client(call.provider, call.key, call.question.model)
         rates = self.limiter.ask(client, tokens=_tokens_asked(call.question), now_s=clock.monotonic_s())
@@ -123,70 +126,87 @@ class Caller:
             return Called(id=call_id, created_ms=now, status=LIMITED, rates=rates, seconds=rates.wait_seconds)
         digest = hashlib.sha256(call.body).hexdigest()
         fault = self.strike(Place.CALL, digest)
-        if fault is not None and fault not in _BILLED and fault in _HEARD:
-            return self._heard(call_id, now, rates, fault)
-        return await self._answered(call, call_id, now, rates, fault, digest)
+        seconds = 0.0 if fault is None else self.plan()[fault].seconds
+        turn = _Turn(call, call_id, now, rates, price, digest, fault, seconds)
+        return turn.broken() if fault in _UNBILLED else await self._answered(turn)
 
-    def _heard(self, call_id: str, now_ms: int, rates: Verdict, fault: Fault) -> Called:
-        told = fault in _HANGING or fault in {Fault.CALL_429, Fault.CALL_503}
-        seconds = self.plan()[fault].seconds if told else None
-        return Called(id=call_id, created_ms=now_ms, status=_HEARD[fault], rates=rates, fault=fault, seconds=seconds)
-
-    async def _answered(
-        self, call: Call, call_id: str, now_ms: int, rates: Verdict, fault: Fault | None, digest: str
-    ) -> Called:
-        config, question = self.config, call.question
-        spoilt = self._spoilt(call, digest)
-        given = answer(
-            question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=self.gold, fault=spoilt
+    async def _answered(self, turn: _Turn) -> Called:
+        question, lost = turn.call.question, turn.fault in _BILLED
+        spoilt = self._spoilt(turn)
+        given = self.cache.told(
+            turn.call.provider, question, self._given(question, spoilt), writes=turn.price.cache_write_nanos is not None
         )
-        price = config.price_of(question.model)
-        if price is None:
-            raise LookupError("a model without a price passed the checks of a call")
-        given = self.cache.told(call.provider, question, given, writes=price.cache_write_nanos is not None)
-        lost = fault in _BILLED
-        bill = self._bill(call, call_id, given, digest, price, delivered=not lost)
-        written = self.ledger.written(self.ledger.stage([entry_bytes("bill", bill)]))
+        bill = entry_bytes("bill", self._bill(turn, given, delivered=not lost))
+        written = self.ledger.written(self.ledger.stage([bill]))
         # The line reaches the disk while the model seems to think: the wait for it costs nothing.
-        await asyncio.sleep(self._latency_seconds(digest, fault))
+        await asyncio.sleep(self._latency_seconds(turn))
         await written
-        if fault is not None and lost:
-            return self._heard(call_id, now_ms, rates, fault)
-        return Called(id=call_id, created_ms=now_ms, status=_OK, rates=rates, answer=given, fault=fault or spoilt)
+        return turn.broken() if lost else turn.answered(given, turn.fault or spoilt)
 
-    def _spoilt(self, call: Call, digest: str) -> Fault | None:
+    def _given(self, question: Question, spoilt: Fault | None) -> Answer:
+        config = self.config
+        accuracy = config.accuracy_of(question.model)
+        return answer(question, seed=config.seed, accuracy=accuracy, gold=self.gold, fault=spoilt)
+
+    def _spoilt(self, turn: _Turn) -> Fault | None:
         rules = tuple((fault, rule) for fault, rule in active_at(self.plan(), Place.ROW) if fault in _SPOILING)
         if not rules:
             return None
-        name = call.custom_id or f"{digest}/{self.count(f'call:{digest}')}"
-        text = sha256_hex(call.question.text.strip())
+        name = turn.call.custom_id or f"{turn.digest}/{self.count(f'call:{turn.digest}')}"
+        text = sha256_hex(turn.call.question.text.strip())
         return row_struck(rules, seed=self.config.seed, line=0, custom_id=name, text_sha256=text)
 
-    def _latency_seconds(self, digest: str, fault: Fault | None) -> float:
+    def _latency_seconds(self, turn: _Turn) -> float:
         low, high = self.config.single_latency_seconds
-        more = self.plan()[fault].seconds if fault is Fault.CALL_SLOW else 0.0
-        return more + low + (high - low) * unit(self.config.seed, "call latency", digest)
+        more = turn.seconds if turn.fault is Fault.CALL_SLOW else 0.0
+        return more + low + (high - low) * unit(self.config.seed, "call latency", turn.digest)
 
-    def _bill(
-        self, call: Call, call_id: str, given: Answer, digest: str, price: Price, *, delivered: bool
-    ) -> dict[str, Any]:
-        tokens = given.tokens
-        cost = cost_nanos(price, **tokens, percent=LIST_PERCENT)
+    def _bill(self, turn: _Turn, given: Answer, *, delivered: bool) -> dict[str, Any]:
+        cost = cost_nanos(turn.price, **given.tokens, percent=LIST_PERCENT)
         self.tally.billed_calls += 1
         self.tally.cost_nanos += cost
         return {
             "batch_id": "",
-            "call_id": call_id,
-            "provider": call.provider,
+            "call_id": turn.id,
+            "provider": turn.call.provider,
             "tier": "online",
-            "custom_id": call.custom_id,
-            "request_sha256": digest,
+            "custom_id": turn.call.custom_id,
+            "request_sha256": turn.digest,
             "result_sha256": sha256_hex(given.content),
-            "model": call.question.model,
-            **tokens,
+            "model": turn.call.question.model,
+            **given.tokens,
             "cost_nanos": cost,
             "delivered": delivered,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A call that was let in, and what strikes it: read once, so a change of the rules meanwhile does not matter."""
+
+    call: Call
+    id: str
+    now_ms: int
+    rates: Verdict
+    price: Price
+    digest: str  # of the body
+    fault: Fault | None
+    seconds: float  # the fault's measure
+
+    def answered(self, given: Answer, fault: Fault | None) -> Called:
+        return Called(id=self.id, created_ms=self.now_ms, status=_OK, rates=self.rates, answer=given, fault=fault)
+
+    def broken(self) -> Called:
+        """What the client hears of a call that its fault keeps from it."""
+        assert self.fault is not None, "only a fault breaks a call"
+        return Called(
+            id=self.id,
+            created_ms=self.now_ms,
+            status=_HEARD[self.fault],
+            rates=self.rates,
+            fault=self.fault,
+            seconds=self.seconds if self.fault in _TOLD_SECONDS else None,
+        )
 
 
 def _tokens_asked(question: Question) -> int:

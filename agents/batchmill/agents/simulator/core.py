@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from batchmill.agents import clock
@@ -32,6 +33,7 @@ from batchmill.agents.simulator.ledger_writer import LedgerWriter, entry_bytes
 from batchmill.agents.simulator.limits import (
     CONTROL,
     CREATES,
+    EVERY_MODEL,
     Client,
     Limiter,
     limits_from_json,
@@ -69,6 +71,7 @@ class Core:
         staged = self.store.staged()
         self.ledger = LedgerWriter(config.ledger_file, staged=staged.values())
         self.store.unstage(staged)
+        self._dialects = dialects
         gold = GoldTable() if config.gold_path is None else _gold(config, config.gold_path)
         self._changed = plan_from_json(self.store.setting(_PLAN) or {})
         kept = self.store.setting(_LIMITS)
@@ -163,6 +166,12 @@ class Core:
         """May this key create one more batch this hour?"""
         return self._limiter.ask(Client(provider, key, CREATES), tokens=0, now_s=clock.monotonic_s())
 
+    def has_room(self, provider: str, *, requests: int) -> bool:
+        """May so many requests wait beside those of all batches that have not ended, whatever their models?"""
+        room = self._limiter.limits.queue_of(EVERY_MODEL)
+        waiting = [batch for batch in self.store.unfinished() if batch.provider == provider]
+        return lives.queue_problem(waiting, room, requests=requests, tokens=0) is None
+
     def change_limits(self, value: Any) -> None:
         """Limits set while running outlive a restart; what is not named in them is not limited."""
         limits = limits_from_json(value)
@@ -242,36 +251,82 @@ class Core:
         window: str,
         metadata: Mapping[str, str],
         quirks: Sequence[Fault] = (),
+        model: str | None = None,
     ) -> Batch:
-        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in."""
-        occurrence = self.store.count(f"input:{file.sha256}")
-        key = f"{file.sha256}/{occurrence}"
+        """`quirks` are faults that this batch has in any case: those of the flavour it was asked in.
+
+        `model` where the create call names it; else the rows do.
+        """
+        batch = self._planned(file.provider, "batch_", file.id, file.sha256, quirks, endpoint=endpoint, window=window)
+        due = batch.created_ms + round(self.config.validating_seconds * 1000)
+        return await self._opened(replace(batch, due_ms=due, metadata=dict(metadata), model=model))
+
+    async def create_inline_batch(
+        self, upload: Upload, *, provider: str, id_prefix: str, endpoint: str, window: str, rows: int
+    ) -> Batch:
+        """Of requests that came in the create call and were checked on their way in: it runs at once.
+
+        They are no file of the account's: nobody can read or delete them, and they go when the batch ends.
+        """
+        input_id = f"inline-{secrets.token_hex(12)}"
+        upload.path.replace(self.store.payload_path(input_id))
+        batch = self._planned(provider, id_prefix, input_id, upload.sha256, endpoint=endpoint, window=window)
+        return await self._opened(lives.begun(batch, batch.created_ms, total=rows, model=None, queued_tokens=0))
+
+    def _planned(
+        self,
+        provider: str,
+        id_prefix: str,
+        input_id: str,
+        sha256: str,
+        quirks: Sequence[Fault] = (),
+        *,
+        endpoint: str,
+        window: str,
+    ) -> Batch:
+        """Everything that chance decides about a batch is decided here."""
+        occurrence = self.store.count(f"input:{sha256}")
+        key = f"{sha256}/{occurrence}"
         plan, now = self.plan, clock.wall_ms()
         faults = {quirk: FaultRule() for quirk in quirks}
         faults |= {fault: plan[fault] for fault in self.strikes(Place.BATCH, key)}
         lag = faults[Fault.LIST_LAG].seconds if Fault.LIST_LAG in faults else 0.0
-        batch = Batch(
-            id=f"batch_{secrets.token_hex(12)}",
-            provider=file.provider,
+        return Batch(
+            id=f"{id_prefix}{secrets.token_hex(12)}",
+            provider=provider,
             endpoint=endpoint,
-            input_file_id=file.id,
-            input_sha256=file.sha256,
+            input_file_id=input_id,
+            input_sha256=sha256,
             occurrence=occurrence,
             window=window,
             created_ms=now,
             expires_ms=now + WINDOW_MS,
             listed_ms=now + round(lag * 1000),
-            latency_ms=lives.latency_ms(self.config, file.provider, key, now),
-            due_ms=now + round(self.config.validating_seconds * 1000),
-            metadata=dict(metadata),
-            faults={str(fault): _measure(fault, rule) for fault, rule in faults.items()},
+            latency_ms=lives.latency_ms(self.config, provider, key, now),
+            faults={str(fault): self._measure(provider, fault, rule) for fault, rule in faults.items()},
         )
+
+    async def _opened(self, batch: Batch) -> Batch:
         await self._record(lambda: self.store.add_batch(batch), entry_bytes("batch_created", _created(batch)))
         self._engine.wake()
         return batch
 
+    async def delete_batch(self, batch: Batch) -> None:
+        """An ended one: it is shown no more, and its results are gone. What it cost stays in the totals."""
+        gone = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
+
+        def change() -> None:
+            self.store.hide_batch(batch.id)
+            for file_id in gone:
+                self.store.delete_file(file_id)
+
+        await self._record(change, *(entry_bytes("file_deleted", {"file_id": file_id}) for file_id in gone))
+        for file_id in gone:
+            self.store.drop_unused_payload(file_id)
+
     async def cancel_batch(self, batch: Batch, *, ignored: bool) -> Batch:
-        wait_ms = round(self.config.cancelling_seconds * 1000)
+        at_once = self._dialects[batch.provider].cancels_at_once
+        wait_ms = 0 if at_once else round(self.config.cancelling_seconds * 1000)
         asked = lives.cancelling(batch, clock.wall_ms(), wait_ms=wait_ms, ignored=ignored)
         entries = [entry_bytes("batch_cancel_asked", {"batch_id": batch.id})]
         if asked.status.ended:  # cancelled before its rows were looked at
@@ -282,6 +337,11 @@ class Core:
             self.store.drop_unused_payload(batch.input_file_id)
         self._engine.wake()
         return asked
+
+    def _measure(self, provider: str, fault: Fault, rule: FaultRule) -> float:
+        if fault is not Fault.EXPIRE:
+            return rule.seconds
+        return 1.0 if self._dialects[provider].expires_whole else rule.share
 
     async def _record(self, change: Callable[[], None], *entries: bytes) -> None:
         """A change of state and its ledger lines in one transaction; returns when the lines are on disk."""
@@ -317,10 +377,6 @@ class Upload:
 
 def _gold(config: SimulatorConfig, path: Path) -> GoldTable:
     return load_gold(path, text_field=config.gold_text_field, label_field=config.gold_label_field)
-
-
-def _measure(fault: Fault, rule: FaultRule) -> float:
-    return rule.share if fault is Fault.EXPIRE else rule.seconds
 
 
 def _created(batch: Batch) -> dict[str, Any]:

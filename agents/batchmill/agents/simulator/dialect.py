@@ -20,6 +20,7 @@ __all__ = ["Checker", "Dialect", "RowRequest"]
 class RowRequest:
     custom_id: str
     question: Question
+    invalid: bytes | None = None  # the error line of a row that fails the checks made when it is worked
 
 
 class Checker(Protocol):
@@ -34,16 +35,20 @@ class Checker(Protocol):
 
 
 class Dialect(Protocol):
+    one_file: bool  # answers and errors lie in one result file
+    expires_whole: bool  # of a batch that expires nothing is delivered and nothing is billed
+    cancels_at_once: bool  # a cancel that is taken ends the batch, without a time of cancelling
+
     def checker(self, batch: Batch, *, rows_max: int) -> Checker: ...
 
     def request(self, line: bytes) -> RowRequest:
-        """Of a line that passed the checker."""
+        """Of a line that passed the checker, or the checks of its create call."""
 
     def answered(self, batch: Batch, row: RowRequest, answer: Answer) -> bytes:
         """The result line of an answer, with its line end."""
 
     def failed(self, batch: Batch, row: RowRequest, status: int) -> bytes:
-        """The error line of a row that ended with an HTTP status; 0 is a row without any response."""
+        """The error line of a row that ended with an HTTP status; 0: without any response, 404: no such model."""
 
     def not_run(self, batch: Batch, row: RowRequest, *, expired: bool) -> bytes:
-        """The error line of a row the batch did not come to."""
+        """The error line of a row the batch did not come to; empty where the provider writes none."""

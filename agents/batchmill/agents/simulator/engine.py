@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Self
 
@@ -178,12 +178,14 @@ class Engine:
             plan=self._plan(),
             cache=self._cache,
         )
-        output = _ResultFile(self._store, batch, "output")
-        error = _ResultFile(self._store, batch, "error")
-        with output, error:
-            tally, bills = await self._work_rows(bench, output, error)
-        made = [output.kept(), error.kept(even_empty=Fault.EMPTY_ERROR_FILE in batch.faults)]
-        ids = [None if file is None else file.id for file in made]
+        kinds = ("output",) if bench.dialect.one_file else ("output", "error")
+        results = {kind: _ResultFile(self._store, batch, kind) for kind in kinds}
+        with ExitStack() as opened:
+            for result in results.values():
+                opened.enter_context(result)
+            tally, bills = await self._work_rows(bench, results["output"], results[kinds[-1]])
+        made = [result.kept() for result in results.values()]
+        ids = [*(None if file is None else file.id for file in made), None]
         now = clock.wall_ms()
         final = lives.ended(batch, now, tally, output_file_id=ids[0], error_file_id=ids[1])
         await self._end(final, files=tuple(file for file in made if file is not None), bills=bills)
@@ -297,8 +299,9 @@ class _ResultFile:
             self._sha256.update(lines)
             self._size += len(lines)
 
-    def kept(self, *, even_empty: bool = False) -> StoredFile | None:
+    def kept(self) -> StoredFile | None:
         """The file's record, or None when there is nothing to keep."""
+        even_empty = self._kind == "error" and Fault.EMPTY_ERROR_FILE in self._batch.faults
         if self._size == 0 and not even_empty:
             self._path.unlink()
             return None

@@ -65,6 +65,8 @@ class Fault(StrEnum):
     REJECT_429 = "reject_429"
     REJECT_500 = "reject_500"
     REJECT_QUOTA = "reject_quota"
+    REJECT_BILLING = "reject_billing"
+    REJECT_OVERLOADED = "reject_overloaded"
     RETRIEVE_500 = "retrieve_500"
     RETRIEVE_404 = "retrieve_404"
     LIST_500 = "list_500"
@@ -85,6 +87,8 @@ class Fault(StrEnum):
     ABSENT_KEYS = "absent_keys"
     ERRORS_LIST = "errors_list"
     CANCEL_LOSES_FINISHED = "cancel_loses_finished"
+    ARCHIVED = "archived"
+    INLINE_METADATA_MISSING = "inline_metadata_missing"
     ROW_400 = "row_400"
     ROW_429 = "row_429"
     ROW_500 = "row_500"
@@ -101,6 +105,7 @@ class Fault(StrEnum):
     SCHEMA_VIOLATION = "schema_violation"
     WRONG_ANSWER = "wrong_answer"
     USAGE_ABSENT = "usage_absent"
+    JSON_SCHEMA_DEGENERATE = "json_schema_degenerate"
     CALL_429 = "call_429"
     CALL_QUOTA = "call_quota"
     CALL_500 = "call_500"
@@ -172,9 +177,11 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.ACCEPT_THEN_HANG: _at(
             Place.CREATE, "the batch is created, no answer for `seconds`, then the connection drops"
         ),
-        Fault.REJECT_429: _at(Place.CREATE, "429 rate_limit_exceeded with Retry-After of `seconds`, nothing created"),
-        Fault.REJECT_QUOTA: _at(Place.CREATE, "429 insufficient_quota without Retry-After, nothing created"),
+        Fault.REJECT_429: _at(Place.CREATE, "429 of a rate limit with Retry-After of `seconds`, nothing created"),
+        Fault.REJECT_QUOTA: _at(Place.CREATE, "429 of a spent quota without Retry-After, nothing created"),
+        Fault.REJECT_BILLING: _at(Place.CREATE, "402 billing_error, nothing created"),
         Fault.REJECT_500: _at(Place.CREATE, "500, nothing created"),
+        Fault.REJECT_OVERLOADED: _at(Place.CREATE, "529 overloaded_error, nothing created (OpenAI: 503)"),
         Fault.RETRIEVE_500: _at(Place.RETRIEVE, "reading a batch answers 500"),
         Fault.RETRIEVE_404: _at(Place.RETRIEVE, "reading a batch answers 404 although it exists"),
         Fault.LIST_500: _at(Place.LIST, "listing batches answers 500"),
@@ -201,6 +208,10 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.CANCEL_LOSES_FINISHED: _at(
             Place.BATCH, "a cancelled batch delivers none of the rows it finished and billed"
         ),
+        Fault.ARCHIVED: _at(Place.BATCH, "the results are gone `seconds` after the end (Anthropic: archived_at)"),
+        Fault.INLINE_METADATA_MISSING: _at(
+            Place.BATCH, "responses to inline requests come without the metadata that tells them apart (Gemini)"
+        ),
         Fault.ROW_400: _at(Place.ROW, "the row fails with HTTP 400 in the error file", transient=False),
         Fault.ROW_429: _at(Place.ROW, "the row fails with HTTP 429 in the error file"),
         Fault.ROW_500: _at(Place.ROW, "the row fails with HTTP 500 in the error file"),
@@ -217,6 +228,9 @@ FAULTS: Final[Mapping[Fault, FaultSpec]] = MappingProxyType(
         Fault.SCHEMA_VIOLATION: _at(Place.ROW, "the content is JSON that the schema forbids"),
         Fault.WRONG_ANSWER: _at(Place.ROW, "the content satisfies the schema and is wrong", transient=False),
         Fault.USAGE_ABSENT: _at(Place.ROW, "the answer carries no usage; it is billed"),
+        Fault.JSON_SCHEMA_DEGENERATE: _at(
+            Place.ROW, "a schema given as responseJsonSchema is answered with noise (Gemini)", transient=False
+        ),
         Fault.CALL_429: _at(Place.CALL, "429 with Retry-After of `seconds`, nothing billed"),
         Fault.CALL_QUOTA: _at(Place.CALL, "the provider's answer to an account without money, nothing billed"),
         Fault.CALL_500: _at(Place.CALL, "500, nothing billed"),

@@ -156,6 +156,10 @@ class Ledger:
         """How many batches were created for each value of one metadata key: more than one is a batch paid twice."""
         return Counter(made.metadata[label] for made in self.batches_created if label in made.metadata)
 
+    def batches_by_input(self) -> Counter[str]:
+        """How many batches were created of each input, by its sha256: where nothing can be written on a batch."""
+        return Counter(made.input_sha256 for made in self.batches_created)
+
     def bills_by_custom_id(self) -> dict[str, tuple[Bill, ...]]:
         found: dict[str, list[Bill]] = {}
         for bill in self.bills:

@@ -69,6 +69,11 @@ def tokens_of_chars(chars: int) -> int:
 FALLBACK_PRICE: Final = Price(input_nanos=150, output_nanos=600)
 DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
     {
+        "claude-haiku-4-5": Price(input_nanos=1_000, output_nanos=5_000, cached_nanos=100, cache_write_nanos=1_250),
+        "claude-sonnet-4-5": Price(input_nanos=3_000, output_nanos=15_000, cached_nanos=300, cache_write_nanos=3_750),
+        "gemini-2.5-flash": Price(input_nanos=300, output_nanos=2_500),
+        "gemini-2.5-flash-lite": Price(input_nanos=100, output_nanos=400),
+        "gemini-2.5-pro": Price(input_nanos=1_250, output_nanos=10_000),
         # Only where half of the cached price is a whole number too; for the others cached input costs as other input.
         "gpt-4.1-mini": Price(input_nanos=400, output_nanos=1_600, cached_nanos=100),
         "gpt-4.1-nano": Price(input_nanos=100, output_nanos=400),
@@ -76,6 +81,10 @@ DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
         "gpt-4o-mini": Price(input_nanos=150, output_nanos=600),
         "gpt-5-mini": Price(input_nanos=250, output_nanos=2_000),
         "gpt-5-nano": Price(input_nanos=50, output_nanos=400),
+        "ministral-8b-latest": Price(input_nanos=150, output_nanos=150),
+        "mistral-large-latest": Price(input_nanos=2_000, output_nanos=6_000),
+        "mistral-medium-latest": Price(input_nanos=1_500, output_nanos=7_500),
+        "mistral-small-latest": Price(input_nanos=150, output_nanos=600),
         "text-embedding-3-large": Price(input_nanos=130, output_nanos=0),
         "text-embedding-3-small": Price(input_nanos=20, output_nanos=0),
     }

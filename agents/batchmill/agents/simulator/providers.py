@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from batchmill.agents.simulator import openai
+from batchmill.agents.simulator import anthropic, gemini, mistral, openai
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,4 +28,7 @@ class Provider:
 
 PROVIDERS: Final = (
     Provider(name="openai", dialect=openai.OpenAIDialect(), routes=openai.routes, event=openai.event_object),
+    Provider(name="anthropic", dialect=anthropic.AnthropicDialect(), routes=anthropic.routes),
+    Provider(name="gemini", dialect=gemini.GeminiDialect(), routes=gemini.routes),
+    Provider(name="mistral", dialect=mistral.MistralDialect(), routes=mistral.routes),
 )

@@ -113,7 +113,7 @@ class Store:
         self._db.execute(query, (*_moving(batch), batch.id))
 
     def batch(self, batch_id: str) -> Batch | None:
-        row = self._db.execute("SELECT body FROM batches WHERE id = ?", (batch_id,)).fetchone()
+        row = self._db.execute("SELECT body FROM batches WHERE id = ? AND provider <> ''", (batch_id,)).fetchone()
         return None if row is None else batch_from_json(row[0])
 
     def batches_after(self, provider: str, after: str | None, *, now_ms: int, limit: int) -> list[Batch] | None:
@@ -123,6 +123,18 @@ class Store:
             return None
         query = "SELECT body FROM batches WHERE provider = ? AND seq < ? AND listed_ms <= ? ORDER BY seq DESC LIMIT ?"
         return [batch_from_json(row[0]) for row in self._db.execute(query, (provider, seq, now_ms, limit))]
+
+    def batches_before(self, provider: str, before: str, *, now_ms: int, limit: int) -> list[Batch] | None:
+        """The next newer ones, newest first; None when `before` is unknown."""
+        seq = self._seq_of("batches", before)
+        if seq is None:
+            return None
+        query = "SELECT body FROM batches WHERE provider = ? AND seq > ? AND listed_ms <= ? ORDER BY seq LIMIT ?"
+        return [batch_from_json(row[0]) for row in self._db.execute(query, (provider, seq, now_ms, limit))][::-1]
+
+    def hide_batch(self, batch_id: str) -> None:
+        """A deleted batch is found and listed no more; its place in the list, and what it cost, stay."""
+        self._db.execute("UPDATE batches SET provider = '' WHERE id = ?", (batch_id,))
 
     def unfinished(self) -> list[Batch]:
         query = "SELECT body FROM batches WHERE due_ms IS NOT NULL"

@@ -59,15 +59,27 @@ class Bench:
 
 
 def worked(bench: Bench, line: bytes, *, number: int, run: bool) -> RowResult:
-    row = bench.dialect.request(line)
+    row = _asking_the_batch_s_model(bench.batch, bench.dialect.request(line))
     if not run:
         expired = bench.batch.status is not BatchStatus.CANCELLING
         return RowResult(error=bench.dialect.not_run(bench.batch, row, expired=expired), run=False)
+    if row.invalid is not None:
+        return RowResult(error=row.invalid, failed=True)
+    price = bench.config.price_of(row.question.model)
+    if price is None:
+        return RowResult(error=bench.dialect.failed(bench.batch, row, 404), failed=True)
     fault = _fault_of(bench, row, number)
     if fault in _HTTP_STATUS:
         status = _HTTP_STATUS[fault]
         return RowResult(error=bench.dialect.failed(bench.batch, row, status), failed=status > 0)
-    return _answered(bench, row, line, fault)
+    return _answered(bench, row, line, price, fault)
+
+
+def _asking_the_batch_s_model(batch: Batch, row: RowRequest) -> RowRequest:
+    """Where the batch names the model its rows need not."""
+    if row.question.model:
+        return row
+    return replace(row, question=replace(row.question, model=batch.model or ""))
 
 
 def _fault_of(bench: Bench, row: RowRequest, number: int) -> Fault | None:
@@ -77,16 +89,15 @@ def _fault_of(bench: Bench, row: RowRequest, number: int) -> Fault | None:
     return row_struck(bench.rules, seed=bench.config.seed, line=number, custom_id=row.custom_id, text_sha256=text)
 
 
-def _answered(bench: Bench, row: RowRequest, line: bytes, fault: Fault | None) -> RowResult:
+def _answered(bench: Bench, row: RowRequest, line: bytes, price: Price, fault: Fault | None) -> RowResult:
     config, question = bench.config, row.question
     given = answer(
         question, seed=config.seed, accuracy=config.accuracy_of(question.model), gold=bench.gold, fault=fault
     )
-    price = _price_of(bench, question.model)
     given = bench.cache.told(bench.batch.provider, question, given, writes=price.cache_write_nanos is not None)
     lost = bench.loses_finished
     output = b"" if lost else _delivered(bench, row, given, fault)
-    bill = _bill(bench, row, line, given, delivered=not lost and fault not in _UNREADABLE)
+    bill = _bill(bench, row, line, price, given, delivered=not lost and fault not in _UNREADABLE)
     if not lost:
         return RowResult(output=output, bill=bill)
     return RowResult(error=bench.dialect.not_run(bench.batch, row, expired=False), bill=bill, run=False)
@@ -113,15 +124,10 @@ def _delivered(bench: Bench, row: RowRequest, given: Answer, fault: Fault | None
             return whole
 
 
-def _price_of(bench: Bench, model: str) -> Price:
-    price = bench.config.price_of(model)
-    if price is None:
-        raise LookupError(f"batch {bench.batch.id}: a model without a price passed the checks")
-    return price
-
-
-def _bill(bench: Bench, row: RowRequest, line: bytes, given: Answer, *, delivered: bool) -> dict[str, Any]:
-    price, tokens = _price_of(bench, row.question.model), given.tokens
+def _bill(
+    bench: Bench, row: RowRequest, line: bytes, price: Price, given: Answer, *, delivered: bool
+) -> dict[str, Any]:
+    tokens = given.tokens
     return {
         "batch_id": bench.batch.id,
         "provider": bench.batch.provider,

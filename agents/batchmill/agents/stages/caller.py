@@ -26,7 +26,7 @@ from batchmill.schemas.status import ChunkState
 from batchmill.streams.calling import Called, Terms, after_calls, in_doubt, may_call
 from batchmill.streams.chunking import ONLINE, custom_id_of, members
 from batchmill.streams.compiling import CompiledJob
-from batchmill.streams.costing import Prices, priced, worst_case_nanos
+from batchmill.streams.costing import PriceList, priced, worst_case_nanos
 from batchmill.streams.ports import NotStartedError, ProviderError, RowOutcome, TransientError
 from batchmill.streams.submitting import Todo, begin_cut, payload_missing
 
@@ -47,7 +47,7 @@ class Caller:
     kit: Kit
     providers: Providers
     payloads: FilePayloadStore
-    prices: Prices
+    prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
     output_bytes_max: int
     traces: Traces
@@ -123,12 +123,13 @@ class Caller:
 
     def _terms(self, task: Task, chunk: Chunk) -> Terms:
         job = self._job(task, chunk)
+        prices = job.costed_by(self.prices)
 
         def worst(life: Life) -> int:
             room = self._answer_tokens_max(job, chunk, life)
             # No tokenizer makes more than one token of a byte.
             nanos = worst_case_nanos(
-                self.prices,
+                prices,
                 chunk.model,
                 chunk.mode,
                 input_tokens=life.bytes_estimate,
@@ -139,7 +140,7 @@ class Caller:
         return Terms(
             retry=job.spec.retry,
             on_unknown=job.spec.mode.online.on_unknown,
-            price=lambda row: priced(self.prices, chunk.mode, chunk.model, row),
+            price=lambda row: priced(prices, chunk.mode, chunk.model, row),
             worst=worst,
             output_bytes_max=self.output_bytes_max,
         )

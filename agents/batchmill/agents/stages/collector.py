@@ -40,7 +40,7 @@ from batchmill.streams.collecting import (
     settle_cut,
     wait_for_twins,
 )
-from batchmill.streams.costing import Prices, Usage, cost_nanos, priced
+from batchmill.streams.costing import PriceList, Usage, priced, together_nanos
 from batchmill.streams.orders import Order
 from batchmill.streams.ports import (
     BatchProvider,
@@ -70,7 +70,7 @@ class Collector:
     kit: Kit
     providers: Providers
     payloads: FilePayloadStore
-    prices: Prices
+    prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
     line_bytes_max: int
     output_bytes_max: int
@@ -163,31 +163,38 @@ class Collector:
         provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
         found = await provider.find(label=label, since_ms=chunk.created_at_ms)
-        looked = twins_of(current_row(task, chunk), found, lambda twin: self._cost_of(chunk, twin), clock.wall_ms())
+        looked = twins_of(
+            current_row(task, chunk), found, lambda twin: self._cost_of(task, chunk, twin), clock.wall_ms()
+        )
         self._carry(task, chunk, looked.orders)
         for batch_id in looked.cancel:
             await provider.cancel(batch_id)
         return found
 
-    def _cost_of(self, chunk: Chunk, twin: RemoteBatch) -> int:
+    def _cost_of(self, task: Task, chunk: Chunk, twin: RemoteBatch) -> int:
         """What a twin was billed by its own count, else what the chunk itself cost; 0 while there is no price."""
-        billed = self._billed(chunk, twin)
+        billed = self._billed(task, chunk, twin)
         return chunk.cost_nanos if billed is None else billed
 
-    def _billed(self, chunk: Chunk, batch: RemoteBatch) -> int | None:
+    def _billed(self, task: Task, chunk: Chunk, batch: RemoteBatch) -> int | None:
         """What a batch as a whole was billed, by its own count; None where it does not say, or there is no price."""
         if batch.input_tokens is None or batch.output_tokens is None:
             return None
         usage = Usage(
             input_tokens=batch.input_tokens, output_tokens=batch.output_tokens, cached_tokens=batch.cached_tokens
         )
-        return cost_nanos(self.prices, chunk.model, chunk.mode, usage)
+        return together_nanos(self._prices(task, chunk), chunk.model, chunk.mode, usage)
+
+    def _prices(self, task: Task, chunk: Chunk) -> PriceList:
+        job = self.kit.compiled(task, chunk.job, chunk.version)
+        return self.prices if job is None else job.costed_by(self.prices)
 
     # -- downloaded -> collected -> done -------------------------------------------------------------------------------
 
     async def _collect(self, task: Task, chunk: Chunk) -> None:
         job = self.kit.compiled(task, chunk.job, chunk.version)
         assert job is not None, f"chunk {chunk.chunk_id} was sent under a version this task does not have"
+        prices = job.costed_by(self.prices)
         try:
             index = await self._indexed(chunk)
             while current_row(task, chunk).state is ChunkState.DOWNLOADED:
@@ -200,7 +207,7 @@ class Collector:
                     cut,
                     rows,
                     retry=job.spec.retry,
-                    price=lambda row: priced(self.prices, chunk.mode, chunk.model, row),
+                    price=lambda row: priced(prices, chunk.mode, chunk.model, row),
                     now_ms=clock.wall_ms(),
                 )
                 self._carry(task, chunk, orders)
@@ -228,7 +235,7 @@ class Collector:
         if (chunk.twins or chunk.attempt > 1) and await self._twins_to_come(task, chunk):
             return
         told = await self._told(chunk)
-        told_nanos = None if told is None else self._billed(chunk, told)
+        told_nanos = None if told is None else self._billed(task, chunk, told)
         orders = finish(current_row(task, chunk), index, clock.wall_ms(), told=told, told_nanos=told_nanos)
         self._carry(task, chunk, orders)
         self._say_what_is_wrong(current_row(task, chunk))

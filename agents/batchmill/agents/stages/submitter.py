@@ -18,13 +18,14 @@ from batchmill.agents.settings import EffectSettings, SettingsError
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
-from batchmill.schemas.jobs import ModeSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Result, WorkItem
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
+from batchmill.streams.compiling import CompiledJob
+from batchmill.streams.costing import Expectation, PriceList
 from batchmill.streams.hastening import Haste, move_late, stop_late
 from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
 from batchmill.streams.preflight import Preflight
@@ -65,6 +66,7 @@ class Submitter:
     kit: Kit
     providers: Providers
     payloads: FilePayloadStore
+    prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
     tasks_total: int  #: account limits are shared equally among so many tasks
 
@@ -128,7 +130,7 @@ class Submitter:
             _log.error("account_unknown", job=queue.job, account=account, error=str(error))
             return None
         if queue.lane.endswith(f"|{ONLINE}"):
-            return self._online_limits(job.spec.mode, account)
+            return self._online_limits(job, account)
         open_max = self.providers.account(account).open_batches_max
         return ChunkLimits(
             count_max=min(mode.chunk.max_count, can.members_max),
@@ -137,13 +139,15 @@ class Submitter:
             age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
+            costs=self._expectation(job),
         )
 
-    def _online_limits(self, mode: ModeSpec, account: str) -> ChunkLimits:
+    def _online_limits(self, job: CompiledJob, account: str) -> ChunkLimits:
         """An online chunk leaves at once; it holds no more than its calls take a few seconds to start.
 
         One more than may run is made ready, so that the next one need not wait for its payload.
         """
+        mode = job.spec.mode
         calls_max = mode.online.max_count
         per_minute = self.providers.account(account).online_requests_per_minute
         if per_minute is not None:
@@ -155,6 +159,14 @@ class Submitter:
             age_ms_max=0,
             chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
             hold=mode.hold_submit,
+            costs=self._expectation(job),
+        )
+
+    def _expectation(self, job: CompiledJob) -> Expectation:
+        return Expectation(
+            prices=job.costed_by(self.prices),
+            model=job.spec.ask.model.name,
+            output_tokens_max=job.form.output_tokens_max(),
         )
 
     def _hasten(self, task: Task, queue: Queue) -> bool:

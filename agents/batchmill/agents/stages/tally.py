@@ -1,9 +1,11 @@
 """What the stages ordered, as metrics: gathered in memory, booked once a second. Never a label with an id or a text."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from batchmill.agents.telemetry import Telemetry
+from batchmill.agents.telemetry.genai import operation_name, provider_name
 from batchmill.agents.telemetry.names import CounterName
 from batchmill.schemas.records import (
     Committed,
@@ -20,18 +22,24 @@ from batchmill.schemas.records import (
 )
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState, Outcome
+from batchmill.streams.chunking import ONLINE
 
 __all__ = ["Tally"]
 
 NANO_DOLLARS = 1_000_000_000
+#: chunks whose rows are being collected; one that is not remembered any more is named by its results alone
+_CHUNKS_MAX: Final = 1_000
 Key = tuple[CounterName, tuple[tuple[str, str], ...]]
 
 
 class Tally:
     """Counts of one process since the last booking."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, *, kind_of: Callable[[str], str]) -> None:
+        """`kind_of` tells which provider an account is at."""
         self._telemetry = telemetry
+        self._kind_of = kind_of
+        self._chunks: dict[str, Chunk] = {}
         self._counts: Counter[Key] = Counter()
 
     def ordered(self, record: Record) -> None:
@@ -60,6 +68,7 @@ class Tally:
 
     def stepped(self, before: Chunk | None, after: Chunk) -> None:
         """Take note of what became of a chunk."""
+        self._remember(after)
         account = {"account": after.account}
         if before is None or before.state is not after.state:
             self._add("batchmill.chunks", account | {"state": after.state})
@@ -68,12 +77,11 @@ class Tally:
             self._add("batchmill.reconciliations", account | {"verdict": "nothing found"})
         elif before is not None and before.looks and after.state is ChunkState.OPEN is not before.state:
             self._add("batchmill.reconciliations", account | {"verdict": "found"})
-        wasted = after.wasted_nanos - (0 if before is None else before.wasted_nanos)
-        if wasted > 0:
-            self._telemetry.count("batchmill.wasted", wasted / NANO_DOLLARS, **account)
-        doubtful = after.doubtful_nanos - (0 if before is None else before.doubtful_nanos)
-        if doubtful > 0:
-            self._telemetry.count("batchmill.doubtful", doubtful / NANO_DOLLARS, **account)
+        self._doubted(before, after)
+
+    def refused(self, answer: Result) -> None:
+        """Take note of an answer that was paid for and judged to be no good."""
+        self._wasted(answer.cost_nanos, answer.job, "rejected")
 
     def book(self) -> None:
         """Hand the counts to the meters."""
@@ -88,12 +96,50 @@ class Tally:
             return
         if record.outcome is not Outcome.SUCCEEDED:
             self._add("batchmill.retries", {"job": record.job, "reason": record.reason or ""})
-            return
-        model = record.model or ""
-        self._telemetry.used(
-            provider="openai", model=model, input_tokens=record.input_tokens, output_tokens=record.output_tokens
+            self._wasted(record.cost_nanos, record.job, "failed")
+        if record.outcome is Outcome.SUCCEEDED or record.cost_nanos != 0:
+            self._paid(record)
+
+    def _paid(self, record: Result) -> None:
+        """What a call used and cost, whether or not its answer is of use."""
+        chunk = self._chunks.get(record.chunk_id)
+        asked = chunk.model if chunk is not None else record.model or ""
+        model = record.model or asked
+        if record.input_tokens or record.output_tokens:
+            self._telemetry.used(
+                provider=provider_name(self._kind_of(chunk.account)) if chunk is not None else "_OTHER",
+                operation=operation_name(chunk.endpoint) if chunk is not None else "chat",
+                asked_model=asked,
+                model=model,
+                input_tokens=record.input_tokens,
+                output_tokens=record.output_tokens,
+            )
+        self._telemetry.spent(
+            record.cost_nanos, job=record.job, model=model, tier=record.tier or "", outcome=record.outcome
         )
-        self._telemetry.spent(record.cost_nanos, job=record.job, model=model, tier="batch", outcome=record.outcome)
+
+    def _wasted(self, nanos: int | None, job: str, cause: str) -> None:
+        if nanos:
+            self._telemetry.count("batchmill.wasted", nanos / NANO_DOLLARS, job=job, cause=cause)
+
+    def _doubted(self, before: Chunk | None, after: Chunk) -> None:
+        """Twins, rows that were billed and never came, and calls of unknown cost, as they come to light."""
+        was = (0, 0, 0) if before is None else (before.wasted_nanos, before.untold_nanos, before.doubtful_nanos)
+        self._wasted(max(0, after.wasted_nanos - was[0]), after.job, "twin")
+        self._wasted(max(0, after.untold_nanos - was[1]), after.job, "untold")
+        doubtful = after.doubtful_nanos - was[2]
+        if doubtful > 0:
+            cause = "missing" if after.missing and after.mode != ONLINE else "unknown"
+            self._telemetry.count("batchmill.doubtful", doubtful / NANO_DOLLARS, job=after.job, cause=cause)
+
+    def _remember(self, chunk: Chunk) -> None:
+        """Results name their chunk only; what it is at which provider is told by its row, which comes with them."""
+        if chunk.state in {ChunkState.DONE, ChunkState.FAILED}:
+            self._chunks.pop(chunk.chunk_id, None)
+            return
+        self._chunks[chunk.chunk_id] = chunk
+        if len(self._chunks) > _CHUNKS_MAX:
+            del self._chunks[next(iter(self._chunks))]
 
     def _entered(self, chunk: Chunk) -> None:
         """What is measured once, when a chunk enters a state."""

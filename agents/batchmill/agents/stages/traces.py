@@ -12,6 +12,7 @@ from batchmill.agents import clock
 from batchmill.agents.runtime import Slice, Task
 from batchmill.agents.stages.headers import traceparent_of
 from batchmill.agents.telemetry import Telemetry
+from batchmill.agents.telemetry.genai import operation_name, provider_name
 from batchmill.schemas.state import Chunk, Life
 
 __all__ = ["Traces"]
@@ -28,6 +29,7 @@ class Traces:
     """Spans of one process."""
 
     telemetry: Telemetry
+    kind_of: Callable[[str], str] = str  #: which provider an account is at; an account is named after it by default
 
     def of_slices(self, topic: str, on_slice: OnSlice) -> OnSlice:
         """The same agent, traced: one consumer span per slice, linked to the traces of its records."""
@@ -66,7 +68,11 @@ class Traces:
                 start_ms=chunk.attempt_at_ms or end_ms,
                 end_ms=end_ms,
                 parent=_context(chunk, life),
-                attributes=_named(chunk) | {"gen_ai.operation.name": "chat", "batchmill.request.id": life.request_id},
+                attributes=self._named(chunk)
+                | {
+                    "gen_ai.operation.name": operation_name(chunk.endpoint),
+                    "batchmill.request.id": life.request_id,
+                },
             )
 
     def batch_done(self, chunk: Chunk) -> None:
@@ -79,8 +85,16 @@ class Traces:
             {"account": chunk.account},
             start_ms=chunk.attempt_at_ms or end_ms,
             end_ms=end_ms,
-            attributes=_named(chunk) | {"messaging.batch.message_count": chunk.members},
+            attributes=self._named(chunk) | {"messaging.batch.message_count": chunk.members},
         )
+
+    def _named(self, chunk: Chunk) -> dict[str, str | int | bool]:
+        return {
+            "gen_ai.provider.name": provider_name(self.kind_of(chunk.account)),
+            "gen_ai.request.model": chunk.model,
+            "batchmill.batch.id": chunk.batch_id or "",
+            "batchmill.chunk.id": chunk.chunk_id,
+        }
 
     @contextmanager
     def commit(self, sink: str, writes: int) -> Iterator[None]:
@@ -97,12 +111,3 @@ class Traces:
 def _context(chunk: Chunk, life: Life) -> Headers:
     src = f"effect:poll/{chunk.chunk_id}"
     return (("traceparent", traceparent_of(life.request_id, src, life.traceparent).encode()),)
-
-
-def _named(chunk: Chunk) -> dict[str, str | int | bool]:
-    return {
-        "gen_ai.provider.name": "openai",
-        "gen_ai.request.model": chunk.model,
-        "batchmill.batch.id": chunk.batch_id or "",
-        "batchmill.chunk.id": chunk.chunk_id,
-    }

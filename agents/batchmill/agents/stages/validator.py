@@ -1,12 +1,13 @@
 """results -> validated: the agent that has each answer judged. What is judged, and how, is `streams.validating`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import Slice, Task
 from batchmill.agents.stages.kit import Kit
 from batchmill.schemas.records import Result
-from batchmill.streams.validating import validate
+from batchmill.streams.validating import refuses, validate
 
 __all__ = ["Validator"]
 
@@ -18,6 +19,7 @@ class Validator:
     """The agent of `results`."""
 
     kit: Kit
+    refused: Callable[[Result], None]  #: told of each answer that did not count; counts its cost as wasted
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
@@ -26,4 +28,6 @@ class Validator:
             if result is not None:
                 orders = validate(task.view, result, record.offset, jobs=self.kit.jobs, now_ms=now_ms)
                 self.kit.carry(task, orders, src=record.src)
+                if refuses(orders):
+                    self.refused(result)
         task.finish(slice_)

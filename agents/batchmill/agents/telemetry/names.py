@@ -128,8 +128,14 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
         "USD", "Money spent at providers, priced calls only.", ("job", "model", "tier", "outcome")
     ),
     "batchmill.unpriced.calls": Metric("{call}", "Paid calls whose price or usage is unknown.", ("job", "model")),
-    "batchmill.wasted": Metric("USD", "Money spent on answers nobody can use.", ("account",)),
-    "batchmill.doubtful": Metric("USD", "The most that calls of unknown outcome may have cost.", ("account",)),
+    "batchmill.wasted": Metric(
+        "USD",
+        "Money spent for nothing: twin batches, rows that never came, failed calls, rejected answers.",
+        ("job", "cause"),
+    ),
+    "batchmill.doubtful": Metric(
+        "USD", "What calls of unknown outcome may have cost beside the known cost.", ("job", "cause")
+    ),
     "batchmill.chunks": Metric("{chunk}", "Chunks that entered a state.", ("state", "account")),
     "batchmill.reconciliations": Metric("{look}", "Looks for a batch of unknown outcome.", ("account", "verdict")),
     "batchmill.chunks.unreconciled": Metric("{chunk}", "Chunks closed with counts that do not add up.", ("account",)),
@@ -171,8 +177,14 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
     "batchmill.restore.rows": Metric("{row}", "Rows read back for a task.", ("source",), COUNTS),
     "gen_ai.client.token.usage": Metric(
         "{token}",
-        "Tokens of one answer, as the provider counts them.",
-        ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.token.type"),
+        "Tokens of one call, as the provider counts them.",
+        (
+            "gen_ai.operation.name",
+            "gen_ai.provider.name",
+            "gen_ai.request.model",
+            "gen_ai.response.model",
+            "gen_ai.token.type",
+        ),
         TOKENS,
     ),
     "messaging.process.duration": Metric(

@@ -90,15 +90,25 @@ class Telemetry:
         metric = METRICS[name]
         self._meter.create_observable_gauge(name, [observe], unit=metric.unit, description=metric.meaning)
 
-    def used(self, *, provider: str, model: str, input_tokens: int, output_tokens: int) -> None:
-        """Book the tokens of one answer; once per answer, when it is collected."""
+    def used(
+        self,
+        *,
+        provider: str,
+        operation: str,
+        asked_model: str,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+    ) -> None:
+        """Book the tokens of one call; once, when what came of it is collected. `model` is the one that answered."""
         for kind, tokens in (("input", input_tokens), ("output", output_tokens)):
             self._histograms["gen_ai.client.token.usage"].record(
                 tokens,
                 {
-                    "gen_ai.operation.name": "chat",
+                    "gen_ai.operation.name": operation,
                     "gen_ai.provider.name": provider,
-                    "gen_ai.request.model": model,
+                    "gen_ai.request.model": asked_model,
+                    "gen_ai.response.model": model,
                     "gen_ai.token.type": kind,
                 },
             )

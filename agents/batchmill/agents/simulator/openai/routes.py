@@ -292,6 +292,11 @@ def _reject(core: Core, fault: Fault | None) -> None:
     """Faults that leave nothing behind."""
     if fault is Fault.REJECT_500:
         raise _server_error()
+    if fault is Fault.REJECT_OVERLOADED:
+        raise _server_error(503)
+    if fault is Fault.REJECT_BILLING:
+        message = "Your account is not active, please check your billing details."
+        raise _Refusal(402, message, kind="billing_error", code="billing_not_active")
     if fault is Fault.REJECT_429:
         wait = core.plan[fault].seconds
         message = "Rate limit reached for batch creation."

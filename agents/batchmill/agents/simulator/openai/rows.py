@@ -92,6 +92,10 @@ class OpenAIChecker:
 
 
 class OpenAIDialect:
+    one_file = False
+    expires_whole = False
+    cancels_at_once = False
+
     def checker(self, batch: Batch, *, rows_max: int) -> OpenAIChecker:
         return OpenAIChecker(batch.endpoint, rows_max=rows_max)
 
