@@ -26,8 +26,9 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome
 from batchmill.streams import view as read
+from batchmill.streams.answering import Price, bounded, outcomes
 from batchmill.streams.chunking import custom_id_of, members
-from batchmill.streams.collecting import Price, bounded, let_go, outcomes, queued
+from batchmill.streams.collecting import let_go, queued
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.ports import (
     MustPauseError,

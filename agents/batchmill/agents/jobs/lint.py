@@ -108,7 +108,8 @@ def _late(prefer: str, deadline_seconds: int, facts: ProviderFacts) -> str | Non
             f"somebody is waiting, and a batch may take {window}: {other or 'this is no work for a batch, say online'}"
         )
     if deadline_seconds < can.typical_seconds:
-        return f"a batch at {facts.title} takes {typical} as a rule, most answers are late: {other or 'say online or auto'}"
+        fix = other or "say online or auto"
+        return f"a batch at {facts.title} takes {typical} as a rule, most answers are late: {fix}"
     if deadline_seconds < can.window_seconds:
         fix = other or "say auto, which sends online what would be late"
         return f"a batch at {facts.title} may take {window}, an answer may be late: {fix}"

@@ -23,6 +23,7 @@ from batchmill.agents.stages.traces import Traces
 from batchmill.schemas.records import Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
+from batchmill.streams.answering import bounded
 from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
 from batchmill.streams.collecting import (
     PollSchedule,
@@ -30,7 +31,6 @@ from batchmill.streams.collecting import (
     RowPlace,
     acknowledge,
     after_poll,
-    bounded,
     collect_cut,
     downloaded,
     finish,
