@@ -249,3 +249,54 @@ def test_words_that_older_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> 
 )
 def test_durations_are_read_as_people_write_them(text: str | int, seconds: float) -> None:
     assert seconds_of(text) == seconds
+
+
+def told_of(folder: Path, mode: str, provider: str = "openai") -> list[str]:
+    """What is said of a job that travels so; errors as well."""
+    text = SMALL.replace("provider: openai", f"provider: {provider}") + f"mode: {mode}\n"
+    (folder / "job.yaml").write_text(text)
+    try:
+        return [problem.what for problem in load_job(folder).warnings]
+    except JobFileError as error:
+        return [f"error: {problem.what}" for problem in error.problems]
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("{prefer: batch, deadline: 6h}", "mode.deadline is 6h: a batch at OpenAI may take 24h, an answer may be late"),
+        ("{prefer: batch, deadline: 1h}", "takes 2h as a rule, most answers are late: say online or auto"),
+        (
+            "{prefer: batch, deadline: 30s}",
+            "somebody is waiting, and a batch may take 24h: this is no work for a batch",
+        ),
+        ("{prefer: auto, deadline: 1h}", "all of it goes online at full price: say online"),
+    ],
+)
+def test_a_deadline_that_a_batch_may_not_meet_is_a_warning_with_the_way_out(folder: Path, mode: str, said: str) -> None:
+    (told,) = told_of(folder, mode)
+    assert said in told
+    assert not told.startswith("error")
+
+
+@pytest.mark.parametrize(
+    "mode", ["{prefer: batch}", "{prefer: batch, deadline: 24h}", "{prefer: auto, deadline: 6h}", "{prefer: online}"]
+)
+def test_a_way_that_is_there_and_in_time_is_no_matter(folder: Path, mode: str) -> None:
+    assert told_of(folder, mode) == []
+
+
+@pytest.mark.parametrize("mode", ["{prefer: online}", "{prefer: auto, deadline: 6h}"])
+def test_single_questions_at_a_provider_without_them_are_an_error(folder: Path, mode: str) -> None:
+    (told,) = told_of(folder, mode, "gemini")
+    assert told.startswith("error: mode.prefer is ")
+    assert told.endswith("has no endpoint for single questions here: say batch")
+
+
+def test_where_there_is_no_other_way_only_time_helps(folder: Path) -> None:
+    (told,) = told_of(folder, "{prefer: batch, deadline: 10m}", "gemini")
+    assert told.endswith("there is no other way at this provider: allow more time")
+
+
+def test_of_a_provider_that_is_not_known_nothing_is_said(folder: Path) -> None:
+    assert told_of(folder, "{prefer: online}", "acme") == []

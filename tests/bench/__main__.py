@@ -1,6 +1,7 @@
 """`make bench`: so many records end to end through a real Kafka, and what that took. It asserts nothing about time.
 
     python -m tests.bench [--records 50000] [--workers 2] [--chunk 1000] [--json FILE]
+    python -m tests.bench online ...      (no Kafka: see `tests.bench.online`)
 
 The provider answers at once and makes no mistakes: what is measured is the pipeline. Data: the demo's sentences, again
 and again with a number behind.
@@ -24,6 +25,7 @@ from batchmill.agents.jobs import load_job
 from batchmill.agents.kafka import RunningCluster
 from batchmill.agents.projector.reading import View
 from batchmill.agents.simulator import SimulatorConfig
+from tests.bench import online
 from tests.bench.ratios import ratios
 from tests.bench.reading import Usage, read_spans
 from tests.bench.tables import Bench, Span, bench_lines, stages_of
@@ -36,6 +38,8 @@ _OPEN = "status NOT IN ('committed', 'failed_terminal', 'needs_review')"
 
 def main() -> int:
     """Run it; the table goes to stdout, the JSON to the file named, else behind the table."""
+    if sys.argv[1:2] == ["online"]:
+        return online.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--records", type=int, default=50_000)
     parser.add_argument("--workers", type=int, default=2)

@@ -67,7 +67,7 @@ def once(do: Any, at: str) -> Any:
 
 async def one_step(loop: ChunkLoop, task: MemoryTask, chunk: Chunk, step: Todo) -> Chunk:
     task.put(replace(chunk, due_at_ms=None))
-    await loop._one(task, chunk, step, {chunk.chunk_id})
+    await loop._one(task, chunk, step, {chunk.chunk_id: step})
     row = read.chunk(task.view, chunk.chunk_id)
     assert row is not None
     return row
@@ -323,7 +323,7 @@ def test_a_waiting_chunk_is_not_due(tmp_path: Path) -> None:
     task, chunk, submitter = governed(tmp_path, Provider())
     loop = submitter.dispatch()
     run(one_step(loop, task, chunk, Todo.UPLOAD))
-    assert loop._due(task, set()) == []
+    assert loop._due(task, {}) == []
 
 
 def test_a_chunk_whose_cost_nobody_can_bound_is_held(tmp_path: Path) -> None:

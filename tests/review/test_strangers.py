@@ -17,7 +17,7 @@ from batchmill.schemas.records import Control, DeadLetter, Verdict, WorkItem
 from batchmill.schemas.state import Job
 from batchmill.schemas.status import Outcome, Status
 from batchmill.schemas.versions import version_of
-from batchmill.streams.collecting import bounded
+from batchmill.streams.answering import bounded
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.controlling import refusal
 from batchmill.streams.normalizing import RawLimits

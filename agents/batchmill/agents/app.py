@@ -24,6 +24,7 @@ from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.sinks.sqlite import SqliteSink
+from batchmill.agents.stages.caller import Caller
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
@@ -172,6 +173,16 @@ def _add_stages(
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
     )
+    caller = Caller(
+        kit=kit,
+        providers=providers,
+        payloads=payloads,
+        prices=prices,
+        effects=effects,
+        output_bytes_max=settings.limits.output_bytes_max,
+        traces=traces,
+        submitter=submitter,
+    )
     committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
     consumers: dict[str, Callable[..., None]] = {
@@ -197,6 +208,7 @@ def _add_stages(
         "redrive": controller.run_redrive,
         "imports": importer.run,
         "dispatch": submitter.dispatch().run,
+        "calls": caller.calls().run,
         "poll": collector.poll().run,
         "commit": committer.run,
     }

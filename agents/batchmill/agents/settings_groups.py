@@ -276,6 +276,10 @@ class EffectSettings(_Group):
     idle_seconds: Seconds = Field(default=1, description="How often an effect looks for due rows when nobody woke it.")
     step_rows: Positive = Field(default=100, description="Rows one effect takes up in one turn.")
     chunks_at_once: Positive = Field(default=4, description="Chunks one task works on at the same time.")
+    online_chunks_at_once: Positive = Field(
+        default=2,
+        description="Online chunks of one task whose calls run at once; their members are in doubt after a crash.",
+    )
     unknown_job_seconds: Seconds = Field(
         default=30, description="A raw event of an unknown job is not given up earlier; its `apply` may be on the way."
     )

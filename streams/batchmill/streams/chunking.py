@@ -13,14 +13,18 @@ from batchmill.schemas import ids
 from batchmill.schemas.state import Chunk, Life, Meta
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
-from batchmill.streams.orders import Put
+from batchmill.streams.orders import Put, Wake
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "BATCH",
     "CUT_MEMBERS",
+    "ONLINE",
     "Place",
     "custom_id_of",
     "cut_done",
+    "driven_by",
+    "in_mode",
     "members",
     "members_done",
     "new_chunk",
@@ -31,6 +35,9 @@ __all__ = [
     "without_members",
 ]
 
+#: the two ways to the provider: all members in one order, or each by itself
+BATCH: Final = "batch"
+ONLINE: Final = "online"
 #: lives that one transaction moves
 CUT_MEMBERS: Final = 1_000
 _COUNTER: Final = "chunks"
@@ -41,6 +48,16 @@ class Place(NamedTuple):
 
     app: str
     partition: int
+
+
+def in_mode(lane: str, mode: str) -> str:
+    """The same lane (account|model|endpoint|mode), by the other way."""
+    return f"{lane.rpartition('|')[0]}|{mode}"
+
+
+def driven_by(chunk: Chunk) -> Wake:
+    """Wake the effect that takes the chunk to its provider."""
+    return Wake("calls" if chunk.mode == ONLINE else "dispatch")
 
 
 def new_chunk(view: StateView, place: Place, like: Life, now_ms: int, *, made_before: int = 0) -> tuple[Chunk, Put]:

@@ -8,18 +8,18 @@ counts must add up before the chunk is done. A batch that never ran has no outco
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Final
 
 from batchmill.schemas.ids import chunk_nonce, parse_custom_id
 from batchmill.schemas.jobs import RetrySpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Result, Submitted
+from batchmill.schemas.records import Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Outcome, Status
 from batchmill.streams import view as read
+from batchmill.streams.answering import Price, outcomes
 from batchmill.streams.chunking import (
     CUT_MEMBERS,
     Place,
@@ -31,37 +31,34 @@ from batchmill.streams.chunking import (
 )
 from batchmill.streams.facts import (
     FREE,
-    Answered,
     AttemptFailed,
     AttemptRefused,
-    Charge,
     Refused,
     Released,
     RetryDue,
     TakenIn,
 )
 from batchmill.streams.lifecycle import Impossible
-from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
-from batchmill.streams.retrying import after_attempt
-from batchmill.streams.settling import ImpossibleError, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.settling import ImpossibleError, end_if_unwanted, moved, obituary
 from batchmill.streams.submitting import fail_batch
 from batchmill.streams.view import StateView
 
 __all__ = [
     "PollSchedule",
-    "Price",
     "RowIndex",
     "RowPlace",
     "acknowledge",
     "after_poll",
-    "bounded",
     "collect_cut",
     "downloaded",
     "finish",
     "gone",
     "is_gone",
+    "let_go",
     "next_poll_ms",
+    "queued",
     "results_missing",
     "settle_cut",
     "wait_for_twins",
@@ -75,17 +72,8 @@ _TWIN_LOOK_MS: Final = 60_000
 #: polls that find no such batch before its members count as missing
 GONE_POLLS_MAX: Final = 20
 
-#: what is kept of a provider's own words: names and codes, not messages
-_WORD_CHARS_MAX: Final = 100
-#: far above what any model reads or writes; above it, a count is an error of the provider's
-_TOKENS_MAX: Final = 2**31 - 1
-_HTTP_STATUS_MAX: Final = 999
-
 #: reasons of a chunk that are the end of each of its members
 _ENDS_MEMBERS: Final = frozenset({Reason.REFUSED_BY_PROVIDER, Reason.POISON})
-
-#: prices one row: (nano-dollars, or None when there is no price; id of the price list)
-Price = Callable[[RowOutcome], tuple[int | None, str | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,40 +199,6 @@ def results_missing(chunk: Chunk, now_ms: int) -> list[Order]:
 # -- downloaded -> collected -> done -----------------------------------------------------------------------------------
 
 
-def bounded(row: RowOutcome, output_bytes_max: int) -> RowOutcome:
-    """The row in numbers and texts that our records can hold, whatever a provider wrote. What it cost is kept."""
-    row = replace(
-        row,
-        finish_reason=_word(row.finish_reason),
-        error_code=_word(row.error_code),
-        model=_word(row.model),
-        http_status=row.http_status if (row.http_status or 0) <= _HTTP_STATUS_MAX else None,
-        input_tokens=min(row.input_tokens, _TOKENS_MAX),
-        output_tokens=min(row.output_tokens, _TOKENS_MAX),
-        cached_tokens=min(row.cached_tokens, _TOKENS_MAX),
-        cache_write_tokens=min(row.cache_write_tokens, _TOKENS_MAX),
-    )
-    if max(_bytes(row.output), _bytes(row.refusal)) <= output_bytes_max:
-        return row
-    # The same question would be answered at the same length again, and be paid for again.
-    return replace(
-        row,
-        outcome=Outcome.ERROR,
-        reason=Reason.OVERSIZED,
-        error_code="answer_too_large",
-        output=None,
-        refusal=None,
-    )
-
-
-def _word(text: str | None) -> str | None:
-    return None if text is None else text[:_WORD_CHARS_MAX]
-
-
-def _bytes(text: str | None) -> int:
-    return len((text or "").encode("utf-8", "surrogatepass"))
-
-
 def collect_cut(
     view: StateView,
     chunk: Chunk,
@@ -262,22 +216,13 @@ def collect_cut(
     assert chunk.state is ChunkState.DOWNLOADED, f"chunk {chunk.chunk_id} is {chunk.state}"
     if not cut:
         return [Put(replace(chunk, state=ChunkState.COLLECTED, updated_at_ms=now_ms)), Wake("poll")]
-    orders: list[Order] = []
-    counts = dict.fromkeys(Outcome, 0)
-    spent = doubtful = 0
+    found: list[tuple[Life, RowOutcome]] = []
     for life in cut:
         name = custom_id_of(chunk, life)
-        row = rows.get(name) or RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
-        assert row.custom_id == name, f"the row of another line was handed in for a member of {chunk.chunk_id}"
-        nanos, price_id = price(row) if row.billed else (0, None)
-        counts[row.outcome] += 1
-        spent += nanos or 0
-        # A call without a price was not free: of a budget it takes what was held for it.
-        doubtful += -(-chunk.reserved_nanos // chunk.members) if nanos is None else 0
-        result = _result(chunk, life, row, nanos, price_id, now_ms)
-        orders += _outcome(view, life, row, result, retry, now_ms)
-    counted = _counted(chunk, counts, spent, now_ms)
-    return [Put(replace(counted, doubtful_nanos=chunk.doubtful_nanos + doubtful)), *orders]
+        none = RowOutcome(custom_id=name, outcome=Outcome.MISSING, reason=Reason.MISSING, billed=False)
+        found.append((life, rows.get(name) or none))
+    row, orders = outcomes(view, chunk, found, retry=retry, price=price, now_ms=now_ms)
+    return [Put(row), *orders]
 
 
 def finish(
@@ -350,77 +295,6 @@ def _missing_nanos(chunk: Chunk) -> int:
     return -(-chunk.missing * chunk.estimated_nanos // max(1, chunk.members))
 
 
-def _outcome(
-    view: StateView, life: Life, row: RowOutcome, result: Result, retry: RetrySpec, now_ms: int
-) -> list[Order]:
-    charge = Charge(
-        cost_nanos=result.cost_nanos,
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
-        calls=1 if row.billed else 0,
-    )
-    said: list[Order] = [Emit(result, key=life_key(life))]
-    if row.outcome is Outcome.SUCCEEDED:
-        fact = Answered(sends=life.sends, output_sha256=_hash(row.output), charge=charge)
-        return [Put(moved(life, fact, now_ms)), *said]
-    reason = row.reason if row.reason is not None else Reason.PROVIDER_ERROR
-    after, did_move = after_attempt(life, life.sends, reason, charge, retry=retry, now_ms=now_ms)
-    if not did_move:
-        raise ImpossibleError(Impossible(life.request_id, life.status, row.outcome, "a member that is not processing"))
-    if after.status is Status.FAILED_TERMINAL:
-        return [Put(after), *said, obituary(after, stage=_STAGE, error=row.error_code or "", now_ms=now_ms)]
-    after, ended = end_if_unwanted(view, after, stage=_STAGE, now_ms=now_ms)
-    return [Put(after), *said, *ended]
-
-
-def _result(chunk: Chunk, life: Life, row: RowOutcome, nanos: int | None, price_id: str | None, now_ms: int) -> Result:
-    succeeded = row.outcome is Outcome.SUCCEEDED
-    return Result(
-        request_id=life.request_id,
-        job=life.job,
-        version=life.version,
-        attempt=life.attempt,
-        chunk_id=chunk.chunk_id,
-        custom_id=row.custom_id,
-        outcome=row.outcome,
-        output=row.output,
-        output_sha256=_hash(row.output) if succeeded else None,
-        finish_reason=row.finish_reason,
-        refusal=row.refusal,
-        http_status=row.http_status,
-        error_code=row.error_code,
-        reason=row.reason,
-        model=row.model,
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
-        cached_tokens=row.cached_tokens,
-        cache_write_tokens=row.cache_write_tokens,
-        tier=chunk.mode,
-        cost_nanos=nanos,
-        price_id=price_id,
-        answered_by="provider",
-        received_at_ms=now_ms,
-    )
-
-
-def _hash(output: str | None) -> str:
-    """Of an answer without text (a refusal) too: it is an answer, and was paid for."""
-    return sha256((output or "").encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _counted(chunk: Chunk, counts: Mapping[Outcome, int], spent: int, now_ms: int) -> Chunk:
-    return replace(
-        chunk,
-        succeeded=chunk.succeeded + counts[Outcome.SUCCEEDED],
-        errored=chunk.errored + counts[Outcome.ERROR],
-        expired=chunk.expired + counts[Outcome.EXPIRED],
-        cancelled=chunk.cancelled + counts[Outcome.CANCELLED],
-        missing=chunk.missing + counts[Outcome.MISSING],
-        cost_nanos=chunk.cost_nanos + spent,
-        updated_at_ms=now_ms,
-    )
-
-
 # -- a batch that never ran --------------------------------------------------------------------------------------------
 
 
@@ -443,25 +317,26 @@ def settle_cut(view: StateView, chunk: Chunk, place: Place, now_ms: int) -> list
     orders: list[Order] = []
     wanted: list[Life] = []
     for life in cut:
-        kept, said = end_if_unwanted(view, _let_go(chunk, life, now_ms), stage=_STAGE, now_ms=now_ms)
+        kept, said = end_if_unwanted(view, let_go(chunk, life, now_ms), stage=_STAGE, now_ms=now_ms)
         if said:
             orders += [Put(kept), *said]
         else:
-            wanted.append(_queued(kept, now_ms))
+            wanted.append(queued(kept, now_ms))
     if chunk.reason is not Reason.PROVIDER_CANCELLED or not wanted:
         return [*orders, *(Put(life) for life in wanted), Wake("sealing")]
     return [*orders, *_regrouped(view, chunk, place, wanted, now_ms)]
 
 
-def _let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
-    """Out of the chunk, as if the attempt had not been."""
+def let_go(chunk: Chunk, life: Life, now_ms: int) -> Life:
+    """Out of the chunk, as if the attempt had not been. One that nobody waits for is then the caller's to end."""
     if life.status is Status.QUEUED:
         return moved(life, Released(chunk_id=chunk.chunk_id), now_ms)
     free = AttemptFailed(sends=life.sends, reason=Reason.PROVIDER_CANCELLED, due_at_ms=now_ms, charge=FREE)
     return moved(life, free, now_ms)
 
 
-def _queued(life: Life, now_ms: int) -> Life:
+def queued(life: Life, now_ms: int) -> Life:
+    """What was let go, and is wanted, waits to be sent again."""
     return life if life.status is Status.QUEUED else moved(life, RetryDue(), now_ms)
 
 

@@ -13,6 +13,7 @@ import orjson
 from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint
+from batchmill.streams.chunking import BATCH, ONLINE
 from batchmill.streams.costing import PriceError, PriceList, Prices, parse_prices
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.judging import Judge, compile_judge
@@ -98,9 +99,10 @@ def compile_job(spec: JobSpec, version: str) -> CompiledJob:
 
 
 def lane_of(spec: JobSpec) -> str:
-    """What may share a provider batch: account|model|endpoint|mode."""
+    """What may share a chunk: account|model|endpoint|mode. `auto` begins as batch; `hastening` moves what is late."""
     model = spec.ask.model
-    return f"{model.account}|{model.name}|{model.endpoint}|{spec.mode.prefer}"
+    mode = ONLINE if spec.mode.prefer == ONLINE else BATCH
+    return f"{model.account}|{model.name}|{model.endpoint}|{mode}"
 
 
 def text_cleaner(given: InputSpec) -> Callable[[str], str] | None:

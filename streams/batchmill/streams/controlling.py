@@ -47,6 +47,7 @@ __all__ = [
     "read_to",
     "read_up_to",
     "refusal",
+    "stopped",
     "sweep",
 ]
 
@@ -273,15 +274,20 @@ def _cancelled(view: StateView, job: Job, at_ms: int, now_ms: int) -> list[Order
         Put(replace(job, cancelled_before_ms=before)),
         Put(Meta(name=_sweep_name(job.job), value_json="null")),
     ]
-    for chunk in _chunks(view, job.job):
-        if chunk.state in _UNSENT:
-            ended = {"state": ChunkState.ENDED, "reason": Reason.CANCELLED, "note": "cancelled before it was sent"}
-            orders.append(Put(_with(chunk, now_ms, cursor=None, due_at_ms=None, cancel_requested=True, **ended)))
-        elif chunk.state is ChunkState.ATTEMPTING:
-            orders.append(Put(_with(chunk, now_ms, cancel_requested=True)))
-        elif chunk.state is ChunkState.OPEN:
-            orders.append(Put(_with(chunk, now_ms, cancel_requested=True, due_at_ms=None)))
+    orders += [Put(row) for chunk in _chunks(view, job.job) if (row := stopped(chunk, now_ms)) is not None]
     return [*orders, Wake("sweep"), *_woken()]
+
+
+def stopped(chunk: Chunk, now_ms: int) -> Chunk | None:
+    """The chunk as it is once nobody wants it sent: ended where it was not, else on its way to that; None: too late."""
+    if chunk.state in _UNSENT:
+        ended = {"state": ChunkState.ENDED, "reason": Reason.CANCELLED, "note": "cancelled before it was sent"}
+        return _with(chunk, now_ms, cursor=None, due_at_ms=None, cancel_requested=True, **ended)
+    if chunk.state is ChunkState.ATTEMPTING:
+        return _with(chunk, now_ms, cancel_requested=True)
+    if chunk.state is ChunkState.OPEN:
+        return _with(chunk, now_ms, cancel_requested=True, due_at_ms=None)
+    return None
 
 
 def _approved(view: StateView, job: Job, body: dict[str, Any], now_ms: int) -> list[Order]:
@@ -289,7 +295,7 @@ def _approved(view: StateView, job: Job, body: dict[str, Any], now_ms: int) -> l
     named = body.get("chunks")
     held = [chunk for chunk in _chunks(view, job.job) if chunk.state is ChunkState.HELD]
     chosen = [chunk for chunk in held if named is None or chunk.chunk_id in named]
-    return [*(Put(_with(chunk, now_ms, state=ChunkState.SEALED, note=None)) for chunk in chosen), Wake("dispatch")]
+    return [*(Put(_with(chunk, now_ms, state=ChunkState.SEALED, note=None)) for chunk in chosen), *_woken()]
 
 
 def _chunks(view: StateView, job_name: str) -> list[Chunk]:
@@ -306,4 +312,4 @@ def _sweep_name(job_name: str) -> str:
 
 
 def _woken() -> list[Order]:
-    return [Wake(effect) for effect in ("arrivals", "sealing", "dispatch", "poll", "commit")]
+    return [Wake(effect) for effect in ("arrivals", "sealing", "dispatch", "calls", "poll", "commit")]

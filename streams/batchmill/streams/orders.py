@@ -22,6 +22,7 @@ Effect = Literal[
     "redrive",  # dead letters that come back
     "imports",  # answers that were bought elsewhere
     "dispatch",  # sealed chunks to the provider
+    "calls",  # chunks whose members are asked one by one
     "poll",  # open batches, until they are done
     "commit",  # validated lives to the sink
 ]

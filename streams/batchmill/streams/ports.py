@@ -22,6 +22,7 @@ __all__ = [
     "Label",
     "MustPauseError",
     "NotFoundError",
+    "NotStartedError",
     "OnlineProvider",
     "OutcomeUnknownError",
     "PayloadStore",
@@ -70,6 +71,10 @@ class TransientError(ProviderError):
     """Known not to have taken effect (or a mere look-up): the same call may be made again later."""
 
     action = Action.DEFER_CHUNK
+
+
+class NotStartedError(TransientError):
+    """Nothing was sent, nor will be: a pause, a lease that ended, a gate that stays closed for a while."""
 
 
 class MustPauseError(ProviderError):
@@ -281,9 +286,10 @@ class OnlineProvider(Protocol):
     async def ask(self, *, endpoint: str, line: bytes, tokens: int, may_start: Callable[[], bool]) -> RowOutcome:
         """Send the question of one payload line (see `BatchProvider.request_line`), once.
 
-        `tokens` is the estimate of prompt and answer together, for the account's rate. Raises TransientError or
-        MustPauseError when the question certainly was not answered nor billed, OutcomeUnknownError when nobody knows;
-        a refusal of this very question is a RowOutcome.
+        `tokens` is the estimate of prompt and answer together, for the account's rate. `may_start` is asked after the
+        wait for a turn: if not, NotStartedError. Raises TransientError or MustPauseError when the question certainly
+        was not answered nor billed, OutcomeUnknownError when nobody knows; a refusal of this very question is a
+        RowOutcome.
         """
         ...
 

@@ -14,12 +14,12 @@ from typing import Final, NamedTuple
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
-from batchmill.streams.chunking import CUT_MEMBERS, Place, new_chunk, with_members
+from batchmill.streams.chunking import CUT_MEMBERS, Place, driven_by, new_chunk, with_members
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.costing import Expectation
 from batchmill.streams.facts import TakenIn
 from batchmill.streams.granting import refuse_over_budget
-from batchmill.streams.orders import Order, Put, Wake
+from batchmill.streams.orders import Order, Put
 from batchmill.streams.settling import moved
 from batchmill.streams.view import StateView
 
@@ -86,7 +86,7 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
     filled = _estimated(with_members(chunk, taken, now_ms), taken, limits) if taken else chunk
     if room_on_the_way and filled.members and (full or _old(filled, limits, now_ms)):
         filled = _closed(filled, limits, now_ms)
-        orders.append(Wake("dispatch"))
+        orders.append(driven_by(filled))
     if filled is chunk:
         return []
     orders.append(Put(filled))

@@ -2,6 +2,8 @@
 
     sealed -> prepared -> uploaded -> attempting(n) -> open
 
+An online chunk has no batch: prepared is followed by attempting, that by done (`calling`).
+
 A provider without input files takes the payload with the create call itself: there, prepared is followed by attempting.
 
 `todo` names the next step of a chunk from its row alone, so a crash resumes where the row says. The create call is sent
@@ -24,8 +26,10 @@ from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.chunking import (
     CUT_MEMBERS,
+    ONLINE,
     custom_id_of,
     cut_done,
+    driven_by,
     members,
     members_done,
     next_members,
@@ -63,6 +67,7 @@ __all__ = [
     "may_create",
     "may_spend",
     "may_upload",
+    "pause",
     "payload_missing",
     "prepared",
     "refuse_member",
@@ -98,6 +103,8 @@ class Todo(StrEnum):
     UPLOAD = "upload"
     BEGIN = "begin"  #: attempt cuts, then create
     LOOK = "look"  #: reconcile: does the provider have the batch
+    CALL = "call"  #: online: attempt cuts, then one call for each member
+    DOUBT = "doubt"  #: online: an attempt that others began; nobody knows what its calls came to
     POLL = "poll"
     CANCEL = "cancel"  #: ask the provider to stop it; counts as a poll
     DOWNLOAD = "download"
@@ -138,10 +145,14 @@ def todo(chunk: Chunk, *, by_file: bool, paused: bool, now_ms: int) -> Todo | No
         case ChunkState.PREPARED:
             if chunk.file_id is not None:
                 return Todo.DELETE_FILE
-            return None if paused else Todo.UPLOAD if by_file else Todo.BEGIN
+            if paused:
+                return None
+            return Todo.CALL if chunk.mode == ONLINE else Todo.UPLOAD if by_file else Todo.BEGIN
         case ChunkState.UPLOADED:
             return None if paused else Todo.BEGIN
         case ChunkState.ATTEMPTING:
+            if chunk.mode == ONLINE:
+                return Todo.DOUBT
             over = chunk.remote_status == NOT_FOUND and chunk.file_id is not None
             return Todo.DELETE_FILE if over else Todo.LOOK
         case ChunkState.OPEN:
@@ -227,14 +238,14 @@ def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int, *, bytes_max: int
         note = f"its payload has {stored.size_bytes} bytes, the provider takes {bytes_max}"
         return [Put(_ended(chunk, Reason.PROVIDER_CANCELLED, note, now_ms)), Wake("poll")]
     row = _at(chunk, ChunkState.PREPARED, now_ms, payload_uri=stored.uri, payload_sha256=stored.sha256)
-    return [Put(row), Wake("dispatch")]
+    return [Put(row), driven_by(row)]
 
 
 def payload_missing(chunk: Chunk, now_ms: int) -> list[Order]:
     """The payload file is gone from the store: build it again."""
     if chunk.state is not ChunkState.PREPARED:
         return []
-    return [Put(_at(chunk, ChunkState.SEALED, now_ms, payload_uri=None)), Wake("dispatch")]
+    return [Put(_at(chunk, ChunkState.SEALED, now_ms, payload_uri=None)), driven_by(chunk)]
 
 
 def uploaded(chunk: Chunk, file_id: str, now_ms: int) -> list[Order]:
@@ -431,13 +442,13 @@ def fail_batch(
         case Action.DEFER_CHUNK:
             return [Put(_deferred(chunk, failure, now_ms, not_before_ms)), Wake("dispatch")]
         case Action.PAUSE_JOB:
-            return [Put(_again(chunk, failure.code, None, now_ms)), *_paused(view, chunk, failure.code, now_ms)]
+            return [Put(_again(chunk, failure.code, None, now_ms)), *pause(view, chunk, failure.code, now_ms)]
         case Action.RETRY_ROW:
             return [*_without_line(view, chunk, failure, now_ms), Wake("poll")]
         case Action.TERMINAL:
             # Whatever is wrong is wrong for the next chunk too: one chunk of dead letters, not the whole queue.
             ended = _ended(chunk, Reason.REFUSED_BY_PROVIDER, failure.code, now_ms)
-            return [Put(ended), *_paused(view, chunk, failure.code, now_ms), Wake("poll")]
+            return [Put(ended), *pause(view, chunk, failure.code, now_ms), Wake("poll")]
 
 
 def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) -> list[Order]:
@@ -448,7 +459,7 @@ def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) 
     waits = error.retry_after_seconds
     due = now_ms + (backoff_ms(chunk.failures) if waits is None else round(waits * 1000))
     row = replace(chunk, failures=chunk.failures + 1, due_at_ms=due, note=error.code, updated_at_ms=now_ms)
-    return [Put(row), *(_paused(view, chunk, error.code, now_ms) if isinstance(error, MustPauseError) else [])]
+    return [Put(row), *(pause(view, chunk, error.code, now_ms) if isinstance(error, MustPauseError) else [])]
 
 
 def backoff_ms(failures: int) -> int:
@@ -471,8 +482,8 @@ def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk
     return _at(chunk, ChunkState.PREPARED, now_ms, due_at_ms=due_at_ms, batch_id=None, remote_status=None, note=note)
 
 
-def _paused(view: StateView, chunk: Chunk, code: str, now_ms: int) -> list[Order]:
-    """Pause the job in this task, for the provider's `code`; the overseer tells the other tasks."""
+def pause(view: StateView, chunk: Chunk, code: str, now_ms: int) -> list[Order]:
+    """Pause the chunk's job in this task, for the provider's `code`; the overseer tells the other tasks."""
     job = read.job(view, chunk.job)
     if job is None or job.paused:
         return []

@@ -16,7 +16,7 @@ from typing import Any
 from batchmill.agents.interchange.forms import Form, LineError, read_result
 from batchmill.agents.projector.reading import View
 from batchmill.schemas.status import ChunkState, Outcome, Status
-from batchmill.streams.collecting import bounded
+from batchmill.streams.answering import bounded
 from batchmill.streams.importing import Bought, Fate, fate, standing
 
 __all__ = ["JoinReport", "Joiner", "LineFate"]

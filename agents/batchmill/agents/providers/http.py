@@ -23,7 +23,7 @@ from batchmill.agents.providers.limits import AccountGate
 from batchmill.agents.settings import AccountSettings, SettingsError, is_loopback
 from batchmill.streams.ports import OutcomeUnknownError, ProviderError, TransientError
 
-__all__ = ["CallSeen", "HttpSeam", "Reply"]
+__all__ = ["REPLY_BYTES_MAX", "CallSeen", "HttpSeam", "Reply", "is_near"]
 
 T = TypeVar("T")
 
@@ -72,12 +72,7 @@ class HttpSeam:
         loopback_only: bool,
         id_member: str = "id",
     ) -> None:
-        near = is_loopback(account.url)
-        if loopback_only and not near:
-            raise SettingsError(
-                f"account {name} points beyond this machine, but loopback_only is set so that nothing can be spent;"
-                " unset it or point base_url at a simulator on 127.0.0.1"
-            )
+        near = is_near(name, account, loopback_only=loopback_only)
         self._name, self._account, self._on_call = name, account, on_call
         self._id_member = id_member
         self.gate = AccountGate(
@@ -238,6 +233,17 @@ class HttpSeam:
         if response.status_code == 429 and isinstance(error, TransientError):
             self.gate.cool_down(error.retry_after_seconds)
         return error
+
+
+def is_near(name: str, account: AccountSettings, *, loopback_only: bool) -> bool:
+    """Is the account's provider on this machine? One that must be and is not is refused."""
+    near = is_loopback(account.url)
+    if loopback_only and not near:
+        raise SettingsError(
+            f"account {name} points beyond this machine, but loopback_only is set so that nothing can be spent;"
+            " unset it or point base_url at a simulator on 127.0.0.1"
+        )
+    return near
 
 
 class _Seen:

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from batchmill.agents.providers.http import CallSeen
+from batchmill.agents.providers.online import OnlineClient
 from batchmill.agents.settings import AccountSettings, Settings, SettingsError, env_name
 from batchmill.schemas.state import Chunk
 from batchmill.streams.capabilities import facts_of
@@ -55,10 +56,24 @@ class Providers:
             name: provider_for(name, account, on_call=on_call, loopback_only=settings.loopback_only)
             for name, account in settings.accounts.items()
         }
+        self._online = {
+            name: OnlineClient(name=name, account=account, on_call=on_call, loopback_only=settings.loopback_only)
+            for name, account in settings.accounts.items()
+            if account.can.online_endpoints
+        }
 
     def of(self, account: str) -> BatchAdapter:
         """Find the client of the account a job names."""
         return self._clients[self._known(account)]
+
+    def online(self, account: str) -> OnlineClient:
+        """Find the client for single questions of the account a job names."""
+        name = self._known(account)
+        if name not in self._online:
+            raise SettingsError(
+                f"account {account} has no endpoint for single questions: its jobs go by batch (mode.prefer: batch)"
+            )
+        return self._online[name]
 
     def by_file(self, chunk: Chunk) -> bool:
         """Say whether the chunk's payload is uploaded as a file before its batch is created."""
@@ -75,13 +90,16 @@ class Providers:
 
     def set_share(self, *, owned: int, of: int) -> None:
         """Tell every gate how many of all tasks this worker has."""
-        for client in self._clients.values():
+        for client in self._all():
             client.set_share(owned=owned, of=of)
 
     async def close(self) -> None:
         """Close every client."""
-        for client in self._clients.values():
+        for client in self._all():
             await client.close()
+
+    def _all(self) -> list[BatchAdapter | OnlineClient]:
+        return [*self._clients.values(), *self._online.values()]
 
     def _known(self, account: str) -> str:
         name = account if account in self._clients or account != DEFAULT else "openai"

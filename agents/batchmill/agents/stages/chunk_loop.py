@@ -5,8 +5,9 @@ What lives here: scheduling. What must not: what a step does (`submitter`, `coll
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -42,29 +43,35 @@ class ChunkLoop:
     steps: Mapping[Todo, Step]
     at_once: int
     idle_seconds: float
+    modes: tuple[str, ...]  #: which way to the provider the chunks go
+    at_most: Mapping[Todo, int] = field(default_factory=dict)  #: of one step at the same time, where fewer than of all
     by_file: Callable[[Chunk], bool]  #: does the chunk's provider take its payload as an uploaded file
 
     async def run(self, task: Task) -> None:
-        running: set[str] = set()
+        running: dict[str, Todo] = {}
         async with asyncio.TaskGroup() as group:
             while True:
                 for chunk, step in self._due(task, running)[: self.at_once - len(running)]:
-                    running.add(chunk.chunk_id)
+                    running[chunk.chunk_id] = step
                     group.create_task(self._one(task, chunk, step, running))
                 await task.rest(self.name, self.idle_seconds)
 
-    def _due(self, task: Task, running: set[str]) -> list[tuple[Chunk, Todo]]:
+    def _due(self, task: Task, running: dict[str, Todo]) -> list[tuple[Chunk, Todo]]:
         now_ms = clock.wall_ms()
         found: list[tuple[Chunk, Todo]] = []
+        busy = Counter(running.values())
         for state in self.states:
             for _, row in task.view.scan("chunk", f"{state}/", limit=_ROWS_PER_STATE):
                 assert isinstance(row, Chunk)
+                if row.mode not in self.modes or row.chunk_id in running:
+                    continue
                 step = self._next(task, row, now_ms)
-                if step in self.steps and step is not None and row.chunk_id not in running:
+                if step is not None and step in self.steps and busy[step] < self.at_most.get(step, self.at_once):
+                    busy[step] += 1
                     found.append((row, step))
         return found
 
-    async def _one(self, task: Task, chunk: Chunk, step: Todo, running: set[str]) -> None:
+    async def _one(self, task: Task, chunk: Chunk, step: Todo, running: dict[str, Todo]) -> None:
         src = f"effect:{step}/{chunk.chunk_id}"
         try:
             await task.capacity()
@@ -88,7 +95,7 @@ class ChunkLoop:
         except NotOwnedError:
             return  # the new owner finds the row as it is
         finally:
-            running.discard(chunk.chunk_id)
+            del running[chunk.chunk_id]
             if task.owned and not task.draining:
                 task.wake(self.name)
 

@@ -23,14 +23,14 @@ from batchmill.agents.stages.traces import Traces
 from batchmill.schemas.records import Submitted
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
-from batchmill.streams.chunking import Place, custom_id_of, members
+from batchmill.streams.answering import bounded
+from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
 from batchmill.streams.collecting import (
     PollSchedule,
     RowIndex,
     RowPlace,
     acknowledge,
     after_poll,
-    bounded,
     collect_cut,
     downloaded,
     finish,
@@ -101,6 +101,7 @@ class Collector:
             },
             at_once=self.effects.chunks_at_once,
             idle_seconds=self.effects.idle_seconds,
+            modes=(BATCH, ONLINE),
             by_file=self.providers.by_file,
         )
 

@@ -18,7 +18,7 @@ from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.lines import placed_lines
 from batchmill.schemas.state import Life
-from batchmill.streams.collecting import bounded
+from batchmill.streams.answering import bounded
 from batchmill.streams.costing import PriceList, priced
 from batchmill.streams.importing import (
     CUT_LINES,

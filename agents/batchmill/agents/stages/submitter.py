@@ -24,7 +24,8 @@ from batchmill.schemas.records import Result, WorkItem
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
-from batchmill.streams.chunking import Place, custom_id_of, members
+from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
+from batchmill.streams.compiling import CompiledJob
 from batchmill.streams.costing import Expectation, PriceList
 from batchmill.streams.granting import (
     Share,
@@ -36,6 +37,7 @@ from batchmill.streams.granting import (
     unpriced,
     worst_case,
 )
+from batchmill.streams.hastening import Haste, move_late, stop_late
 from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
@@ -66,6 +68,9 @@ STAGE = "submitter"
 _NO_LIMIT = 2**62
 #: chunks whose worst case is remembered
 _WORST_KEPT_MAX = 1_000
+MINUTE_SECONDS = 60
+#: how many seconds of its task's share of the account's rate an online chunk holds at most
+ONLINE_SECONDS = 10
 _log = structlog.get_logger(__name__)
 
 
@@ -100,7 +105,7 @@ class Submitter:
             name="dispatch",
             states=(ChunkState.ATTEMPTING, ChunkState.UPLOADED, ChunkState.PREPARED, ChunkState.SEALED),
             steps={
-                Todo.PREPARE: self._prepare,
+                Todo.PREPARE: self.prepare,
                 Todo.DELETE_FILE: self.delete_file,
                 Todo.UPLOAD: self._upload,
                 Todo.BEGIN: self._attempt,
@@ -108,6 +113,7 @@ class Submitter:
             },
             at_once=self.effects.chunks_at_once,
             idle_seconds=self.effects.idle_seconds,
+            modes=(BATCH,),
             by_file=self.providers.by_file,
         )
 
@@ -122,6 +128,7 @@ class Submitter:
                 limits = self._limits(task, queue)
                 if limits is None:
                     continue
+                cut = self._hasten(task, queue) or cut
                 place = Place(self.kit.app_id, task.partition)
                 orders = seal(task.view, queue, limits, place, clock.wall_ms())
                 self.kit.carry(task, orders, src=f"effect:sealing/{queue.prefix}")
@@ -140,6 +147,8 @@ class Submitter:
             # The job may be applied before the account is: its records wait, and the other jobs go on.
             _log.error("account_unknown", job=queue.job, account=account, error=str(error))
             return None
+        if queue.lane.endswith(f"|{ONLINE}"):
+            return self._online_limits(task, queue, job, account)
         open_max = self.providers.account(account).open_batches_max
         share = self._share(account)
         queue_max = share.queue_max or _NO_LIMIT  # a chunk larger than the queue would wait for ever
@@ -152,11 +161,7 @@ class Submitter:
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
             over_budget=self._over_budget(task, queue),
-            costs=Expectation(
-                prices=job.costed_by(self.prices),
-                model=job.spec.ask.model.name,
-                output_tokens_max=job.form.output_tokens_max(),
-            ),
+            costs=self._expectation(job),
         )
 
     def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
@@ -167,6 +172,53 @@ class Submitter:
             return None
         worst = self._worst(task, queue.job, queue.version, queue.lane.rpartition("|")[2])
         return None if worst is None else partial(is_over_budget, worst=worst, record_nanos=budget.record_nanos)
+
+    def _online_limits(self, task: Task, queue: Queue, job: CompiledJob, account: str) -> ChunkLimits:
+        """An online chunk leaves at once; it holds no more than its calls take a few seconds to start.
+
+        One more than may run is made ready, so that the next one need not wait for its payload.
+        """
+        mode = job.spec.mode
+        calls_max = mode.online.max_count
+        per_minute = self.providers.account(account).online_requests_per_minute
+        if per_minute is not None:
+            calls_max = min(calls_max, max(1, round(per_minute / self.tasks_total * ONLINE_SECONDS / MINUTE_SECONDS)))
+        return ChunkLimits(
+            count_max=calls_max,
+            bytes_max=mode.chunk.max_bytes,
+            tokens_max=mode.chunk.max_tokens,
+            age_ms_max=0,
+            chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
+            hold=mode.hold_submit,
+            over_budget=self._over_budget(task, queue),
+            costs=self._expectation(job),
+        )
+
+    def _expectation(self, job: CompiledJob) -> Expectation:
+        return Expectation(
+            prices=job.costed_by(self.prices),
+            model=job.spec.ask.model.name,
+            output_tokens_max=job.form.output_tokens_max(),
+        )
+
+    def _hasten(self, task: Task, queue: Queue) -> bool:
+        """Where the job chooses by deadline: online with what would be late. Says whether anything was."""
+        job = self.kit.compiled(task, queue.job, queue.version)
+        if job is None or job.spec.mode.prefer != "auto" or job.spec.mode.deadline_seconds is None:
+            return False
+        can = self.providers.of(job.spec.ask.model.account).capabilities
+        if not can.online_endpoints:
+            return False
+        haste = Haste(
+            deadline_ms=job.spec.mode.deadline_seconds * 1_000,
+            typical_ms=can.typical_seconds * 1_000,
+            filling_ms=round(job.spec.mode.chunk.max_age_seconds * 1_000),
+        )
+        now_ms = clock.wall_ms()
+        orders = stop_late(task.view, queue.job, queue.version, haste, now_ms)
+        orders += move_late(task.view, queue, haste, now_ms)
+        self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
+        return bool(orders)
 
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
@@ -252,7 +304,8 @@ class Submitter:
 
     # -- the submission protocol ---------------------------------------------------------------------------------------
 
-    async def _prepare(self, task: Task, chunk: Chunk) -> None:
+    async def prepare(self, task: Task, chunk: Chunk) -> None:
+        """Weed, render, and write the payload: what is sent, by either way, lies there before it leaves."""
         src = f"effect:prepare/{chunk.chunk_id}"
         after: str | None = None
         while cut := members(task.view, chunk.chunk_id, after=after):
@@ -320,7 +373,7 @@ class Submitter:
 
     async def _attempt(self, task: Task, chunk: Chunk) -> None:
         """Name every member in attempt n, make that durable, and only then send the one create call."""
-        if not self._may_spend(task, chunk):
+        if not self.may_spend(task, chunk):
             await asyncio.sleep(self.effects.idle_seconds)  # nobody wakes us when the lease begins
             return
         src = f"effect:begin/{chunk.chunk_id}"
@@ -367,7 +420,7 @@ class Submitter:
         )
         try:
             return await self.providers.of(chunk.account).create(
-                order, may_start=lambda: may_create(task.view, chunk) and self._may_spend(task, chunk)
+                order, may_start=lambda: may_create(task.view, chunk) and self.may_spend(task, chunk)
             )
         except ProviderError as error:
             return error
@@ -401,14 +454,15 @@ class Submitter:
             cancel_unread=account.cancel_unread_batches,
         )
 
-    def _may_spend(self, task: Task, chunk: Chunk) -> bool:
+    def may_spend(self, task: Task, chunk: Chunk) -> bool:
+        """Whether a call that costs money may start now, as far as time and ownership go."""
         account = self.providers.account(chunk.account)
         return task.owned and may_spend(
             now_boottime_s=clock.boottime_s(),
             last_commit_boottime_s=task.last_commit_boottime_s,
             fenced_boottime_s=task.fenced_boottime_s,
             previous_owner_clean=task.previous_owner_clean,
-            http_timeout_s=account.total_timeout_seconds,
+            http_timeout_s=account.online_timeout_seconds if chunk.mode == ONLINE else account.total_timeout_seconds,
             lease_s=account.lease_seconds,
         )
 

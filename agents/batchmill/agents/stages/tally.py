@@ -22,6 +22,7 @@ from batchmill.schemas.records import (
 )
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState, Outcome
+from batchmill.streams.chunking import ONLINE
 
 __all__ = ["Tally"]
 
@@ -128,7 +129,7 @@ class Tally:
         self._wasted(max(0, after.untold_nanos - was[1]), after.job, "untold")
         doubtful = after.doubtful_nanos - was[2]
         if doubtful > 0:
-            cause = "missing" if after.missing else "unknown"
+            cause = "missing" if after.missing and after.mode != ONLINE else "unknown"
             self._telemetry.count("batchmill.doubtful", doubtful / NANO_DOLLARS, job=after.job, cause=cause)
 
     def _remember(self, chunk: Chunk) -> None:
