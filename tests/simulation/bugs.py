@@ -11,16 +11,16 @@ from typing import Any
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Life, Source
 from batchmill.schemas.status import ChunkState, Status
-from batchmill.streams import chunking, collecting, committing, lifecycle, normalizing, queueing, submitting
+from batchmill.streams import calling, chunking, collecting, committing, lifecycle, normalizing, queueing, submitting
 from batchmill.streams import view as read
 from batchmill.streams.orders import Emit, Order, Put
-from batchmill.streams.ports import SinkOutcome
+from batchmill.streams.ports import NotStartedError, SinkOutcome
 from tests.simulation import provider as simulated
 from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,17 @@ def _retries_for_ever(right: Any) -> Any:
     return lambda life, *more: right(lifecycle.evolve(life, attempt=1), *more)
 
 
+def _forgets_what_it_does_not_know(right: Any) -> Any:
+    """Calls of an attempt that another process began are taken for calls that never were."""
+
+    def in_doubt(view: Any, chunk: Chunk) -> list[calling.Called]:
+        return [calling.Called(each.request_id, NotStartedError("gone")) for each in right(view, chunk)]
+
+    return in_doubt
+
+
 FEW_SOURCES = Scale(sources=4)
+ONLINE = Scale(prefer="online")
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
 BUGS = (
@@ -258,5 +268,9 @@ BUGS = (
     Bug("create before the intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable),
     Bug("answers skipped during a pause", "ends", stages.validating, "validate", _skips_answers_of_the_paused),
     Bug("doubt not noted", "sources_tell_the_truth", committing, "_committed", _believes_only_the_first_answer),
+    Bug("unknown calls forgotten", "answers_kept", calling, "in_doubt", _forgets_what_it_does_not_know, ONLINE),
+    Bug("a call before its intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable, ONLINE),
+    Bug("calls while paused", "quiet_when_stopped", calling, "may_call", _asks_no_more, ONLINE),
+    Bug("doubt that costs nothing", "doubt_booked", stages, "worst_nanos", lambda _: lambda _life: 0, ONLINE),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

@@ -14,7 +14,7 @@ from batchmill.schemas.state import Life
 from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
-from tests.simulation.oracle import PROMPTS, spec_of
+from tests.simulation.oracle import PROMPTS, Prefer, spec_of
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
 from tests.simulation.stages import EFFECTS, TOPICS, Worker
@@ -37,6 +37,7 @@ class Scale:
     actions: int = 1_200
     crash_share: float = 0.04
     faults: Faults = NORMAL  #: of the provider
+    prefer: Prefer = "batch"  #: which way the questions go
 
 
 @dataclass(slots=True)
@@ -70,7 +71,10 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     world = World(chance, scale.partitions)
     worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
     hold = chance.random() < 0.2
-    specs = [spec_of(number, hold=hold, count_max=chance.randrange(1, 12)) for number in range(len(PROMPTS))]
+    specs = [
+        spec_of(number, hold=hold, count_max=chance.randrange(1, 12), prefer=scale.prefer)
+        for number in range(len(PROMPTS))
+    ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
     operator = _Operator(story, [spec.to_json() for spec in specs])
