@@ -15,7 +15,7 @@ from batchmill.agents.providers.registry import provider_for
 from batchmill.agents.settings import AccountSettings
 from batchmill.agents.simulator import SimulatorConfig, plan_from_json, read_ledger, running_simulator
 from batchmill.schemas.ids import chunk_nonce, custom_id
-from batchmill.streams.ports import CreateOrder, Label
+from batchmill.streams.ports import CreateOrder, Label, MustPauseError, TransientError
 
 LOOKS_MAX = 1_000
 CHUNK = "c0003-0000000007-aaaaaaaaaaaaaaaa"
@@ -34,11 +34,29 @@ class Kind:
 
     base: str  #: of its API below the simulator's address
     model: str
+    out_of_quota: type[Exception] = MustPauseError  #: what a spent quota is to us
+    tells_unrun: bool = True  #: rows that a batch did not come to are in its files
+    expires_whole: bool = False  #: an expired batch delivers nothing, and is sent again
+    refuses: bool = True  #: it has a word for an answer that is a refusal
 
 
 KINDS = {
     "openai": Kind(base="/v1", model="gpt-5-mini"),
     "anthropic": Kind(base="", model="claude-haiku-4-5"),
+    "gemini": Kind(
+        base="/gemini",
+        model="gemini-2.5-flash",
+        out_of_quota=TransientError,
+        tells_unrun=False,
+        expires_whole=True,
+    ),
+    "mistral": Kind(
+        base="/mistral/v1",
+        model="mistral-small-latest",
+        out_of_quota=TransientError,
+        tells_unrun=False,
+        refuses=False,
+    ),
 }
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import typer
 
+from batchmill.agents.cli import status
 from batchmill.agents.cli.door import Door
 from batchmill.agents.cli.exit_codes import MEANINGS, ExitCode
 from batchmill.agents.cli.program import program, run
 from batchmill.agents.cli.status import Speed, read_report
 from batchmill.agents.jobs import load_job
 from batchmill.agents.projector import ViewStore
+from batchmill.agents.projector.queries import BudgetRow
 from batchmill.schemas.status import Place
 from batchmill.streams.accounting import Account
 
@@ -138,6 +140,17 @@ def test_a_job_with_mistakes_fails_the_gate_and_lists_them(at: list[str], capsys
     assert (told["ok"], len(told["problems"])) == (False, 1)
 
 
+def test_a_budget_for_a_model_without_a_price_fails_the_gate(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*at, "init", "x"]) == 0
+    file = Path("x/job.yaml")
+    file.write_text(file.read_text() + "budget: {job_usd: 5}\n")
+    assert run([*at, "job", "validate", "x"]) == 0
+    file.write_text(file.read_text().replace("gpt-5-mini", "nobody-prices-this"))
+    capsys.readouterr()
+    assert run([*at, "job", "validate", "x"]) == ExitCode.GATE
+    assert "price list has no model 'nobody-prices-this'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words", [["topics", "plan"], ["topics", "verify"], ["job", "list"], ["pause", "x"], ["job", "show", "x"]]
 )
@@ -235,3 +248,22 @@ def test_the_speed_is_that_of_what_got_finished_between_two_looks(at: list[str],
     speed.look(after(2, 20, 80))
     assert speed.per_second == pytest.approx(10)
     assert speed.eta_seconds(after(2, 20, 80)) == pytest.approx(8)
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------------
+
+
+def a_budget(**changes: Any) -> BudgetRow:
+    told = {"job": "triage", "limit_nanos": 10**9, "reserved_nanos": 0, "posted_nanos": 4 * 10**8, "waiting": 0}
+    return BudgetRow(**{**told, **changes})
+
+
+def test_a_budget_is_told_as_spent_reserved_and_left() -> None:
+    told = status._budget(a_budget(reserved_nanos=10**8))
+    assert told == "budget of triage: $1.000000; $0.400000 spent, $0.100000 reserved, $0.500000 left"
+
+
+def test_a_budget_is_used_up_when_batches_wait_and_none_is_on_its_way() -> None:
+    assert "used up" in status._budget(a_budget(waiting=2))
+    assert "used up" not in status._budget(a_budget(waiting=2, reserved_nanos=1))
+    assert "none any more" in status._budget(a_budget(limit_nanos=None))

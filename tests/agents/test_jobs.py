@@ -50,7 +50,7 @@ input:
   filter: "size(input.body) > 20"
 ask:
   prompt: {system: system.j2, user: user.j2}
-  model: {provider: openai, name: gpt-5-mini, account: team-b, params: {temperature: 0}}
+  model: {provider: openai, name: gpt-5-mini, account: team-b, params: {temperature: 0, max_output_tokens: 9}}
   output: {schema: output.schema.json, name: ticket}
 mode:
   {prefer: auto, deadline: 6h, hold: submit, online: {max_count: 8, on_unknown: dead},

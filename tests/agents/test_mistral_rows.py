@@ -10,6 +10,9 @@ from batchmill.agents.providers.mistral_rows import parse_row, request_line
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+
 
 def line(content="hello", *, finish="stop", status=200, body=None):
     message = {"role": "assistant", "content": content, "tool_calls": None}
@@ -99,7 +102,7 @@ def test_an_input_line_is_one_line_in_mistral_s_words_and_the_model_is_the_job_s
         "messages": [{"role": "user", "content": "a\nb"}],
         "max_completion_tokens": 5,
     }
-    made = request_line(custom_id="r-1", body=json.dumps(body).encode())
+    made = request_line(custom_id="r-1", endpoint=CHAT, body=json.dumps(body).encode())
     assert made == (
         b'{"custom_id":"r-1","body":{"max_tokens":5,"messages":[{"role":"user","content":"a\\nb"}],'
         b'"random_seed":7,"response_format":{"type":"json_schema","json_schema":{"name":"o","strict":true,'
@@ -110,6 +113,17 @@ def test_an_input_line_is_one_line_in_mistral_s_words_and_the_model_is_the_job_s
 def test_the_sdk_reads_the_body_as_its_own():
     models = pytest.importorskip("mistralai.client.models")
     body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 5, "seed": 1}
-    row = json.loads(request_line(custom_id="r-1", body=json.dumps(body).encode()))
+    row = json.loads(request_line(custom_id="r-1", endpoint=CHAT, body=json.dumps(body).encode()))
     read = models.ChatCompletionRequest.model_validate(row["body"] | {"model": "m"})
     assert (read.max_tokens, read.random_seed) == (5, 1)
+
+
+def test_an_embedding_is_asked_with_the_text_alone_and_answered_with_its_vector():
+    models = pytest.importorskip("mistralai.client.models")
+    body = {"model": "mistral-embed", "messages": [{"role": "user", "content": "a"}], "dimensions": 8}
+    row = json.loads(request_line(custom_id="r-1", endpoint=EMBEDDINGS, body=json.dumps(body).encode()))
+    assert row["body"] == {"input": "a", "output_dimension": 8}
+    models.EmbeddingRequest.model_validate(row["body"] | {"model": "m"})
+    answer = {"object": "list", "data": [{"index": 0, "embedding": [0.5, 0.25]}], "usage": {"prompt_tokens": 1}}
+    told = parse_row(line(body=answer))
+    assert (json.loads(told.output), told.input_tokens, told.output_tokens) == ([0.5, 0.25], 1, 0)

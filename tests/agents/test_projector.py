@@ -1,6 +1,7 @@
 """The read model over hand-made log records: what is folded, counted and told, whatever order topics are read in."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
-from batchmill.schemas.state import Arrival, Chunk, Job, Life
+from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life
 from batchmill.schemas.status import ChunkState, Outcome, Place, Status, VerdictStatus
 from batchmill.streams.accounting import place_of
 
@@ -674,3 +675,97 @@ def test_two_projectors_do_not_write_one_file(log: Log) -> None:
 def test_a_missing_view_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ViewMissingError, match="batchmill projector"):
         View(tmp_path / "none.sqlite")
+
+
+# -- what all tasks share ----------------------------------------------------------------------------------------------
+
+
+def a_grant(**sums: int) -> Grant:
+    told = {"asked": 0, "granted": 0, "reserved": 0, "posted": 0, "returned": 0, **sums}
+    return Grant(pool=f"money/{JOB}", **told, updated_at_ms=1)
+
+
+def with_budget(nanos: int, **changes: Any) -> Job:
+    declared = json.dumps({VERSION: {"budget": {"job_nanos": nanos}}})
+    job = Job(
+        job=JOB,
+        version=VERSION,
+        versions_json=declared,
+        paused=False,
+        cancelled_before_ms=None,
+        last_command_id="1",
+        updated_at_ms=1,
+    )
+    return replace(job, **changes)
+
+
+def beat(log: Log, at_ms: int, *, left: bool = False) -> None:
+    value = json.dumps({"instance": "here", "at_ms": at_ms, "left": left, "posts": {}}).encode()
+    log.add("state", 0, value, b"__overseer")
+
+
+def test_a_budget_is_what_all_tasks_together_have_of_it(log: Log) -> None:
+    for partition, sums in ((0, {"reserved": 30, "posted": 20, "granted": 50}), (1, {"posted": 5, "granted": 5})):
+        log.row(with_budget(100), partition)
+        log.row(a_grant(**sums), partition)
+    log.fold()
+    with log.view() as view:
+        (row,) = queries.budgets(view)
+    assert (row.limit_nanos, row.reserved_nanos, row.posted_nanos, row.left_nanos) == (100, 30, 25, 45)
+
+
+def test_while_tasks_disagree_the_lower_budget_is_told(log: Log) -> None:
+    log.row(with_budget(100), 0)
+    log.row(with_budget(70), 1)
+    log.fold()
+    with log.view() as view:
+        assert [row.limit_nanos for row in queries.budgets(view)] == [70]
+
+
+def test_batches_that_wait_are_counted_by_pool_and_the_overseer_is_known_by_its_heartbeat(log: Log) -> None:
+    log.row(a_chunk(waits_for=f"money/{JOB}"))
+    beat(log, 1_000)
+    log.fold()
+    with log.view() as view:
+        seen = queries.overseen(view)
+    assert (seen.instance, seen.at_ms, seen.waiting) == ("here", 1_000, {f"money/{JOB}": 1})
+    assert not seen.silent(31_000)
+    assert seen.silent(31_001)
+    beat(log, 2_000, left=True)
+    log.fold()
+    with log.view() as view:
+        assert queries.overseen(view).silent(2_001)
+
+
+def test_a_story_says_that_its_batch_waits_for_a_grant_and_that_nobody_gives_any(log: Log) -> None:
+    chunk = a_chunk(waits_for=f"money/{JOB}", note="used up")
+    life = a_life(log.raw(), chunk_id=chunk.chunk_id)
+    log.row(chunk)
+    log.row(life)
+    log.fold()
+    with log.view() as view:
+        told = story(view, life.request_id).waits_for
+    assert told is not None
+    assert f"waits for a grant of money/{JOB}" in told
+    assert "batchmill overseer" in told
+    beat(log, 1_000)
+    log.fold()
+    with log.view() as view:
+        assert (story(view, life.request_id).waits_for or "").endswith("(used up)")
+
+
+def test_the_overseers_commands_are_not_what_people_asked_for(log: Log) -> None:
+    for command, body in (("grant", {"granted": {"money/x": 1}}), ("pause_too", {"reason": "r", "after": "1"})):
+        record = Control(
+            command_id=command,
+            command=command,
+            job=JOB,
+            version=None,
+            body_json=json.dumps(body),
+            actor="overseer",
+            issued_at_ms=1,
+        )
+        log.add("control", 0, encode(record))
+    log.fold()
+    with log.view() as view:
+        assert queries.commands(view) == []

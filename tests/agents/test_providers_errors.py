@@ -125,3 +125,61 @@ def test_a_create_that_is_too_large_as_a_whole_may_pass_in_halves_and_a_look_up_
         assert (type(refused), refused.action) == (RefusedError, Action.RETRY_ROW)
     assert error_for(413, Complaint(code="x"), spends=False, headers={}, now=NOW).action is Action.TERMINAL
     assert error_for(400, Complaint(code="x"), spends=True, headers={}, now=NOW).action is Action.TERMINAL
+
+
+RPC = "type.googleapis.com/google.rpc."
+
+
+def google(status, word, *details):
+    return {"error": {"code": status, "status": word, "message": "PRIVATE", "details": list(details)}}
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        (google(429, "RESOURCE_EXHAUSTED"), Complaint(code="RESOURCE_EXHAUSTED", kind="RESOURCE_EXHAUSTED")),
+        ([google(400, "INVALID_ARGUMENT")], Complaint(code="INVALID_ARGUMENT", kind="INVALID_ARGUMENT")),
+        (
+            google(403, "PERMISSION_DENIED", {"@type": f"{RPC}ErrorInfo", "reason": "BILLING_DISABLED"}),
+            Complaint(code="BILLING_DISABLED", kind="PERMISSION_DENIED"),
+        ),
+        (
+            google(429, "RESOURCE_EXHAUSTED", {"@type": f"{RPC}RetryInfo", "retryDelay": "34.5s"}, "?"),
+            Complaint(code="RESOURCE_EXHAUSTED", kind="RESOURCE_EXHAUSTED", wait_seconds=34.5),
+        ),
+        (
+            google(429, "RESOURCE_EXHAUSTED", {"retryDelay": "soon"}),
+            Complaint(code="RESOURCE_EXHAUSTED", kind="RESOURCE_EXHAUSTED"),
+        ),
+        (
+            {"detail": [{"type": "missing", "loc": ["body", "input_files", 0], "msg": "PRIVATE"}]},
+            Complaint(code="missing", param="input_files"),
+        ),
+        ({"detail": []}, Complaint(code="fallback")),
+        ({"detail": [7]}, Complaint(code="fallback")),
+        ({"detail": "Unauthorized"}, Complaint(code="fallback")),
+        (
+            {"object": "error", "type": "rate_limited", "code": "1300", "param": None, "message": "PRIVATE"},
+            Complaint(code="1300", kind="rate_limited"),
+        ),
+    ],
+)
+def test_google_s_and_mistral_s_refusals_are_read_by_their_words_and_never_by_their_messages(document, complaint):
+    assert complaint_in(document, "fallback") == complaint
+
+
+@pytest.mark.parametrize("code", ["API_KEY_INVALID", "SERVICE_DISABLED", "CONSUMER_SUSPENDED", "BILLING_DISABLED"])
+@pytest.mark.parametrize("spends", [True, False])
+def test_a_key_or_project_that_may_not_pauses_whatever_the_status(code, spends):
+    assert type(error_for(400, Complaint(code=code), spends=spends, headers={}, now=NOW)) is MustPauseError
+
+
+def test_a_precondition_is_the_account_s_when_money_is_spent_and_the_batch_s_when_it_is_not():
+    complaint = Complaint(code="FAILED_PRECONDITION")
+    assert type(error_for(400, complaint, spends=True, headers={}, now=NOW)) is MustPauseError
+    assert type(error_for(400, complaint, spends=False, headers={}, now=NOW)) is RefusedError
+
+
+def test_a_wait_in_the_document_outranks_one_in_the_headers():
+    complaint = Complaint(code="x", wait_seconds=3.0)
+    assert error_for(429, complaint, spends=True, headers={"retry-after": "9"}, now=NOW).retry_after_seconds == 3.0

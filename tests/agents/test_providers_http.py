@@ -6,9 +6,7 @@ what really goes over the wire.
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from dataclasses import fields
-from email.utils import formatdate
 
 import pytest
 
@@ -28,6 +26,7 @@ from batchmill.streams.ports import (
     RemoteStatus,
     TransientError,
 )
+from tests.agents.scripts import CLOSE, HANG, Cut, reply, scripted
 
 LABEL = Label(app="app", chunk_id="app-3-7", chunk_attempt=2, payload_sha256="ab" * 32, members=2)
 METADATA = {
@@ -36,49 +35,6 @@ METADATA = {
     "batchmill_attempt": "2",
     "batchmill_sha256": "ab" * 32,
 }
-HANG, CLOSE = object(), object()
-
-
-class Cut(bytes):
-    """Bytes after which the connection closes."""
-
-
-class Script:
-    """A loopback server: answers each request with the next thing in `answers`, and remembers what it heard."""
-
-    def __init__(self):
-        self.answers, self.heard = [], []
-        self.release = asyncio.Event()
-
-    async def serve(self, reader, writer):
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = [int(h.split(b":")[1]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length")]
-                body = await reader.readexactly(length[0] if length else 0)
-                self.heard.append((head.split(b"\r\n")[0].decode(), head.decode(), body))
-                answer = self.answers.pop(0)
-                if answer is HANG:
-                    await self.release.wait()
-                    return
-                if answer is CLOSE:
-                    return
-                writer.write(answer)
-                await writer.drain()
-                if isinstance(answer, Cut):
-                    return
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            return
-        finally:
-            writer.close()
-
-
-def reply(status=200, document=None, *, headers=(), body=None, date=True):
-    data = json.dumps(document).encode() if body is None else body
-    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(data)}", *headers]
-    if date:
-        lines.append(f"date: {formatdate(usegmt=True)}")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
 
 
 def refusal(status, code=None, kind=None, **more):
@@ -97,27 +53,8 @@ def a_batch(**changes):
     } | changes
 
 
-@asynccontextmanager
-async def a_script(**account):
-    script = Script()
-    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    seen = []
-    numbers = {"requests_per_minute": 600_000, "total_timeout_seconds": 5.0, "cooldown_max_seconds": 0.01} | account
-    provider = OpenAIBatchProvider(
-        name="acme",
-        account=AccountSettings(base_url=f"http://127.0.0.1:{port}/v1", api_key="sk-k", **numbers),
-        on_call=seen.append,
-        loopback_only=True,
-    )
-    script.calls = seen
-    try:
-        yield script, provider
-    finally:
-        script.release.set()
-        await provider.close()
-        server.close()
-        await server.wait_closed()
+def a_script(**account):
+    return scripted(OpenAIBatchProvider, "/v1", **account)
 
 
 async def nothing():
@@ -392,7 +329,9 @@ async def test_an_empty_account_has_nothing_to_find():
 
 
 def ended(**changes):
-    return a_batch(status="completed", completed_at=int(clock.wall_ms() / 1_000), output_file_id="o") | changes
+    """Just now: documents are made when tests are collected, and the suite takes longer than the grace time."""
+    just_now = int(clock.wall_ms() / 1_000) + 3_600
+    return a_batch(status="completed", completed_at=just_now, output_file_id="o") | changes
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from batchmill.agents.simulator import SimulatorConfig, plan_from_json, read_led
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import MustPauseError, NotStartedError, OutcomeUnknownError, TransientError
-from tests.agents.test_providers_http import CLOSE, HANG, Cut, Script, refusal, reply
+from tests.agents.scripts import CLOSE, HANG, Cut, Script, reply
+from tests.agents.test_providers_http import refusal
 
 ENDPOINT = "/v1/chat/completions"
 BODY = {"messages": [{"content": "PRIVATE", "role": "user"}], "model": "gpt-5-mini"}

@@ -157,7 +157,7 @@ def test_every_setting_has_a_sentence_and_stands_in_the_reference():
 def test_a_number_names_its_unit_last():
     units = ("_ms", "_seconds", "_hours", "_bytes", "_bytes_max", "_records", "_rows", "_max")
     counts = {"partitions", "replication_factor", "raw_generation", "port", "requests_per_minute", "reconcile_looks"}
-    counts |= {"suspicion_deaths", "poison_deaths", "chunks_at_once"}
+    counts |= {"suspicion_deaths", "poison_deaths", "chunks_at_once", "online_chunks_at_once"}
     for name, value in _leaves(load_settings().model_dump()):
         if isinstance(value, int | float) and not isinstance(value, bool):
             assert name.endswith(units) or name in counts, name

@@ -24,11 +24,12 @@ from batchmill.agents.jobs import LoadedJob, load_job
 from batchmill.agents.settings import Settings, child_environment, load_settings
 from batchmill.agents.simulator import RunningSimulator, SimulatorConfig, start_simulator
 from batchmill.agents.simulator.faults import FaultPlan
+from batchmill.agents.supervise import batchmill_argv
 from batchmill.agents.topics import TopicAdmin
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for, place_key
 from batchmill.schemas.records import Result
-from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.state import Chunk, Job, Life
 from batchmill.schemas.status import ChunkState, Status
 from tests.chaos.evidence import (
     END_KEY,
@@ -45,9 +46,10 @@ from tests.chaos.evidence import (
 from tests.chaos.processes import Pool, Start
 from tests.chaos.workload import JOB_DIR, TABLE, Event
 
-__all__ = ["PARTITIONS", "Mill", "Watcher", "eventually", "running_mill"]
+__all__ = ["OVERSEER", "PARTITIONS", "Mill", "Watcher", "eventually", "running_mill"]
 
 PARTITIONS = 4
+OVERSEER = "overseer"  #: a process of the pool whose name begins so is no worker
 POLL_SECONDS = 0.05
 QUIET_SECONDS = 1.5  #: nothing to do for so long: drained, when nobody is being killed
 _COMMAND_SECONDS_MAX = 60.0
@@ -89,6 +91,7 @@ class Watcher:
         self.facts: dict[str, int | None] = {}  #: what each call cost, by custom id, as `results` tells it
         self.chunks: dict[str, Chunk] = {}
         self.lives: dict[str, Status] = {}
+        self.jobs: dict[int, Job] = {}  #: by task
         self.arrivals: set[str] = set()  #: raw records that wait, by coordinates
         self.raw_taken: set[str] = set()  #: raw records that left a trace, by coordinates
         self.markers: list[Marker] = []
@@ -165,6 +168,8 @@ class Watcher:
         elif key.startswith(b"state.lives/") and record.value is not None:
             life = codec.decode(record.value, Life)
             self.lives[life.request_id] = life.status
+        elif key.startswith(b"state.jobs/") and record.value is not None:
+            self.jobs[record.partition] = codec.decode(record.value, Job)
         elif key.startswith(b"state.arrivals/"):
             at = f"{record.partition}/{int(key.rpartition(b'/')[2])}"
             (self.arrivals.discard if record.value is None else self.arrivals.add)(at)
@@ -323,7 +328,8 @@ async def running_mill(
 
     def command(name: str, failpoint: str | None) -> Start:
         own = {**told, "instance": name} | ({"failpoint": failpoint} if failpoint else {})
-        return Start([sys.executable, *worker], child_environment(own))
+        argv = batchmill_argv("overseer") if name.startswith(OVERSEER) else [sys.executable, *worker]
+        return Start(argv, child_environment(own))
 
     pool, watcher = Pool(directory / "logs", command), Watcher(bootstrap, prefix)
     mill = Mill(settings, told, directory, simulator, pool, watcher, job or load_job(job_dir))

@@ -76,5 +76,37 @@ ACCOUNTS: Mapping[str, Account] = {
             endpoint="/v1/chat/completions",
             look_up="metadata",
         ),
+        Account(
+            name="azure",
+            kind="azure",
+            path="/openai/v1",
+            model="gpt-5-mini",
+            endpoint="/v1/chat/completions",
+            look_up="metadata",
+        ),
+        Account(
+            name="anthropic",
+            kind="anthropic",
+            path="",
+            model="claude-haiku-4-5",
+            endpoint="/v1/messages",
+            look_up="time, count and nonce",
+        ),
+        Account(
+            name="gemini",
+            kind="gemini",
+            path="/gemini",
+            model="gemini-2.5-flash",
+            endpoint="generateContent",
+            look_up="display name",
+        ),
+        Account(
+            name="mistral",
+            kind="mistral",
+            path="/mistral/v1",
+            model="mistral-small-latest",
+            endpoint="/v1/chat/completions",
+            look_up="metadata",
+        ),
     )
 }

@@ -1,6 +1,7 @@
 """A command may arrive wherever a step waits; the step must not undo it, nor spend after it."""
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 
 from batchmill.agents.stages.chunk_loop import ChunkLoop
+from batchmill.agents.stages.submitter import Submitter
+from batchmill.schemas.jobs import BudgetSpec
 from batchmill.schemas.records import Control
-from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.state import Chunk, Grant, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.collecting import GONE_POLLS_MAX
 from batchmill.streams.controlling import control
+from batchmill.streams.costing import Prices, parse_prices
 from batchmill.streams.orders import Put
 from batchmill.streams.ports import NotFoundError, RemoteStatus, TransientError
 from batchmill.streams.submitting import Todo, todo
@@ -34,14 +38,14 @@ def a_task(state: ChunkState, status: Status = Status.QUEUED, **chunk: Any) -> t
     return MemoryTask(make_row(SPEC), row, *members, *(make_source(life) for life in lives)), row
 
 
-def tell(task: MemoryTask, command: str) -> None:
+def tell(task: MemoryTask, command: str, body: dict[str, Any] | None = None) -> None:
     """An operator's command is taken by the controller's agent."""
     row = Control(
         command_id=f"c-{command}",
         command=command,
         job=SPEC.job,
         version=None,
-        body_json="{}",
+        body_json=json.dumps(body or {}),
         actor="a",
         issued_at_ms=1,
     )
@@ -274,3 +278,64 @@ def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
     row = run(one_step(submitter.dispatch(), task, chunk, Todo.PREPARE))
     assert row.state is ChunkState.SEALED
     assert row.due_at_ms is not None
+
+
+# -- what all tasks share ----------------------------------------------------------------------------------------------
+
+BUDGET = replace(SPEC, budget=BudgetSpec(job_nanos=10**9))
+PRICES = parse_prices('{"models": {"gpt-5-mini": {"input": "1", "output": "10"}}}')
+
+
+def governed(tmp_path: Path, provider: Provider, prices: Prices = PRICES) -> tuple[MemoryTask, Chunk, Submitter]:
+    """A prepared chunk of three lives, of a job with a budget."""
+    task, chunk = a_task(ChunkState.PREPARED)
+    version = make_row(BUDGET).version
+    task.put(make_row(BUDGET))
+    submitter = replace(a_submitter(a_kit(), provider, tmp_path), prices=prices)
+
+    async def content() -> Any:
+        yield b"lines"
+
+    stored = asyncio.run(submitter.payloads.put(content()))
+    chunk = replace(chunk, version=version, payload_uri=stored.uri, payload_sha256=stored.sha256)
+    task.put(chunk)
+    return task, chunk, submitter
+
+
+def test_a_chunk_of_a_job_with_a_budget_is_not_uploaded_before_it_is_granted(tmp_path: Path) -> None:
+    provider = Provider()
+    task, chunk, submitter = governed(tmp_path, provider)
+    loop = submitter.dispatch()
+    waiting = run(one_step(loop, task, chunk, Todo.UPLOAD))
+    assert (provider.calls, waiting.waits_for) == ([], "money/triage")
+    grant = read.grant(task.view, "money/triage")
+    assert grant is not None
+    each = (100 * 1_000 + 200 * 10_000) // 2
+    assert grant.asked == 3 * each
+    body = {"granted": {"money/triage": grant.asked}, "most": {}}
+    tell(task, "grant", body)
+    uploaded = run(one_step(loop, task, waiting, Todo.UPLOAD))
+    assert (provider.calls, uploaded.state) == (["upload"], ChunkState.UPLOADED)
+    assert (uploaded.reserved_nanos, uploaded.waits_for) == (3 * each, None)
+
+
+def test_a_waiting_chunk_is_not_due(tmp_path: Path) -> None:
+    task, chunk, submitter = governed(tmp_path, Provider())
+    loop = submitter.dispatch()
+    run(one_step(loop, task, chunk, Todo.UPLOAD))
+    assert loop._due(task, {}) == []
+
+
+def test_a_chunk_whose_cost_nobody_can_bound_is_held(tmp_path: Path) -> None:
+    provider = Provider()
+    task, chunk, submitter = governed(tmp_path, provider, Prices(id="none", models={}))
+    after = run(one_step(submitter.dispatch(), task, chunk, Todo.UPLOAD))
+    assert (after.state, provider.calls) == (ChunkState.HELD, [])
+
+
+def test_without_a_limit_nothing_is_asked_for(tmp_path: Path) -> None:
+    task, chunk, submitter = governed(tmp_path, Provider())
+    task.put(replace(make_row(SPEC), version=chunk.version))
+    after = run(one_step(submitter.dispatch(), task, chunk, Todo.UPLOAD))
+    assert after.state is ChunkState.UPLOADED
+    assert task.view.rows(Grant.schema) == []

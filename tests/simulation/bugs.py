@@ -9,9 +9,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.state import Chunk, Life, Source
+from batchmill.schemas.state import Chunk, Grant, Life, Source
 from batchmill.schemas.status import ChunkState, Status
-from batchmill.streams import calling, chunking, collecting, committing, lifecycle, normalizing, queueing, submitting
+from batchmill.streams import (
+    calling,
+    chunking,
+    collecting,
+    committing,
+    granting,
+    lifecycle,
+    normalizing,
+    overseeing,
+    queueing,
+    submitting,
+)
 from batchmill.streams import view as read
 from batchmill.streams.orders import Emit, Order, Put
 from batchmill.streams.ports import NotStartedError, SinkOutcome
@@ -20,7 +31,7 @@ from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "TIGHT", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +257,44 @@ def _forgets_what_it_does_not_know(right: Any) -> Any:
     return in_doubt
 
 
+def _forgets_what_is_under_way(right: Any) -> Any:
+    """The overseer counts a grant only when its task's row shows it."""
+    del right
+    return lambda books, partition, granted: None
+
+
+def _keeps_the_rest(right: Any) -> Any:
+    """What a chunk did not use of its reservation is not given back."""
+
+    def follow(view: Any, row: Any) -> list[Order]:
+        orders = right(view, row)
+        done = isinstance(row, Chunk) and row.state is ChunkState.DONE
+        if not done:
+            return orders
+        return [
+            Put(replace(order.row, returned=read.grant(view, order.row.pool).returned))
+            if isinstance(order, Put) and isinstance(order.row, Grant)
+            else order
+            for order in orders
+        ]
+
+    return follow
+
+
+def _reserves_apart(right: Any) -> Any:
+    """The chunk is let go before its reservation is written."""
+
+    def reserve(view: Any, chunk: Chunk, needs: Any, now_ms: int) -> Any:
+        found = right(view, chunk, needs, now_ms)
+        kept = [order for order in found.orders if not (isinstance(order, Put) and isinstance(order.row, Grant))]
+        return replace(found, orders=tuple(kept)) if found.held else found
+
+    return reserve
+
+
 FEW_SOURCES = Scale(sources=4)
 ONLINE = Scale(prefer="online")
+TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
 BUGS = (
@@ -272,5 +319,8 @@ BUGS = (
     Bug("a call before its intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable, ONLINE),
     Bug("calls while paused", "quiet_when_stopped", calling, "may_call", _asks_no_more, ONLINE),
     Bug("doubt that costs nothing", "doubt_booked", stages, "worst_nanos", lambda _: lambda _life: 0, ONLINE),
+    Bug("grants under way forgotten", "budget_kept", overseeing.Books, "handed", _forgets_what_is_under_way, TIGHT),
+    Bug("the rest not given back", "grants_add_up", granting, "follow", _keeps_the_rest, TIGHT),
+    Bug("reserved apart from the chunk", "grants_add_up", granting, "reserve", _reserves_apart, TIGHT),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

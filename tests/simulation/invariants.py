@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from batchmill.schemas.ids import parse_custom_id
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, WorkItem
-from batchmill.schemas.state import Arrival, Chunk, Job, Life, Source
+from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams.accounting import Books, origin_key, place_of
 from batchmill.streams.controlling import promotion_of
@@ -271,3 +271,26 @@ def attempts_bounded(story: Story) -> Iterator[str]:
     """No life counts more attempts than its job allows."""
     over = [life for life in story.lives() if life.attempt > ATTEMPTS_MAX]
     yield from (f"{life.request_id} counts {life.attempt} attempts" for life in over)
+
+
+@law
+def budget_kept(story: Story) -> Iterator[str]:
+    """At no moment is more billed, or held for batches on their way, than the highest budget there has been."""
+    yield from story.overspent
+
+
+@law
+def grants_add_up(story: Story) -> Iterator[str]:
+    """At the end everything that was handed out was used up or given back, and what was used up is what it cost."""
+    posted = 0
+    for task in story.tasks:
+        for row in task.view.rows(Grant.schema):
+            assert isinstance(row, Grant)
+            posted += row.posted
+            if row.reserved or row.granted != row.posted + row.returned:
+                yield f"task {task.partition}: {row.granted} granted, {row.posted} used up, {row.returned} given back"
+    if story.budgets:
+        chunks = [row for task in story.tasks for row in task.view.rows(Chunk.schema) if isinstance(row, Chunk)]
+        cost = sum(row.cost_nanos + row.wasted_nanos + max(row.untold_nanos, row.doubtful_nanos) for row in chunks)
+        if posted != cost:
+            yield f"{posted} is used up of grants, the chunks cost {cost}"

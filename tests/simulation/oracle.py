@@ -8,6 +8,7 @@ __all__ = ["ATTEMPTS_MAX", "PROMPTS", "Prefer", "answer_to", "asked_as", "spec_o
 
 from batchmill.schemas.jobs import (
     AskSpec,
+    BudgetSpec,
     ChunkSpec,
     ConfidenceSpec,
     JobSpec,
@@ -38,7 +39,13 @@ def answer_to(question: str) -> dict[str, object]:
 
 
 def spec_of(
-    version_number: int, *, hold: bool = False, count_max: int = 12, seq: str = "log", prefer: Prefer = "batch"
+    version_number: int,
+    *,
+    hold: bool = False,
+    count_max: int = 12,
+    seq: str = "log",
+    budget_nanos: int | None = None,
+    prefer: Prefer = "batch",
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -46,12 +53,14 @@ def spec_of(
         "required": ["label", "confidence"],
         "additionalProperties": False,
     }
+    # Without a limit on the answer nothing bounds what it costs, and truncated answers are given more room.
+    params = "{}" if budget_nanos is None else '{"max_output_tokens":50}'
     return JobSpec(
         job="sim",
         seq=seq,
         ask=AskSpec(
             user=PROMPTS[version_number],
-            model=ModelSpec(provider="sim", name="sim-1"),
+            model=ModelSpec(provider="sim", name="sim-1", params_json=params),
             output_schema_json=json.dumps(schema),
         ),
         mode=ModeSpec(
@@ -64,4 +73,5 @@ def spec_of(
         judge=JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5)),
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),
+        budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
     )

@@ -10,6 +10,7 @@ from random import Random
 
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
+from batchmill.streams.costing import parse_prices
 from batchmill.streams.ports import (
     Action,
     BatchFailure,
@@ -24,11 +25,14 @@ from batchmill.streams.ports import (
 )
 from tests.simulation.oracle import answer_to
 
-__all__ = ["NONE", "NORMAL", "Bill", "Faults", "SimProvider", "price"]
+__all__ = ["NONE", "NORMAL", "PRICES", "Bill", "Faults", "SimProvider", "price"]
 
 LISTED_AFTER_MS_MAX = 60_000
 FROZEN_MS_MAX = 400_000
 OUTPUT_TOKEN_NANOS = 10
+OUTPUT_TOKENS_MAX = 50
+#: what the system under test reserves by: `price`, at the full rate
+PRICES = parse_prices('{"models": {"sim-1": {"input": "0.002", "output": "0.02"}}}')
 #: of a custom id that name the request: rows of its earlier attempts are the likeliest to be mixed up
 REQUEST_CHARS = 32
 #: stands for the batch in the bill of a single call
@@ -259,7 +263,7 @@ class SimProvider:
             finish_reason="length" if fault == "cut" else "stop",
             model="nobody-knows" if fault == "unpriced" else "sim-1",
             input_tokens=len(text),
-            output_tokens=self.chance.randrange(1, 50),
+            output_tokens=self.chance.randrange(1, OUTPUT_TOKENS_MAX),
         )
         self.bills.append(Bill(batch_id, custom_id, price(row)[0], output))
         return row

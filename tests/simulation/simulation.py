@@ -4,17 +4,19 @@
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
+from batchmill.schemas.jobs import BudgetSpec, JobSpec
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
-from batchmill.schemas.state import Life
+from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
 from tests.simulation.oracle import PROMPTS, Prefer, spec_of
+from tests.simulation.overseer import SimOverseer
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
 from tests.simulation.stages import EFFECTS, TOPICS, Worker
@@ -24,6 +26,7 @@ __all__ = ["Scale", "Story", "simulate"]
 
 JOB = "sim"
 QUIET_ROUNDS_MAX = 3_000
+ENOUGH_NANOS = 10**9
 STEP_MS_MAX = 4_000
 
 
@@ -38,6 +41,7 @@ class Scale:
     crash_share: float = 0.04
     faults: Faults = NORMAL  #: of the provider
     prefer: Prefer = "batch"  #: which way the questions go
+    budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
 
 
 @dataclass(slots=True)
@@ -51,6 +55,19 @@ class Story:
     versions: list[str]
     corrections: list[dict[str, object]] = field(default_factory=list)
     finished: bool = False
+    overseer: SimOverseer | None = None
+    budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
+    overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
+
+    def watch_budget(self) -> None:
+        """Whether the ledger, or what tasks hold, has grown beyond the highest budget there ever was."""
+        if not self.budgets:
+            return
+        billed = sum(bill.nanos or 0 for bill in self.provider.bills)
+        rows = [row for task in self.tasks for row in task.view.rows(Grant.schema)]
+        held = sum(row.reserved + row.posted for row in rows if isinstance(row, Grant))
+        if max(billed, held) > max(self.budgets):
+            self.overspent.append(f"{billed} billed, {held} held or spent of {max(self.budgets)}")
 
     @property
     def provider(self) -> SimProvider:
@@ -72,16 +89,28 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
     hold = chance.random() < 0.2
     specs = [
-        spec_of(number, hold=hold, count_max=chance.randrange(1, 12), prefer=scale.prefer)
+        spec_of(
+            number,
+            hold=hold,
+            count_max=chance.randrange(1, 12),
+            budget_nanos=scale.budget_nanos,
+            prefer=scale.prefer,
+        )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
-    operator = _Operator(story, [spec.to_json() for spec in specs])
+    operator = _Operator(story, specs)
+    if scale.budget_nanos is not None:
+        story.overseer = SimOverseer(world, Random(seed))
+        story.budgets.append(scale.budget_nanos)
     operator.command("apply", version=0)
     author = _Author(story, scale)
     for _ in range(scale.actions):
         _act(story, operator, author)
+        if story.overseer is not None:
+            story.overseer.act()
+            story.watch_budget()
     author.publish_rest()
     _drain(story, operator)
     return story
@@ -124,6 +153,8 @@ def _drain(story: Story, operator: "_Operator") -> None:
     story.worker.crash_share = 0.0
     story.provider.faults = NONE
     operator.command("resume")
+    if story.overseer is not None:
+        operator.raise_budget(ENOUGH_NANOS)
     for _ in range(QUIET_ROUNDS_MAX):
         story.world.now_ms += 5_000
         story.provider.thaw(story.world.now_ms)
@@ -135,6 +166,10 @@ def _drain(story: Story, operator: "_Operator") -> None:
             for effect in EFFECTS.values():
                 did = effect(story.worker, task) or did
             task.commit()
+        if story.overseer is not None:
+            story.overseer.read(len(story.world.state))
+            did = story.overseer.write() or did
+            story.watch_budget()
         if not did and not _waiting(story):
             story.finished = True
             return
@@ -200,21 +235,32 @@ class _Author:
 
 
 class _Operator:
-    def __init__(self, story: Story, specs: list[str]) -> None:
+    def __init__(self, story: Story, specs: list[JobSpec]) -> None:
         self.story = story
         self.specs = specs
         self.version = 0
         self.commands = 0
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
-        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels)
+        budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
+        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
 
     def meddle(self) -> None:
         match self.story.world.chance.choice(self.habits):
             case "apply":
                 self.version = 1
                 self.command("apply", version=1)
+            case "raise":
+                self.raise_budget(self.story.budgets[-1] * 3 // 2)
+            case "lower":
+                self.raise_budget(self.story.budgets[-1] * 2 // 3)
             case command:
                 self.command(command)
+
+    def raise_budget(self, nanos: int) -> None:
+        """Apply the same version with another budget; lower ones too."""
+        self.story.budgets.append(nanos)
+        self.specs = [replace(spec, budget=BudgetSpec(job_nanos=nanos)) for spec in self.specs]
+        self.command("apply", version=self.version)
 
     def command(self, command: str, *, version: int | None = None) -> None:
         self.commands += 1
@@ -223,7 +269,7 @@ class _Operator:
             command=command,
             job=JOB,
             version=None if version is None else self.story.versions[version],
-            body_json="{}" if version is None else self.specs[version],
+            body_json="{}" if version is None else self.specs[version].to_json(),
             actor="operator",
             issued_at_ms=self.story.world.now_ms,
         )

@@ -19,6 +19,7 @@ from batchmill.streams import (
     collecting,
     committing,
     controlling,
+    granting,
     hastening,
     normalizing,
     queueing,
@@ -40,7 +41,7 @@ from batchmill.streams.ports import (
     TransientError,
 )
 from batchmill.streams.submitting import Todo
-from tests.simulation.provider import OUTPUT_TOKEN_NANOS, SimProvider, price
+from tests.simulation.provider import OUTPUT_TOKEN_NANOS, PRICES, SimProvider, price
 from tests.simulation.sink import SimSink
 from tests.simulation.world import Killed, SimTask, World
 
@@ -304,7 +305,8 @@ def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
         assert isinstance(row, Chunk)
         job = read.job(task.view, row.job)
         assert job is not None
-        step = submitting.todo(row, by_file=True, paused=job.paused, now_ms=worker.world.now_ms)
+        stopped = job.paused or granting.waits(task.view, row)
+        step = submitting.todo(row, by_file=True, paused=stopped, now_ms=worker.world.now_ms)
         busy = f"{row.chunk_id}/{polled}"
         if step is not None and (row.state in POLLED) is polled and busy not in worker.busy:
             ready.append((busy, row, step))
@@ -376,12 +378,30 @@ def _delete_file(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     task.apply(submitting.file_deleted(_reread(task, chunk), worker.world.now_ms))
 
 
+def _holds(worker: Worker, task: SimTask, chunk: Chunk) -> bool:
+    """As the submitter does before a chunk leaves: the worst case is reserved, or the chunk waits."""
+    job = read.job(task.view, chunk.job)
+    assert job is not None
+    budget, now_ms = granting.budget_of(job), worker.world.now_ms
+    if budget is None or budget.job_nanos is None:
+        return True
+    worst = granting.worst_case(_spec(task, chunk.job, chunk.version), PRICES, chunk.mode)
+    assert worst is not None
+    nanos = sum(worst.of(life) for life in _all_members(task, chunk))
+    needs = granting.needs_of(chunk, nanos=nanos, share=granting.Share())
+    found = granting.reserve(task.view, chunk, needs, now_ms)
+    task.apply(found.orders)
+    return found.held
+
+
 def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     if worker.mishap(0.03):
         worker.payloads.pop(chunk.payload_uri or "", None)
     payload = worker.payloads.get(chunk.payload_uri or "")
     if payload is None:
         task.apply(submitting.payload_missing(chunk, worker.world.now_ms))
+        return
+    if not _holds(worker, task, chunk):
         return
     _watch_stop(worker, task, chunk)
     file_id = worker.provider.upload(payload)
@@ -401,6 +421,8 @@ def _attempted(worker: Worker, task: SimTask, chunk: Chunk) -> Chunk | None:
         http_timeout_s=HTTP_TIMEOUT_S,
     )
     if not lease:
+        return None
+    if not _holds(worker, task, chunk):
         return None
     while chunk.state in {ChunkState.PREPARED, ChunkState.UPLOADED}:
         task.apply(submitting.begin_cut(task.view, chunk, now_ms))

@@ -7,7 +7,7 @@ import pytest
 
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk
-from tests.simulation.bugs import BAD_ROWS, BUGS, ONLINE, Bug, planted
+from tests.simulation.bugs import BAD_ROWS, BUGS, ONLINE, TIGHT, Bug, planted
 from tests.simulation.invariants import INVARIANTS, broken
 from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
 from tests.simulation.simulation import Scale, simulate
@@ -53,6 +53,19 @@ def test_every_law_holds_when_hardly_a_row_comes_back_well_and_attempts_are_used
     stories = [simulate(seed, BAD_ROWS) for seed in range(5)]
     assert [broken(story) for story in stories] == [{}] * len(stories)
     assert max(life.attempt for story in stories for life in story.lives()) == ATTEMPTS_MAX
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_every_law_holds_with_a_budget_that_is_used_up_raised_and_lowered(seed: int) -> None:
+    assert broken(simulate(seed, TIGHT)) == {}, f"seed {seed}"
+
+
+def test_a_tight_budget_makes_batches_wait_and_split() -> None:
+    """Else the stories with a budget prove nothing."""
+    stories = [simulate(seed, TIGHT) for seed in range(5)]
+    chunks = [row for story in stories for task in story.tasks for row in task.view.rows(Chunk.schema)]
+    assert any("split" in (row.note or "") for row in chunks if isinstance(row, Chunk))
+    assert all(story.overseer is not None and story.overseer.commands > 5 for story in stories)
 
 
 def test_the_same_seed_tells_the_same_story() -> None:

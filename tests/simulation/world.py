@@ -12,7 +12,8 @@ from typing import Any
 
 from batchmill.schemas.ids import partition_for
 from batchmill.schemas.records import Record
-from batchmill.schemas.state import Life, Row
+from batchmill.schemas.state import Chunk, Grant, Job, Life, Row
+from batchmill.streams import granting
 from batchmill.streams.chunking import Place
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord
@@ -46,6 +47,8 @@ class World:
     log: dict[tuple[str, int], list[Entry]] = field(default_factory=lambda: defaultdict(list))
     #: every committed move of a life, in order: the row before and after
     moves: list[tuple[Life | None, Life]] = field(default_factory=list)
+    #: rows of jobs and pools that each transaction wrote, and where its task stood in `control`
+    state: list[tuple[int, list[Grant | Job], int]] = field(default_factory=list)
 
     def append(self, topic: str, partition: int, value: Record | RawRecord) -> int:
         self.now_ms += 1
@@ -76,24 +79,34 @@ class SimTask:
         self._undo: list[tuple[str, str, Row | None]] = []
         self._outbox: list[tuple[str, int, Record]] = []
         self._moves: list[tuple[Life | None, Life]] = []
+        self._rows: list[Row] = []
 
     def apply(self, orders: Iterable[Order]) -> None:
         for order in orders:
             match order:
-                case Put(row):
-                    before = self.view.get(row.schema, row.key)
-                    self._undo.append((row.schema, row.key, before))
-                    if isinstance(row, Life):
-                        self._moves.append((before if isinstance(before, Life) else None, row))
-                    self.view.put(row)
-                case Delete(table, key):
-                    self._undo.append((table, key, self.view.get(table, key)))
-                    self.view.delete(table, key)
-                case Emit(record, key, partition):
-                    at = self.world.place(key) if partition is None else partition
-                    self._outbox.append((record.schema, at, record))
-                case Wake():
-                    pass
+                case Put(Chunk() | Job() as row):
+                    for each in granting.follow(self.view, row):
+                        self._carry(each)
+                case _:
+                    self._carry(order)
+
+    def _carry(self, order: Order) -> None:
+        match order:
+            case Put(row):
+                before = self.view.get(row.schema, row.key)
+                self._undo.append((row.schema, row.key, before))
+                if isinstance(row, Life):
+                    self._moves.append((before if isinstance(before, Life) else None, row))
+                self.view.put(row)
+                self._rows.append(row)
+            case Delete(table, key):
+                self._undo.append((table, key, self.view.get(table, key)))
+                self.view.delete(table, key)
+            case Emit(record, key, partition):
+                at = self.world.place(key) if partition is None else partition
+                self._outbox.append((record.schema, at, record))
+            case Wake():
+                pass
 
     def next(self, topic: str, limit: int) -> list[tuple[int, Entry]]:
         start = self.read[topic]
@@ -105,7 +118,10 @@ class SimTask:
         self.world.moves += self._moves
         for topic, partition, record in self._outbox:
             self.world.append(topic, partition, record)
-        self._undo, self._outbox, self._moves = [], [], []
+        self.world.state.append(
+            (self.partition, [row for row in self._rows if isinstance(row, Grant | Job)], self.read["control"])
+        )
+        self._undo, self._outbox, self._moves, self._rows = [], [], [], []
         self.committed = dict(self.read)
         self.committed_at_ms = self.world.now_ms
 
@@ -115,7 +131,7 @@ class SimTask:
                 self.view.delete(table, key)
             else:
                 self.view.put(before)
-        self._undo, self._outbox, self._moves = [], [], []
+        self._undo, self._outbox, self._moves, self._rows = [], [], [], []
         self.read = defaultdict(int, self.committed)
         self.jobs = CompiledJobs()
         self.fenced_at_ms, self.clean = self.world.now_ms, False

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from batchmill.agents.simulator import RunningSimulator
+from batchmill.agents.simulator.limits import Limits
 
 genai = pytest.importorskip("google.genai", reason="the official SDK is a development dependency")
 errors = pytest.importorskip("google.genai.errors")
@@ -225,3 +226,14 @@ def test_a_batch_without_requests_fails_as_a_whole_and_says_why(simulator, sdk, 
     shown = httpx.get(f"{simulator.base_url}/gemini/v1beta/{made.name}", params={"key": "any"}).json()
     assert (shown["done"], shown["error"]["code"]) == (True, 3)
     assert "response" not in shown
+
+
+def test_the_limits_of_a_key_hold_here_too(config):
+    with RunningSimulator(replace(config, limits=Limits(creates_per_hour=1))) as simulator:
+        sdk = genai.Client(api_key="any", http_options={"base_url": f"{simulator.base_url}/gemini"})
+        assert sdk.batches.create(model=MODEL, src=_inline(1), config={"display_name": "x"}).name
+        with pytest.raises(errors.ClientError) as refused:
+            sdk.batches.create(model=MODEL, src=_inline(1), config={"display_name": "x"})
+        assert refused.value.status == "RESOURCE_EXHAUSTED"
+        assert refused.value.details["error"]["details"][0]["retryDelay"].endswith("s")
+        assert len(simulator.ledger().batches_created) == 1

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from batchmill.agents.simulator import RunningSimulator
+from batchmill.agents.simulator.limits import Limits
 
 client = pytest.importorskip("mistralai.client", reason="the official SDK is a development dependency")
 errors = pytest.importorskip("mistralai.client.errors")
@@ -218,3 +219,14 @@ def test_a_job_that_runs_out_of_time_keeps_what_was_finished(sdk, simulator, mak
     assert (job.status, job.succeeded_requests, job.error_file) == ("TIMEOUT_EXCEEDED", 5, None)
     rows = _lines(sdk, job.output_file)
     assert {row["custom_id"] for row in rows} == {bill.custom_id for bill in simulator.ledger().bills}
+
+
+def test_the_limits_of_a_key_hold_here_too(config, make):
+    with RunningSimulator(replace(config, limits=Limits(creates_per_hour=1))) as simulator:
+        sdk = _client(simulator)
+        assert sdk.batch.jobs.create(endpoint=ENDPOINT, model=MODEL, requests=_rows(make, 1)).id
+        with pytest.raises(errors.SDKError) as refused:
+            sdk.batch.jobs.create(endpoint=ENDPOINT, model=MODEL, requests=_rows(make, 1))
+        assert refused.value.status_code == 429
+        assert float(refused.value.headers["retry-after"]) > 0
+        assert len(simulator.ledger().batches_created) == 1

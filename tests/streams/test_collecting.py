@@ -444,6 +444,24 @@ def test_superseded_members_of_a_refused_batch_are_not_sent_again() -> None:
     assert chunks_of(view, ChunkState.SEALED) == []
 
 
+def test_a_call_without_a_price_takes_of_the_budget_what_was_held_for_it() -> None:
+    lives = [make_life(number, status=Status.PROCESSING, sends=1, attempt=1) for number in range(3)]
+    chunk, members_ = make_chunk(lives, ChunkState.DOWNLOADED, reserved_nanos=100)
+    view = put_rows(make_job(), chunk, *members_)
+    rows = {
+        custom_id_of(chunk, life): RowOutcome(
+            custom_id=custom_id_of(chunk, life), outcome=Outcome.SUCCEEDED, reason=None, output="{}"
+        )
+        for life in members_
+    }
+    prices = iter([(5, "p"), (None, None), (7, "p")])
+    orders = collect_cut(view, chunk, members_, rows, retry=RetrySpec(), price=lambda _: next(prices), now_ms=NOW_MS)
+    carry_out(view, orders)
+    after = read.chunk(view, chunk.chunk_id)
+    assert after is not None
+    assert (after.cost_nanos, after.doubtful_nanos) == (12, 34)
+
+
 # -- money -------------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from batchmill.schemas.state import Chunk, Job
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
-from batchmill.streams.controlling import control, jobs, knows_version, promotion_of, sweep
+from batchmill.streams.controlling import control, jobs, knows_version, promotion_of, refusal, sweep
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out
 from tests.streams.rows import NOW_MS, make_chunk, make_job, make_life, make_source, put_rows
@@ -169,3 +169,78 @@ def test_a_cancellation_never_moves_back() -> None:
     view = put_rows(make_job(cancelled_before_ms=NOW_MS + 9))
     told(view, "cancel", at_ms=NOW_MS)
     assert job(view).cancelled_before_ms == NOW_MS + 9
+
+
+# -- the overseer's commands -------------------------------------------------------------------------------------------
+
+
+def test_a_grant_adds_to_what_the_task_was_handed_and_is_no_operators_word() -> None:
+    view = put_rows(make_job())
+    body = json.dumps({"granted": {"money/triage": 50}, "most": {}})
+    told(view, "grant", name="g1", job="overseer", body_json=body)
+    told(view, "grant", name="g1", job="overseer", body_json=body)
+    row = read.grant(view, "money/triage")
+    assert row is not None
+    assert (row.granted, row.returned) == (50, 50), "nobody waits for it"
+    assert job(view).last_command_id == "command-0"
+
+
+def test_a_pause_that_another_task_made_by_itself_is_followed() -> None:
+    view = put_rows(make_job())
+    body = json.dumps({"reason": "insufficient_quota", "after": "command-0"})
+    told(view, "pause_too", body_json=body)
+    assert (job(view).paused, job(view).pause_reason) == (True, "insufficient_quota")
+    assert job(view).last_command_id == "command-0"
+
+
+def test_a_resume_is_not_undone_by_a_pause_from_before_it() -> None:
+    view = put_rows(make_job(paused=True, pause_reason="insufficient_quota"))
+    told(view, "resume", name="c7")
+    assert (job(view).paused, job(view).pause_reason) == (False, None)
+    told(view, "pause_too", body_json=json.dumps({"reason": "insufficient_quota", "after": "command-0"}))
+    assert not job(view).paused
+
+
+def test_a_persons_pause_has_no_reason_and_an_apply_keeps_the_one_there_is() -> None:
+    view = put_rows(make_job(paused=True, pause_reason="insufficient_quota"))
+    told(view, "apply", name="c2", version="v1", body_json="{}")
+    assert job(view).pause_reason == "insufficient_quota"
+    told(view, "pause", name="c3")
+    assert (job(view).paused, job(view).pause_reason) == (True, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"granted":[1]}',
+        '{"granted":{"money/x":"1"}}',
+        '{"granted":{"money/x":true}}',
+        '{"most":{"money/x":1.5}}',
+        "[]",
+    ],
+)
+def test_a_grant_that_is_none_is_refused(body: str) -> None:
+    order = Control(
+        command_id="g",
+        command="grant",
+        job="overseer",
+        version=None,
+        body_json=body,
+        actor="a",
+        issued_at_ms=1,
+    )
+    assert refusal(put_rows(), order) is not None
+    assert refusal(put_rows(), replace(order, body_json='{"granted":{"money/x":1},"most":{}}')) is None
+
+
+def test_a_pause_that_is_none_is_refused() -> None:
+    order = Control(
+        command_id="g",
+        command="pause_too",
+        job="triage",
+        version=None,
+        body_json='{"reason":1}',
+        actor="a",
+        issued_at_ms=1,
+    )
+    assert refusal(put_rows(), order) is not None

@@ -57,3 +57,8 @@ def test_arrivals_jobs_and_sources_have_their_places() -> None:
 
 def test_padded_times_sort_as_numbers_do() -> None:
     assert sorted([padded(10), padded(9), padded(None)]) == [padded(None), padded(9), padded(10)]
+
+
+def test_a_chunk_that_waits_for_a_grant_stands_in_its_pools_line_by_age() -> None:
+    chunk, _ = make_chunk([], ChunkState.PREPARED, waits_for="queue/a/m", created_at_ms=7)
+    assert ("waiting", f"queue/a/m|{padded(7)}/{chunk.chunk_id}") in entries(chunk)

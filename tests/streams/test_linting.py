@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.schemas.jobs import ConfidenceSpec, InputSpec, JudgeSpec
+from batchmill.schemas.jobs import BudgetSpec, ConfidenceSpec, InputSpec, JudgeSpec
 from batchmill.streams.compiling import compile_job
 from batchmill.streams.linting import errors, findings
 from tests.streams.making import OUTPUT_SCHEMA, make_spec
@@ -68,3 +68,10 @@ def test_a_job_without_errors_compiles_and_one_with_errors_does_not(spec: Any) -
         assert errors(spec)
     else:
         assert not errors(spec)
+
+
+def test_a_budget_without_a_limit_on_the_answer_is_an_error() -> None:
+    budget = BudgetSpec(job_nanos=1)
+    (told,) = errors(make_spec(params="{}", budget=budget))
+    assert (told.where, told.error) == ("$.budget", True)
+    assert errors(make_spec(budget=budget)) == ()

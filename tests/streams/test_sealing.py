@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas.ids import chunk_id
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.chunking import CUT_MEMBERS, members
@@ -167,6 +168,31 @@ def test_no_chunk_exceeds_a_limit_unless_it_is_one_life_and_none_is_left_out_or_
         assert chunk.members <= count_max
         assert chunk.members == 1 or (chunk.bytes <= bytes_max and chunk.tokens <= tokens_max)
     assert sum(chunk.members for chunk in chunks) == len(lives)
+
+
+def test_a_life_that_may_exceed_its_budget_never_enters_a_chunk() -> None:
+    view = waiting(4)
+    dear = {make_life(number).request_id for number in (1, 3)}
+    limits = replace(LIMITS, over_budget=lambda life: life.request_id in dear)
+    (filling,) = sealed(view, limits)
+    ended = {
+        row.request_id: row.reason
+        for row in view.rows(Life.schema)
+        if isinstance(row, Life) and row.status is Status.FAILED_TERMINAL
+    }
+    assert ended == dict.fromkeys(dear, Reason.OVER_BUDGET)
+    assert filling.members == 2
+
+
+def test_chunks_that_wait_for_a_grant_hold_up_their_own_job_and_no_other() -> None:
+    limits = replace(LIMITS, count_max=1, chunks_on_the_way_max=1)
+    waits, _ = make_chunk([], ChunkState.PREPARED, waits_for="money/other", job="other")
+    view = waiting(1)
+    view.put(replace(waits, chunk_id="c0"))
+    assert {chunk.state for chunk in sealed(view, limits) if chunk.job == "triage"} == {ChunkState.SEALED}
+    view = waiting(1)
+    view.put(replace(waits, chunk_id="c0", job="triage"))
+    assert {chunk.state for chunk in sealed(view, limits)} == {ChunkState.PREPARED}
 
 
 PRICES = prices_of({"gpt-5-mini": {"input": "0.25", "output": "2", "above": {"15": {"input": "25"}}}})

@@ -351,7 +351,8 @@ def test_money_pauses_the_job_and_keeps_the_chunk() -> None:
     view, chunk = after(MustPauseError("insufficient_quota"))
     job = read.job(view, "triage")
     assert isinstance(job, Job)
-    assert (job.paused, chunk.state, chunk.due_at_ms) == (True, ChunkState.PREPARED, None)
+    assert (job.paused, job.pause_reason) == (True, "insufficient_quota")
+    assert (chunk.state, chunk.due_at_ms) == (ChunkState.PREPARED, None)
 
 
 def test_a_refusal_for_good_costs_one_chunk_and_pauses_the_job() -> None:

@@ -28,6 +28,7 @@ from batchmill.agents.stages.caller import Caller
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
+from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
 from batchmill.agents.stages.reviewer import Reviewer
@@ -169,11 +170,18 @@ def _add_stages(
         kit=kit,
         providers=providers,
         payloads=payloads,
-        prices=collector.prices,
+        prices=prices,
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
         traces=traces,
         submitter=submitter,
+    )
+    importer = Importer(
+        kit=kit,
+        payloads=payloads,
+        prices=prices,
+        effects=effects,
+        output_bytes_max=settings.limits.output_bytes_max,
     )
     committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
@@ -198,6 +206,7 @@ def _add_stages(
         "retry": submitter.run_retry,
         "sweep": controller.run_sweep,
         "redrive": controller.run_redrive,
+        "imports": importer.run,
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,

@@ -7,7 +7,7 @@ the state topic is asked, the same that a restarted task reads.
 
 import getpass
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "applied_versions",
     "decide",
     "issue",
+    "issue_watching",
     "new_id",
     "read_commands",
 ]
@@ -102,6 +103,26 @@ async def issue(
     if wait_seconds <= 0:
         await _write(settings, record)
         return Issued(command_id=record.command_id, partitions=settings.partitions, laggards=())
+
+    def taken(row: bytes) -> bool:
+        return decode(row, Job).last_command_id == record.command_id
+
+    seen = await issue_watching(settings, record, key=f"{Job.schema}/{job}", counts=taken, wait_seconds=wait_seconds)
+    laggards = tuple(sorted(set(range(settings.partitions)) - seen.keys()))
+    return Issued(command_id=record.command_id, partitions=settings.partitions, laggards=laggards)
+
+
+async def issue_watching(
+    settings: Settings,
+    record: Control,
+    *,
+    key: str,
+    counts: Callable[[bytes], bool] = lambda _row: True,
+    wait_seconds: float,
+) -> dict[int, bytes]:
+    """Write a command to every task and wait until the state of each has the row `key` in a form that counts; gives
+    that row for each task that had it in time.
+    """
     async with _consumer(settings) as consumer:
         state = [TopicPartition(topic_name(settings.topic_prefix, "state"), p) for p in range(settings.partitions)]
         consumer.assign(state)
@@ -109,21 +130,14 @@ async def issue(
         for tp in state:
             await consumer.position(tp)  # resolved now, before the command can have any effect
         await _write(settings, record)
-        laggards = await _laggards(consumer, record, set(range(settings.partitions)), wait_seconds)
-    return Issued(command_id=record.command_id, partitions=settings.partitions, laggards=tuple(sorted(laggards)))
-
-
-async def _laggards(consumer: AIOKafkaConsumer, record: Control, waiting: set[int], wait_seconds: float) -> set[int]:
-    key = f"{Job.schema}/{record.job}".encode()
-    deadline = clock.monotonic_s() + wait_seconds
-    while waiting and clock.monotonic_s() < deadline:
-        for tp, found in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
-            for each in found:
-                if each.key != key or each.value is None:
-                    continue
-                if decode(each.value, Job).last_command_id == record.command_id:
-                    waiting.discard(tp.partition)
-    return waiting
+        seen: dict[int, bytes] = {}
+        deadline = clock.monotonic_s() + wait_seconds
+        while len(seen) < settings.partitions and clock.monotonic_s() < deadline:
+            for tp, found in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
+                for each in found:
+                    if each.key == key.encode() and each.value is not None and counts(each.value):
+                        seen[tp.partition] = each.value
+    return seen
 
 
 async def _write(settings: Settings, record: Control) -> None:

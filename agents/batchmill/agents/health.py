@@ -20,7 +20,7 @@ from typing_extensions import override
 from batchmill.agents.logs import get_logger
 from batchmill.agents.settings import HealthSettings
 
-__all__ = ["health_app", "serving_health"]
+__all__ = ["health_app", "serving", "serving_health"]
 
 #: How long a probe that is being answered may hold up the end of the process.
 STOP_SECONDS = 1
@@ -58,14 +58,24 @@ async def serving_health(
     if not settings.enabled:
         yield None
         return
-    listening = socket.create_server((settings.host, settings.port))
-    url = f"http://{settings.host}:{listening.getsockname()[1]}"
-    server = _GuestServer(_config(health_app(reasons=reasons, metrics=metrics)))
-    running = asyncio.create_task(server.serve([listening]), name="health")
+    app = health_app(reasons=reasons, metrics=metrics)
+    async with serving(app, host=settings.host, port=settings.port, name="health") as url:
+        get_logger(__name__).info("health_listening", url=url)
+        yield url
+
+
+@asynccontextmanager
+async def serving(
+    app: Starlette, *, host: str, port: int, name: str, connections_max: int | None = None
+) -> AsyncIterator[str]:
+    """Serve any application beside what the process does; gives the base URL."""
+    listening = socket.create_server((host, port))
+    url = f"http://{host}:{listening.getsockname()[1]}"
+    server = _GuestServer(_config(app, connections_max))
+    running = asyncio.create_task(server.serve([listening]), name=name)
     try:
         while not server.started and not running.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(STARTED_LOOK_SECONDS)
-        get_logger(__name__).info("health_listening", url=url)
         yield url
     finally:
         server.should_exit = True
@@ -81,9 +91,10 @@ class _GuestServer(uvicorn.Server):
         yield
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, connections_max: int | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        limit_concurrency=connections_max,
         http="h11",
         ws="none",
         lifespan="off",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -219,13 +219,17 @@ async def ingest(
     run: str,
     job: str | None = None,
     on_progress: Callable[[IngestReport], None] = lambda _report: None,
+    dry_run: bool = False,
 ) -> IngestReport:
-    """Send every record to `raw`, acknowledged by all replicas and without duplicates from our own retries."""
+    """Send every record to `raw`, acknowledged by all replicas and without duplicates from our own retries.
+
+    A dry run reads, checks and counts everything and sends nothing: no broker is asked.
+    """
     report = IngestReport(run=run, job=job, topic=topic_name(settings.topic_prefix, "raw"))
     limit = _record_bytes_max(settings)
     headers = _headers(run, job)
     repeats, content = _Repeats(), hashlib.sha256()
-    async with _producer(settings, limit) as producer:
+    async with _Nobody() if dry_run else _producer(settings, limit) as producer:
         waiting: list[asyncio.Future[Any]] = []
         for record in records:
             report.read += 1
@@ -319,3 +323,21 @@ class _producer:  # noqa: N801  used as a function: `async with _producer(...)`
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._producer.stop()
+
+
+class _Nobody:
+    """Takes every record of a dry run."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """There is nothing to close."""
+
+    async def send(self, *_: object, **__: object) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    async def flush(self) -> None:
+        """Nothing waits."""

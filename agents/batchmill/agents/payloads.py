@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from batchmill.streams.ports import StoredPayload
 
-__all__ = ["FilePayloadStore", "PayloadDamagedError", "PayloadError", "PayloadMissingError", "host_id"]
+__all__ = ["READ_BYTES", "FilePayloadStore", "PayloadDamagedError", "PayloadError", "PayloadMissingError", "host_id"]
 
 SCHEME = "payload:sha256/"
 MARKER = "HOST"

@@ -123,7 +123,7 @@ class Result:
     tier: str | None = None  #: batch | online: which price list applied
     cost_nanos: int | None  #: None = unpriced, never 0 for an unknown price
     price_id: str | None
-    answered_by: str  #: provider | store
+    answered_by: str  #: provider | store | import
     received_at_ms: int
 
 
@@ -251,7 +251,7 @@ class Control:
 
     schema: ClassVar[str] = "control"
     command_id: str
-    command: str  #: apply | pause | resume | cancel | approve | redrive
+    command: str  #: apply | pause | resume | cancel | approve | redrive | import | look | grant
     job: str
     version: str | None
     body_json: str  #: the frozen spec of `apply`, the selection of `redrive` and `approve`

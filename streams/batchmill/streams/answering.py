@@ -87,16 +87,19 @@ def outcomes(
     """
     orders: list[Order] = []
     counts = dict.fromkeys(Outcome, 0)
-    spent = 0
+    spent = doubtful = 0
     for life, row in found:
         name = custom_id_of(chunk, life)
         assert row.custom_id == name, f"the row of another line was handed in for a member of {chunk.chunk_id}"
         nanos, price_id = price(row) if row.billed else (0, None)
         counts[row.outcome] += 1
         spent += nanos or 0
+        # A call without a price was not free: of a budget it takes what was held for it.
+        doubtful += -(-chunk.reserved_nanos // chunk.members) if nanos is None else 0
         result = _result(chunk, life, row, nanos, price_id, now_ms)
         orders += _outcome(view, life, row, result, retry, now_ms, terminal=row.reason in terminal)
-    return _counted(chunk, counts, spent, now_ms), orders
+    counted = _counted(chunk, counts, spent, now_ms)
+    return replace(counted, doubtful_nanos=chunk.doubtful_nanos + doubtful), orders
 
 
 def _outcome(

@@ -5,6 +5,9 @@ is taken once. A pause stops what spends; it never stops finding out and collect
 is an instant: lives asked for up to then end, later events are taken as ever. What has nothing in flight ends in the
 sweep, in cuts; members of chunks end when their chunk settles.
 
+The overseer writes commands too, each to the one task it is about. They are no operator's word: they leave the job's
+last command as it is, and a pause that it passes on holds only until an operator says anything newer.
+
 `Job.versions_json` lists the frozen versions in the order in which they were first applied; a version's place in it is
 its promotion number.
 """
@@ -21,9 +24,11 @@ from batchmill.schemas.records import Control
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of
+from batchmill.streams import hinting
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
+from batchmill.streams.granting import granted, heard_anew
 from batchmill.streams.linting import errors
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
@@ -31,6 +36,10 @@ from batchmill.streams.view import StateView
 
 __all__ = [
     "COMMANDS",
+    "GRANT",
+    "OVERSEER_COMMANDS",
+    "PAUSE_TOO",
+    "READ_TO",
     "control",
     "jobs",
     "knows_version",
@@ -43,13 +52,19 @@ __all__ = [
 ]
 
 _STAGE: Final = "controller"
-_READ_TO: Final = "control_read_to"
-#: commands handled here; `redrive` is `dead_lettering`'s
+#: the meta row that says how far the commands were read
+READ_TO: Final = "control_read_to"
+#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s
 COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
+#: the overseer's: what a task was handed, and that a job paused by itself elsewhere
+GRANT: Final = "grant"
+PAUSE_TOO: Final = "pause_too"
+OVERSEER_COMMANDS: Final = (GRANT, PAUSE_TOO)
 #: chunks and jobs of one task that a command looks at
 _ROWS_MAX: Final = 10_000
 #: all frozen versions of a job are one row, and a row has to fit a record
 _VERSIONS_BYTES_MAX: Final = 800_000
+_NO_OBJECT: Final = "its body is expected to be a JSON object"
 _JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: lists of versions whose promotion numbers are remembered
 _VERSION_LISTS_MAX: Final = 256
@@ -61,19 +76,24 @@ _UNSENT: Final = frozenset(
 
 def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[Order]:
     """The rows after `command`, which the broker appended at `at_ms`. Unknown jobs and commands change nothing."""
+    if command.command == GRANT:
+        body = json.loads(command.body_json)
+        return granted(view, body.get("granted", {}), body.get("most", {}), now_ms)
     job = read.job(view, command.job)
     if job is not None and job.last_command_id == command.command_id:
         return []
     if command.command == "apply":
-        return _applied(job, command, now_ms)
+        return _applied(view, job, command, now_ms)
     if job is None:
         return []
     noted = replace(job, last_command_id=command.command_id, updated_at_ms=now_ms)
     match command.command:
         case "pause":
-            return [Put(replace(noted, paused=True))]
+            return [Put(replace(noted, paused=True, pause_reason=None))]
+        case "pause_too":
+            return _paused_too(job, json.loads(command.body_json), now_ms)
         case "resume":
-            return [Put(replace(noted, paused=False)), *_woken()]
+            return [Put(replace(noted, paused=False, pause_reason=None)), *_woken()]
         case "cancel":
             return _cancelled(view, noted, at_ms, now_ms)
         case "approve":
@@ -91,9 +111,15 @@ def refusal(view: StateView, command: Control) -> str | None:
     match command.command:
         case "apply":
             return _spec_refusal(view, command)
-        case "approve" | "redrive":
+        case "approve" | "redrive" | "grant" | "pause_too":
             body = _object(command.body_json)
-            return "its body is expected to be a JSON object" if body is None else _body_refusal(body)
+            return _NO_OBJECT if body is None else _body_refusal(body)
+        case hinting.COMMAND:
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else hinting.fault(body)
+        case "import":
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else _files_refusal(body)
         case _:
             return None
 
@@ -120,9 +146,20 @@ def _body_refusal(body: dict[str, Any]) -> str | None:
         return "`chunks` is expected to be a list of chunk ids"
     if not _texts(body.get("requests", [])):
         return "`requests` is expected to be a list of request ids"
+    if not _amounts(body.get("granted", {})) or not _amounts(body.get("most", {})):
+        return "`granted` and `most` are expected to be whole numbers by pool"
+    if not _texts([body.get("reason", ""), body.get("after", "")]):
+        return "`reason` and `after` are expected to be texts"
     letters = body.get("letters", [])
     if not isinstance(letters, list) or not all(_is_place(letter) for letter in letters):
         return "`letters` is expected to be a list of [partition, offset]"
+    return None
+
+
+def _files_refusal(body: dict[str, Any]) -> str | None:
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(_is_part(part) for part in files.values()):
+        return "`files` is expected to name a part {uri, lines} by partition"
     return None
 
 
@@ -138,18 +175,26 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _amounts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(amount) is int for amount in value.values())
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("uri"), str) and type(value.get("lines")) is int
+
+
 def _is_place(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(item) is int and item >= 0 for item in value)
 
 
 def read_up_to(end: int) -> list[Order]:
     """Remember how far the commands were read: an unknown job may be one that was not heard of yet."""
-    return [Put(Meta(name=_READ_TO, value_json=str(end))), Wake("arrivals")]
+    return [Put(Meta(name=READ_TO, value_json=str(end))), Wake("arrivals")]
 
 
 def read_to(view: StateView) -> int:
     """The offset of the next command."""
-    row = read.meta(view, _READ_TO)
+    row = read.meta(view, READ_TO)
     return 0 if row is None else int(row.value_json)
 
 
@@ -196,7 +241,7 @@ def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
     return [Put(replace(row, value_json=json.dumps(found[-1][0]))), *orders]
 
 
-def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
+def _applied(view: StateView, job: Job | None, command: Control, now_ms: int) -> list[Order]:
     """Add the version if it is new, and make it the one that new events are normalized under."""
     if command.version is None:
         return []
@@ -208,11 +253,19 @@ def _applied(job: Job | None, command: Control, now_ms: int) -> list[Order]:
         version=command.version,
         versions_json=json.dumps(versions, separators=(",", ":")),
         paused=False if job is None else job.paused,
+        pause_reason=None if job is None else job.pause_reason,
         cancelled_before_ms=None if job is None else job.cancelled_before_ms,
         last_command_id=command.command_id,
         updated_at_ms=now_ms,
     )
-    return [Put(row), Wake("arrivals")]
+    return [Put(row), Wake("arrivals"), *heard_anew(view, row, now_ms)]
+
+
+def _paused_too(job: Job, body: dict[str, Any], now_ms: int) -> list[Order]:
+    """Pause as another task did by itself; not if an operator has spoken since: a resume is never undone."""
+    if job.paused or job.last_command_id != body.get("after"):
+        return []
+    return [Put(replace(job, paused=True, pause_reason=body.get("reason"), updated_at_ms=now_ms))]
 
 
 def _cancelled(view: StateView, job: Job, at_ms: int, now_ms: int) -> list[Order]:

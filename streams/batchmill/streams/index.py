@@ -7,10 +7,13 @@ zero-padded milliseconds. Stores keep what this says and nothing else.
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
 
-__all__ = ["REDRIVE_ROWS", "entries", "padded"]
+__all__ = ["IMPORTED_ROWS", "IMPORT_ROWS", "REDRIVE_ROWS", "entries", "padded"]
 
 #: meta rows that name a dead letter to be read back
 REDRIVE_ROWS = "redrive/"
+#: meta rows of imports that are under way, and of those that are over
+IMPORT_ROWS = "import/"
+IMPORTED_ROWS = "imported/"
 
 _FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
@@ -34,6 +37,8 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("job", row.job),)
         case Meta() if row.name.startswith(REDRIVE_ROWS):
             return (("redrive", row.name),)
+        case Meta() if row.name.startswith((IMPORT_ROWS, IMPORTED_ROWS)):
+            return (("import", row.name),)
         case _:
             return ()
 
@@ -65,6 +70,8 @@ def _of_chunk(row: Chunk) -> tuple[tuple[str, str], ...]:
         ("chunk", f"{row.state}/{padded(row.due_at_ms)}/{row.chunk_id}"),
         ("chunk_job", f"{row.job}/{row.chunk_id}"),
     ]
+    if row.waits_for is not None:
+        found.append(("waiting", f"{row.waits_for}|{padded(row.created_at_ms)}/{row.chunk_id}"))
     if row.state is ChunkState.FILLING:
         found.append(("filling", f"{row.lane}/{row.job}/{row.version}/{row.chunk_id}"))
     return tuple(found)

@@ -11,8 +11,10 @@ import orjson
 from typing_extensions import override
 
 from batchmill.schemas.jobs import JobSpec
+from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
+from batchmill.streams.granting import output_limit
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, is_strict, request_form
 from batchmill.streams.shapes import compile_shape
@@ -50,6 +52,24 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             attempt()
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
+    yield from _unbounded(spec)
+
+
+def _unbounded(spec: JobSpec) -> Iterator[Finding]:
+    """A budget is kept by reserving the most a request can cost."""
+    try:
+        form = request_form(spec.ask)
+    except FAULTS:
+        return  # told already
+    if spec.budget is not None and output_limit(spec, form, _output_default(spec)) is None:
+        what = "a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent"
+        yield Finding(where="$.budget", message=what, error=True)
+
+
+def _output_default(spec: JobSpec) -> int | None:
+    """The answer's limit that is sent where the job sets none, and its provider demands one."""
+    facts = PROVIDERS.get(spec.ask.model.provider)
+    return None if facts is None else facts.can.output_tokens_default
 
 
 def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:

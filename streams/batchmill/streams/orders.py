@@ -20,6 +20,7 @@ Effect = Literal[
     "retry",  # failed attempts whose wait is over
     "sweep",  # lives of cancelled jobs
     "redrive",  # dead letters that come back
+    "imports",  # answers that were bought elsewhere
     "dispatch",  # sealed chunks to the provider
     "calls",  # chunks whose members are asked one by one
     "poll",  # open batches, until they are done

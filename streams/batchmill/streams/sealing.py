@@ -3,9 +3,11 @@
 One chunk is filling at a time per (lane, job, version). It takes lives in cuts of at most a thousand, oldest first, and
 is closed by whichever limit is met first: count, bytes, tokens, or its age since it was opened. Closing freezes its
 membership. A task may have only so many chunks on the way per lane; at that limit the filling one stays open and the
-queue waits, which is the back-pressure towards the provider. A paused job is neither filled nor sealed.
+queue waits, which is the back-pressure towards the provider. A paused job is neither filled nor sealed. A life whose
+next attempt may take it above its record's budget never enters a chunk.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -16,6 +18,7 @@ from batchmill.streams.chunking import CUT_MEMBERS, Place, driven_by, new_chunk,
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.costing import Expectation
 from batchmill.streams.facts import TakenIn
+from batchmill.streams.granting import refuse_over_budget
 from batchmill.streams.orders import Order, Put
 from batchmill.streams.settling import moved
 from batchmill.streams.view import StateView
@@ -49,6 +52,7 @@ class ChunkLimits:
     age_ms_max: int
     chunks_on_the_way_max: int  #: per lane of a task
     hold: bool = False  #: closed chunks wait for an approval
+    over_budget: Callable[[Life], bool] | None = None  #: may its next attempt exceed the record's budget
     costs: Expectation | None = None  #: for the estimate a chunk carries; None: it carries none
 
 
@@ -67,8 +71,10 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
     if job is None or job.paused:
         return []
     chunk = _filling(view, queue)
-    room_on_the_way = _on_the_way(view, queue.lane) < limits.chunks_on_the_way_max
+    room_on_the_way = _on_the_way(view, queue) < limits.chunks_on_the_way_max
     waiting = [row for _, row in view.scan("queue", queue.prefix, limit=CUT_MEMBERS) if isinstance(row, Life)]
+    if limits.over_budget is not None and (dear := [life for life in waiting if limits.over_budget(life)]):
+        return refuse_over_budget(dear, now_ms)
     orders: list[Order] = []
     if chunk is None:
         if not waiting or not room_on_the_way:
@@ -112,10 +118,14 @@ def _filling(view: StateView, queue: Queue) -> Chunk | None:
     return row if isinstance(row, Chunk) else None
 
 
-def _on_the_way(view: StateView, lane: str) -> int:
-    open_chunks = view.scan("chunk", "", limit=_CHUNKS_SEEN_MAX)
+def _on_the_way(view: StateView, queue: Queue) -> int:
+    """Chunks that take up the lane. One that waits for a grant holds up its own job only: others have theirs."""
+    open_chunks = [row for _, row in view.scan("chunk", "", limit=_CHUNKS_SEEN_MAX) if isinstance(row, Chunk)]
     return sum(
-        isinstance(row, Chunk) and row.lane == lane and row.state is not ChunkState.FILLING for _, row in open_chunks
+        row.lane == queue.lane
+        and row.state is not ChunkState.FILLING
+        and (row.waits_for is None or row.job == queue.job)
+        for row in open_chunks
     )
 
 

@@ -7,12 +7,12 @@ simulation use; one contract test holds both.
 from bisect import bisect_right, insort
 from typing import Protocol, TypeVar
 
-from batchmill.schemas.state import Answer, Arrival, Chunk, Job, Life, Meta, Row, Source
+from batchmill.schemas.state import Answer, Arrival, Chunk, Grant, Job, Life, Meta, Row, Source
 from batchmill.streams.index import entries
 
-__all__ = ["MemoryView", "StateView", "chunk", "job", "life", "meta", "source", "stored_answer"]
+__all__ = ["MemoryView", "StateView", "chunk", "grant", "job", "life", "meta", "source", "stored_answer"]
 
-R = TypeVar("R", Life, Source, Answer, Arrival, Chunk, Job, Meta)
+R = TypeVar("R", Life, Source, Answer, Arrival, Chunk, Grant, Job, Meta)
 
 
 class StateView(Protocol):
@@ -47,6 +47,10 @@ def stored_answer(view: StateView, ask_key: str) -> Answer | None:
 
 def chunk(view: StateView, chunk_id: str) -> Chunk | None:
     return _typed(view, Chunk, chunk_id)
+
+
+def grant(view: StateView, pool: str) -> Grant | None:
+    return _typed(view, Grant, pool)
 
 
 def job(view: StateView, name: str) -> Job | None:

@@ -80,7 +80,7 @@ def _row(each: "BatchRow") -> list[Any]:
     return [
         each.chunk_id,
         each.job,
-        each.state,
+        each.state if each.waits_for is None else f"{each.state}, waits for {each.waits_for}",
         each.members,
         each.succeeded,
         failed,

@@ -48,9 +48,10 @@ def _usage() -> tuple[type[Exception], ...]:
 
 
 def _gate() -> tuple[type[Exception], ...]:
+    from batchmill.agents.interchange.exporting import ExportError
     from batchmill.agents.jobs import JobFileError
 
-    return (JobFileError,)
+    return (JobFileError, ExportError)
 
 
 def _missing() -> tuple[type[Exception], ...]:

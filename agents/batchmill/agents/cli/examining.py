@@ -41,7 +41,7 @@ async def examine(settings: "Settings") -> list[Finding]:
     found = [each async for each in _kafka(settings)]
     for name, account in settings.accounts.items():
         found += [each async for each in _account(name, account, settings)]
-    found += [_disk(settings), _view(settings), *_jobs(settings)]
+    found += [_disk(settings), _view(settings), *_overseer(settings), *_jobs(settings)]
     return found
 
 
@@ -184,6 +184,25 @@ def _view(settings: "Settings") -> Finding:
         return Finding(what="read model", level=Level.FAIL, found=f"{told}, {fresh.unreadable} unreadable", mend=mend)
     level = Level.WARN if fresh.records and age_ms > _STALE_MS else Level.OK
     return Finding(what="read model", level=level, found=told)
+
+
+def _overseer(settings: "Settings") -> list[Finding]:
+    """Needed only where something has a limit that all tasks share."""
+    from batchmill.agents.projector import queries
+    from batchmill.agents.projector.reading import View, ViewMissingError
+
+    try:
+        with View(settings.view_path) as view:
+            seen, budgets = queries.overseen(view), queries.budgets(view)
+    except ViewMissingError:
+        return []
+    limited = any(each.queued_max or each.batches_per_hour_max for each in settings.accounts.values())
+    if not seen.silent(clock.wall_ms()):
+        return [Finding(what="overseer", level=Level.OK, found=f"{seen.instance} is in charge")]
+    if not limited and not any(each.limit_nanos is not None for each in budgets):
+        return [Finding(what="overseer", level=Level.OK, found="none is heard of, and nothing needs one")]
+    found = f"none is heard of; {sum(seen.waiting.values())} batches wait for one"
+    return [Finding(what="overseer", level=Level.WARN, found=found, mend="batchmill overseer")]
 
 
 def _jobs(settings: "Settings") -> list[Finding]:

@@ -13,7 +13,7 @@ from batchmill.agents.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from batchmill.agents.ingest import IngestReport, RecordFile
 
-__all__ = ["add"]
+__all__ = ["Progress", "add", "tell"]
 
 _SAY_SECONDS = 2.0
 
@@ -53,14 +53,15 @@ def ingest(
         raise typer.BadParameter(f"{format_!r} is none of jsonl, csv, parquet", param_hint="--format")
     kind = format_of(file, Format(format_) if format_ else None)
     name = run or f"ingest-{new_id()}"
-    with open_records(file, kind, key=key) as opened, _Progress(here, opened) as progress:
+    with open_records(file, kind, key=key) as opened, Progress(here, opened) as progress:
         report = asyncio.run(send(here.settings, opened.records, run=name, job=job, on_progress=progress.moved))
-    _tell(here, report, json=json)
+    tell(here, report, json=json)
     if report.refused:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _tell(here: Door, report: "IngestReport", *, json: bool) -> None:
+def tell(here: Door, report: "IngestReport", *, json: bool) -> None:
+    """What became of the records, and what a person should know of it."""
     for line, trouble in report.refused_lines:
         here.say(f"line {line}: not sent: {trouble}")
     if json:
@@ -85,7 +86,7 @@ def _tell(here: Door, report: "IngestReport", *, json: bool) -> None:
         here.say("no record has a key: say --key, or let the job's `id` find the source id")
 
 
-class _Progress:
+class Progress:
     """A bar on a terminal, a line now and then elsewhere; on standard error either way."""
 
     def __init__(self, here: Door, opened: "RecordFile") -> None:
@@ -96,13 +97,13 @@ class _Progress:
     def __enter__(self) -> Self:
         if self._here.quiet or not sys.stderr.isatty():
             return self
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
@@ -118,4 +119,5 @@ class _Progress:
             self._bar.stop()
 
     def moved(self, report: "IngestReport") -> None:
+        """Show how far it has got."""
         self._update(report.sent, self._opened.position())

@@ -199,9 +199,21 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
     from batchmill.agents.jobs import load_job
 
     loaded = load_job(folder)
+    _bounded(here, loaded)
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
+
+
+def _bounded(here: Door, loaded: "LoadedJob") -> None:
+    """A budget is kept by reserving the most a request can cost: the price list has to know the model."""
+    from batchmill.agents.jobs import JobFileError, Problem
+
+    spec = loaded.spec
+    if spec.budget is not None and _prices_of(here, spec).of(spec.ask.model.name) is None:
+        what = f"budget: the price list has no model {spec.ask.model.name!r}, so nobody knows what may be spent"
+        hint = "name a price list that has it (setting prices_file), or leave the budget out"
+        raise JobFileError([Problem(file=loaded.file, line=1, what=what, hint=hint)])
 
 
 def _prices_of(here: Door, spec: "JobSpec") -> "Prices":

@@ -13,6 +13,7 @@ from batchmill.agents.cli import (
     costs,
     dlq,
     feed,
+    interchange,
     jobs,
     prices,
     records,
@@ -44,7 +45,9 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    for module in (start, topics, jobs, prices, feed, running, status, costs, records, batches, control, review, dlq):
+    about_jobs = (start, topics, jobs, prices, feed, running)
+    about_records = (status, costs, records, batches, control, review, dlq, interchange)
+    for module in (*about_jobs, *about_records):
         module.add(app)
     return app
 

@@ -1,4 +1,4 @@
-"""`batchmill up|worker|projector|simulate|demo`: the long-running processes."""
+"""`batchmill up|worker|projector|overseer|webhooks|simulate|demo`: the long-running processes."""
 
 import asyncio
 from pathlib import Path
@@ -21,19 +21,23 @@ __all__ = ["add"]
 
 
 def add(app: typer.Typer) -> None:
-    for command in (up, worker, projector, simulate, demo):
+    for command in (up, worker, projector, overseer, webhooks, simulate, demo):
         app.command()(command)
 
 
 def up(
     context: typer.Context,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; one uses one core.")] = 1,
-    no_projector: Annotated[bool, typer.Option("--no-projector", help="Workers only.")] = False,
+    no_projector: Annotated[bool, typer.Option("--no-projector", help="Without the projector.")] = False,
+    no_overseer: Annotated[bool, typer.Option("--no-overseer", help="Without the overseer.")] = False,
+    webhooks_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Also receive providers' webhooks, on this port of 127.0.0.1.")
+    ] = None,
     logs: Annotated[
         Path | None, typer.Option(help="Folder for one log file per process; default: this terminal.")
     ] = None,
 ) -> None:
-    """Run workers and the projector as one group until Ctrl-C or SIGTERM.
+    """Run workers, the projector and the overseer as one group until Ctrl-C or SIGTERM.
 
     What fails is started again. The first signal lets them finish their slices, commit and leave (open batches stay
     open at the provider); the second one kills.
@@ -48,7 +52,11 @@ def up(
     asyncio.run(verify(here.settings))
     specs = [_worker_spec(here, number, workers, logs) for number in range(1, workers + 1)]
     if not no_projector:
-        specs.append(_spec(here, "projector", "projector", logs, {}))
+        specs.append(_spec(here, "projector", ("projector",), logs, {}))
+    if not no_overseer:
+        specs.append(_spec(here, "overseer", ("overseer",), logs, {}))
+    if webhooks_port is not None:
+        specs.append(_spec(here, "webhooks", ("webhooks", "--port", str(webhooks_port)), logs, {}))
     raise typer.Exit(asyncio.run(_run(here, specs)))
 
 
@@ -85,6 +93,45 @@ def projector(
     """
     here = door(context)
     asyncio.run(_project(here, rebuild=rebuild, once=once))
+
+
+def overseer(context: typer.Context) -> None:
+    """Hand out what all tasks share: budgets, queues at providers, batch creations. A second one stands by.
+
+    Needed by jobs with a budget, and by accounts with queued_max or batches_per_hour_max.
+
+    \b
+    Example:
+      batchmill overseer
+    """
+    here = door(context)
+    asyncio.run(_oversee(here))
+
+
+def webhooks(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8030,
+) -> None:
+    """Receive providers' webhooks: a signed hint that a batch has moved makes its next poll earlier.
+
+    Listens on http://HOST:PORT/webhooks/ACCOUNT for every account that has a `webhook_secret`. Nothing is believed but
+    that it is time to look: polling goes on as ever. Put a proxy with TLS in front of it.
+
+    \b
+    Example:
+      batchmill webhooks --port 8030
+    """
+    from batchmill.agents.webhooks.serving import run_webhooks
+
+    here = door(context)
+
+    async def receive() -> None:
+        stop = asyncio.Event()
+        _on_signals(stop)
+        await run_webhooks(here.settings, host=host, port=port, stop=stop)
+
+    asyncio.run(receive())
 
 
 def simulate(
@@ -216,18 +263,18 @@ def _worker_spec(here: Door, number: int, workers: int, logs: Path | None) -> "P
     name = own if workers == 1 else f"worker-{number}"
     port = here.settings.health.port
     # A fixed port can serve one process; its neighbours take the next ones.
-    return _spec(here, name, "worker", logs, {"instance": name, "health.port": port and port + number - 1})
+    return _spec(here, name, ("worker",), logs, {"instance": name, "health.port": port and port + number - 1})
 
 
-def _spec(here: Door, name: str, command: str, logs: Path | None, settings: dict[str, Any]) -> "ProcessSpec":
+def _spec(here: Door, name: str, words: tuple[str, ...], logs: Path | None, settings: dict[str, Any]) -> "ProcessSpec":
     from batchmill.agents.settings import child_environment
     from batchmill.agents.supervise import ProcessSpec, batchmill_argv
 
-    if command == "projector" and here.settings.health.port:
+    if words[0] != "worker" and here.settings.health.port:
         settings = {"health.port": 0}
     return ProcessSpec(
         name=name,
-        argv=batchmill_argv(command),
+        argv=batchmill_argv(*words),
         env=child_environment({**here.flags, **settings}),
         log_path=None if logs is None else logs / f"{name}.log",
     )
@@ -275,6 +322,32 @@ async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
 
 
 _CATCH_UP_SECONDS = 3_600.0
+
+
+async def _oversee(here: Door) -> None:
+    from aiokafka.errors import KafkaError
+
+    from batchmill.agents.health import serving_health
+    from batchmill.agents.logs import get_logger, set_up_logging
+    from batchmill.agents.overseer import Overseer
+    from batchmill.agents.runtime.producers import LostOwnershipError
+    from batchmill.agents.telemetry import Telemetry
+    from batchmill.agents.topics import verify
+
+    settings = here.settings
+    set_up_logging(settings.log, process="overseer", instance=settings.instance)
+    await verify(settings)
+    overseeing, telemetry, stop = Overseer(settings), Telemetry(settings, process="overseer"), asyncio.Event()
+    _on_signals(stop)
+    reasons = lambda: [] if overseeing.in_charge else ["another overseer is in charge, or the log is being read"]  # noqa: E731
+    async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus):
+        try:
+            await overseeing.run(stop)
+        except (KafkaError, LostOwnershipError, TimeoutError) as error:
+            # Another one is in charge now, or nobody knows what was written: whoever starts next reads what is so.
+            get_logger(__name__).error("overseer_stopped", error=f"{type(error).__name__}: {error}")
+            raise typer.Exit(ExitCode.PARTIAL) from None
+    telemetry.shutdown()
 
 
 def _watch_view(telemetry: "Telemetry", folding: "Projector", settings: "Settings") -> None:

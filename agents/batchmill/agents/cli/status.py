@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,11 +11,12 @@ from batchmill.agents.cli.door import JSON, Door, door, utc
 
 if TYPE_CHECKING:
     from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
-    from batchmill.agents.projector.queries import Freshness, JobRow
+    from batchmill.agents.projector.queries import BudgetRow, Freshness, JobRow, Overseen
 
 __all__ = ["Report", "Speed", "add", "lines", "read_report"]
 
 _FAILURES_SHOWN = 8
+_NANOS = 10**9
 _STALE_MS = 30_000
 
 
@@ -32,6 +33,8 @@ class Report:
     failures: "tuple[Failure, ...]"
     batches: Mapping[str, int]  #: state -> how many are not done
     jobs: "tuple[JobRow, ...]"
+    budgets: "tuple[BudgetRow, ...]"
+    overseen: "Overseen"
 
 
 class Speed:
@@ -115,6 +118,8 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
             failures=tuple(failures(view, scope)),
             batches={row["state"]: row["n"] for row in batches},
             jobs=tuple(queries.jobs(view, job)),
+            budgets=tuple(queries.budgets(view, job)),
+            overseen=queries.overseen(view),
         )
 
 
@@ -139,6 +144,8 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
         "failures": report.failures,
         "open_batches": report.batches,
         "jobs": report.jobs,
+        "budgets": [{**asdict(each), "left_nanos": each.left_nanos} for each in report.budgets],
+        "waiting_for_grants": report.overseen.waiting,
         "view": report.freshness,
         "records_per_second": None if speed is None else speed.per_second,
         "eta_seconds": None if speed is None else speed.eta_seconds(report),
@@ -154,6 +161,7 @@ def lines(report: Report, speed: Speed | None) -> list[str]:
         *_account_lines(report),
         "",
         *_metric_lines(report, speed),
+        *_budget_lines(report),
         *_failure_lines(report),
         *_view_lines(report),
     ]
@@ -174,7 +182,8 @@ def _condition(job: "JobRow") -> str:
     """What was asked for, unless tasks paused the job by themselves: a provider's refusal stops one task at a time."""
     if job.requested_paused:
         return "paused"
-    return f"paused in {job.paused_tasks} of {job.tasks} tasks" if job.paused_tasks else "running"
+    why = f" by itself ({job.pause_reason})" if job.pause_reason else ""
+    return f"paused{why} in {job.paused_tasks} of {job.tasks} tasks" if job.paused_tasks else "running"
 
 
 _BAR_CHARS = 40
@@ -220,6 +229,28 @@ def _metric_lines(report: Report, speed: Speed | None) -> list[str]:
         ("finished", _pace(report, speed)),
     ]
     return [f"{name:<19} {value}" for name, value in pairs if value is not None]
+
+
+def _budget_lines(report: Report) -> list[str]:
+    told = [_budget(each) for each in report.budgets]
+    waiting = {pool: n for pool, n in report.overseen.waiting.items() if _concerns(report, pool)}
+    told += [f"{n:,} batches wait for a grant of {pool}" for pool, n in waiting.items()]
+    if waiting and report.overseen.silent(report.at_ms):
+        told.append("no overseer was heard of for 30 s: start one with `batchmill overseer`")
+    return ["", *told] if told else []
+
+
+def _budget(row: "BudgetRow") -> str:
+    spent = f"{_usd(row.posted_nanos / _NANOS)} spent, {_usd(row.reserved_nanos / _NANOS)} reserved"
+    if row.limit_nanos is None or row.left_nanos is None:
+        return f"budget of {row.job}: none any more; {spent}"
+    used_up = row.waiting and not row.reserved_nanos
+    left = "used up: no batch that waits fits into the " if used_up else ""
+    return f"budget of {row.job}: {_usd(row.limit_nanos / _NANOS)}; {spent}, {left}{_usd(row.left_nanos / _NANOS)} left"
+
+
+def _concerns(report: Report, pool: str) -> bool:
+    return report.job is None or not pool.startswith("money/") or pool == f"money/{report.job}"
 
 
 def _failure_lines(report: Report) -> list[str]:

@@ -1,4 +1,4 @@
-"""A whole installation on this machine for a few minutes: Kafka, the simulator, workers and projector as processes.
+"""A whole installation on this machine for a few minutes: Kafka, simulator, workers, projector, overseer as processes.
 
 The demo and the bench stand on it. What lives here: starting, waiting until ready, stopping, and the settings that make
 everything quick on a loopback. What must not: records, reports, or deciding when something is done.
@@ -51,6 +51,7 @@ CONFIG_FILE = "batchmill.toml"
 KAFKA_FOLDER = "kafka"
 SIMULATOR = "simulator"
 PROJECTOR = "projector"
+OVERSEER = "overseer"
 _HOST = "127.0.0.1"
 _READY_SECONDS_MAX = 60.0
 _LOOK_SECONDS = 0.1
@@ -160,7 +161,7 @@ def kafka_for(work_dir: Path, *, say: Say) -> Iterator[RunningCluster]:
 @asynccontextmanager
 async def running_rig(plan: RigPlan, cluster: RunningCluster, *, say: Say) -> AsyncIterator[Rig]:
     """Create the topics, start everything, wait until it is ready; stop everything on leaving."""
-    simulator_port, *health_ports = free_ports(plan.workers + 2)
+    simulator_port, *health_ports = free_ports(plan.workers + 3)
     decided = decided_settings(plan, cluster.bootstrap_servers, simulator_port)
     settings = load_settings(decided)
     async with TopicAdmin(settings) as admin:
@@ -209,10 +210,10 @@ def _members(
     argv = (sys.executable, "-m", "batchmill.agents.simulator", str(config), _HOST, str(simulator_port))
     members = [ProcessSpec(name=SIMULATOR, argv=argv, log_path=_log_path(plan.work_dir, SIMULATOR))]
     health = {SIMULATOR: f"http://{_HOST}:{simulator_port}/livez"}
-    for name, port in zip((*plan.worker_names, PROJECTOR), health_ports, strict=True):
+    for name, port in zip((*plan.worker_names, PROJECTOR, OVERSEER), health_ports, strict=True):
         own = {"instance": name, "health.host": _HOST, "health.port": port, "health.enabled": "true"}
         env = child_environment({**decided, **own}) | {CONFIG_VARIABLE: str(plan.work_dir / CONFIG_FILE)}
-        words = batchmill_argv("projector" if name == PROJECTOR else "worker")
+        words = batchmill_argv(name if name in {PROJECTOR, OVERSEER} else "worker")
         members.append(ProcessSpec(name=name, argv=words, log_path=_log_path(plan.work_dir, name), env=env))
         health[name] = f"http://{_HOST}:{port}/readyz"
     return members, health

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from batchmill.agents.projector.tables import LOG_TABLES, STATE_TABLES
+from batchmill.agents.runtime.codec import OVERSEER
 from batchmill.schemas.codec import CodecError, decode, decode_any
 from batchmill.schemas.reasons import info
-from batchmill.schemas.records import DeadLetter, Excluded, Record, Verdict, WorkItem
+from batchmill.schemas.records import Control, DeadLetter, Excluded, Record, Verdict, WorkItem
 from batchmill.schemas.registry import CLASSES
-from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row, Source
+from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Row, Source
 from batchmill.schemas.status import Place
+from batchmill.streams.controlling import OVERSEER_COMMANDS
 
 __all__ = ["Fold", "Logged", "Statement"]
 
@@ -23,6 +25,7 @@ _JOB_HEADER = "batchmill-job"
 _RUN_HEADER = "batchmill-run"
 #: keys of the `state` topic that are the runtime's own, not rows
 _RUNTIME_KEY = b"__"
+_OVERSEER_KEY = OVERSEER.encode()
 
 Statement = tuple[str, Sequence[tuple[Any, ...] | dict[str, Any]]]
 
@@ -62,6 +65,7 @@ _CHECKED = """INSERT INTO check_counts (job, version, id, severity, passed, n) V
   ON CONFLICT DO UPDATE SET n = n + excluded.n"""
 _CHECK_FAILED = """INSERT OR REPLACE INTO failed_checks (partition, offset, id, request_id, severity, path, note)
   VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_OVERSEEN = "INSERT OR REPLACE INTO meta (partition, name, value_json) VALUES (?, ?, ?)"
 _UNREADABLE = "INSERT OR REPLACE INTO unreadable (topic, partition, offset, why) VALUES (?, ?, ?, ?)"
 
 #: How a tombstone's key names its row. A life expires after its raw event did, so both leave the account.
@@ -74,6 +78,7 @@ _DELETES: Mapping[str, str] = {
   AND origin_generation = CAST(substr(:key, 1, instr(:key, '/') - 1) AS INTEGER)
   AND origin_offset = CAST(substr(:key, instr(:key, '/') + 1) AS INTEGER)""",
     Chunk.schema: "DELETE FROM chunks WHERE chunk_id = :key",
+    Grant.schema: "DELETE FROM grants WHERE partition = :partition AND pool = :key",
     Job.schema: "DELETE FROM jobs WHERE partition = :partition AND job = :key",
     Meta.schema: "DELETE FROM meta WHERE partition = :partition AND name = :key",
 }
@@ -125,7 +130,9 @@ class Fold:
 
     def _add_state(self, partition: int, records: Sequence[Logged]) -> None:
         for record in records:
-            if record.key is not None and not record.key.startswith(_RUNTIME_KEY):
+            if record.key == _OVERSEER_KEY and record.value is not None:
+                self._rows.setdefault(_OVERSEEN, []).append((partition, OVERSEER, record.value.decode()))
+            elif record.key is not None and not record.key.startswith(_RUNTIME_KEY):
                 self._newest[partition, record.key] = record
 
     def _add_log(self, topic: str, partition: int, records: Sequence[Logged]) -> None:
@@ -137,6 +144,8 @@ class Fold:
             except CodecError as error:
                 self._unreadable(topic, partition, record.offset, error)
                 continue
+            if isinstance(decoded, Control) and decoded.command in OVERSEER_COMMANDS:
+                continue  # what came of it is in the tasks' rows; `commands` tells what people asked for
             rows.append((partition, record.offset, record.timestamp, *table.values(decoded)))
             self._consequences(partition, record, decoded)
 

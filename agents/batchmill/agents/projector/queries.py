@@ -2,25 +2,33 @@
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from batchmill.agents.projector.reading import View
+from batchmill.agents.runtime.codec import OVERSEER
 from batchmill.schemas.reasons import Reason
+from batchmill.schemas.state import Job
 from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams.granting import budget_of, money_pool
 
 __all__ = [
     "BatchRow",
+    "BudgetRow",
     "CommandRow",
     "DeadLetterRow",
     "Freshness",
     "JobRow",
     "LifeRow",
+    "Overseen",
     "ReviewRow",
     "RunRow",
     "batch",
     "batches",
+    "budgets",
     "command_laggards",
     "commands",
     "dead_letter",
@@ -29,6 +37,7 @@ __all__ = [
     "jobs",
     "life",
     "lives",
+    "overseen",
     "review_queue",
     "reviews",
     "runs",
@@ -113,6 +122,8 @@ class BatchRow:
     untold_nanos: int
     doubtful_nanos: int
     cost_nanos: int
+    reserved_nanos: int
+    waits_for: str | None  #: the pool of whose grants it waits for one
     estimated_nanos: int
     cancel_requested: bool
     reason: Reason | None
@@ -130,6 +141,7 @@ class JobRow:
     versions: int  #: frozen versions known
     requested_paused: bool
     paused_tasks: int  #: tasks in which the pause is in effect
+    pause_reason: str | None  #: the provider's code, when it paused by itself
     effective_tasks: int  #: tasks that have seen the newest command
     tasks: int
     last_command_id: str
@@ -206,6 +218,35 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetRow:
+    """The money of one job, all tasks together."""
+
+    job: str
+    limit_nanos: int | None  #: None: there is no budget (any more)
+    reserved_nanos: int
+    posted_nanos: int
+    waiting: int  #: batches that wait for money
+
+    @property
+    def left_nanos(self) -> int | None:
+        """What is neither spent nor held for batches on their way."""
+        return None if self.limit_nanos is None else self.limit_nanos - self.reserved_nanos - self.posted_nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overseen:
+    """What is known of the overseer, and how many batches wait for it by pool."""
+
+    instance: str | None
+    at_ms: int | None  #: of its last heartbeat; None: there was none
+    waiting: Mapping[str, int]
+
+    def silent(self, now_ms: int) -> bool:
+        """Whether none has been heard of for so long that none can be running."""
+        return self.at_ms is None or now_ms - self.at_ms > _SILENT_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Freshness:
     """How much of the log the view holds."""
 
@@ -215,6 +256,8 @@ class Freshness:
     unreadable: int
 
 
+#: an overseer that was not heard of for so long is not running
+_SILENT_MS = 30_000
 _OPEN = f"('{Status.COMMITTED}', '{Status.FAILED_TERMINAL}')"
 
 
@@ -279,15 +322,56 @@ def batch(view: View, name: str) -> BatchRow | None:
     return found[0] if found else None
 
 
+def budgets(view: View, job: str | None = None) -> list[BudgetRow]:
+    """Jobs that have a budget, or had one."""
+    where, values = _where(("job = ?", job))
+    limits: dict[str, list[int | None]] = {}
+    for row in view.typed(Job, f"SELECT * FROM jobs WHERE {where}", values):
+        budget = budget_of(row)
+        limits.setdefault(row.job, []).append(None if budget is None else budget.job_nanos)
+    rows = view.rows("SELECT pool, SUM(reserved) AS r, SUM(posted) AS p FROM grants GROUP BY 1")
+    sums = {row["pool"]: (row["r"], row["p"]) for row in rows}
+    waiting = overseen(view).waiting
+    found = []
+    for name, known in sorted(limits.items()):
+        pool = money_pool(name)
+        reserved, posted = sums.get(pool, (0, 0))
+        limit = min((each for each in known if each is not None), default=None)
+        if limit is not None or pool in sums:
+            found.append(
+                BudgetRow(
+                    job=name,
+                    limit_nanos=limit,
+                    reserved_nanos=reserved,
+                    posted_nanos=posted,
+                    waiting=waiting.get(pool, 0),
+                )
+            )
+    return found
+
+
+def overseen(view: View) -> Overseen:
+    row = view.row("SELECT value_json FROM meta WHERE name = ?", (OVERSEER,))
+    beat = {} if row is None else orjson.loads(row["value_json"])
+    waiting = view.rows("SELECT waits_for, COUNT(*) AS n FROM chunks WHERE waits_for IS NOT NULL GROUP BY 1")
+    return Overseen(
+        instance=beat.get("instance"),
+        at_ms=None if beat.get("left") else beat.get("at_ms"),
+        waiting={row["waits_for"]: row["n"] for row in waiting},
+    )
+
+
+#: commands that leave no trace in the row of a job
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look')"
 _JOBS = f"""WITH newest AS (
-  SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command <> 'redrive' GROUP BY 1, 2
+  SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (
   SELECT c.job, c.partition, c.offset, c.command_id FROM commands c JOIN newest USING (job, partition, offset)
 ), flags AS (
   SELECT job, MAX(CASE command WHEN 'pause' THEN at_ms END) AS paused_at,
     MAX(CASE command WHEN 'resume' THEN at_ms END) AS resumed_at FROM commands GROUP BY 1
 ), seen AS (
-  SELECT j.job, j.partition, j.paused, j.version, j.versions_json, a.command_id,
+  SELECT j.job, j.partition, j.paused, j.pause_reason, j.version, j.versions_json, a.command_id,
     j.last_command_id = a.command_id AS level
   FROM jobs j LEFT JOIN asked a ON a.job = j.job AND a.partition = j.partition
 )
@@ -297,6 +381,7 @@ SELECT n.job,
   COALESCE((SELECT COUNT(DISTINCT version) FROM commands WHERE job = n.job AND command = 'apply'), 0) AS versions,
   COALESCE(f.paused_at > COALESCE(f.resumed_at, -1), 0) AS requested_paused,
   (SELECT COUNT(*) FROM seen WHERE job = n.job AND paused) AS paused_tasks,
+  (SELECT MAX(pause_reason) FROM seen WHERE job = n.job AND paused) AS pause_reason,
   (SELECT COUNT(*) FROM seen WHERE job = n.job AND level) AS effective_tasks,
   COUNT(*) AS tasks, MAX(a.command_id) AS last_command_id,
   (SELECT COUNT(*) FROM lives WHERE job = n.job AND status NOT IN {_OPEN}) AS open_lives,

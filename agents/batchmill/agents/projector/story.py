@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, life, source_lives
+from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, freshness, life, overseen, source_lives
 from batchmill.agents.projector.reading import View
 from batchmill.schemas.ids import parse_custom_id
 
@@ -207,9 +207,18 @@ def _ordered(hops: list[Hop]) -> tuple[Hop, ...]:
     return tuple(sorted(hops, key=lambda hop: (hop.at_ms, _FLOW.index(hop.topic), hop.partition, hop.offset)))
 
 
+def _waits_for_grant(view: View, chunk: BatchRow, pool: str) -> str:
+    told = f"batch {chunk.chunk_id}, which waits for a grant of {pool}"
+    if overseen(view).silent(freshness(view).newest_at_ms):
+        return f"{told}; no overseer was heard of for 30 s: start one with `batchmill overseer`"
+    return f"{told} ({chunk.note})" if chunk.note else told
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
+    if chunk is not None and chunk.waits_for is not None:
+        return _waits_for_grant(view, chunk, chunk.waits_for)
     if chunk is not None:
         told = f"batch {chunk.chunk_id} ({chunk.state}"
         return f"{told}, provider's {chunk.batch_id}: {chunk.remote_status})" if chunk.batch_id else f"{told})"

@@ -21,7 +21,7 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
-from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Source
+from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Source
 
 __all__ = ["LOG_TABLES", "STATE_TABLES", "VIEW_VERSION", "Table", "create_statements"]
 
@@ -129,6 +129,7 @@ STATE_TABLES: Mapping[str, Table] = {
     Source.schema: _state("sources", Source, ("job", "source_id")),
     Arrival.schema: _state("arrivals", Arrival, ("partition", "origin_generation", "origin_offset")),
     Chunk.schema: _state("chunks", Chunk, ("chunk_id",), ("batch_id",), ("job", "state")),
+    Grant.schema: _state("grants", Grant, ("partition", "pool")),
     Job.schema: _state("jobs", Job, ("partition", "job")),
     Meta.schema: _state("meta", Meta, ("partition", "name")),
 }

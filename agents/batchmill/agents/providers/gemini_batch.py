@@ -44,6 +44,8 @@ from batchmill.streams.ports import (
 __all__ = ["PROVIDER", "GeminiBatchProvider"]
 
 VERSION = "v1beta"
+#: Names begin with what they name; ids are what follows.
+FILES, BATCHES = "files/", "batches/"
 PAGE_BATCHES = 100
 #: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
 FIND_PAGES_MAX = 1_000
@@ -137,7 +139,7 @@ class GeminiBatchProvider:
         file_id = text(mapping(reply.document.get("file")).get("name"))
         if file_id is None or reply.headers.get("x-goog-upload-status") != "final":
             raise TransientError("upload_not_final", hint="all of the file was sent, and it is not told to be there")
-        return file_id
+        return file_id.removeprefix(FILES)
 
     def _address(self, told: str | None) -> str:
         """The address of an upload, at the account's own host: the key goes nowhere else."""
@@ -148,7 +150,7 @@ class GeminiBatchProvider:
         return parts._replace(scheme=own.scheme, netloc=own.netloc).geturl()
 
     async def create(self, order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
-        batch = {"displayName": _display_name(order.label), "inputConfig": {"fileName": order.file_id}}
+        batch = {"displayName": _display_name(order.label), "inputConfig": {"fileName": f"{FILES}{order.file_id}"}}
         path = f"{VERSION}/models/{quote(order.model.removeprefix('models/'), safe='')}:batchGenerateContent"
         try:
             reply = await self._http.call(
@@ -163,7 +165,7 @@ class GeminiBatchProvider:
         if isinstance(error, MustPauseError) and error.code != DENIED:
             return error
         try:
-            await self._http.call("look_for_file", "GET", f"{VERSION}/{file_id}", names=True)
+            await self._http.call("look_for_file", "GET", f"{VERSION}/{FILES}{file_id}", names=True)
         except (MustPauseError, NotFoundError) as missing:
             about_file = isinstance(missing, NotFoundError) or missing.code == DENIED
             return NotFoundError(error.code, http_status=error.http_status) if about_file else missing
@@ -174,7 +176,7 @@ class GeminiBatchProvider:
         return error
 
     async def get(self, batch_id: str) -> RemoteBatch:
-        reply = await self._http.call("get", "GET", f"{VERSION}/{batch_id}", names=True)
+        reply = await self._http.call("get", "GET", f"{VERSION}/{BATCHES}{batch_id}", names=True)
         return _batch(reply.document, reply.server_time)
 
     async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
@@ -201,19 +203,20 @@ class GeminiBatchProvider:
 
     async def cancel(self, batch_id: str) -> RemoteBatch:
         """The answer to a cancel says nothing, so the batch is looked at."""
-        await self._http.call("cancel", "POST", f"{VERSION}/{batch_id}:cancel", bare=True)
+        await self._http.call("cancel", "POST", f"{VERSION}/{BATCHES}{batch_id}:cancel", bare=True)
         return await self.get(batch_id)
 
     async def download(self, file_id: str) -> AsyncIterator[bytes]:
+        path = f"download/{VERSION}/{FILES}{file_id}:download?alt=media"
         try:
-            async for part in self._http.receive_file("download", f"download/{VERSION}/{file_id}:download?alt=media"):
+            async for part in self._http.receive_file("download", path):
                 yield part
         except MustPauseError as error:
             raise _about_a_file(error) from None
 
     async def delete_file(self, file_id: str) -> None:
         try:
-            await self._http.call("delete_file", "DELETE", f"{VERSION}/{file_id}", bare=True)
+            await self._http.call("delete_file", "DELETE", f"{VERSION}/{FILES}{file_id}", bare=True)
         except NotFoundError:
             return
         except MustPauseError as error:
@@ -284,18 +287,23 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     stats = mapping(metadata.get("batchStats"))
     results = mapping(document.get("response")) or mapping(metadata.get("output"))
     batch = RemoteBatch(
-        batch_id=str(document["name"]),
+        batch_id=str(document["name"]).removeprefix(BATCHES),
         status=_STATE.get(state, RemoteStatus.RUNNING),
         status_text=word,
         created_at_ms=time_ms(metadata.get("createTime")),
-        input_file_id=text(mapping(metadata.get("inputConfig")).get("fileName")),
-        output_file_id=text(results.get("responsesFile")),
+        input_file_id=_file_id(mapping(metadata.get("inputConfig")).get("fileName")),
+        output_file_id=_file_id(results.get("responsesFile")),
         label=_label_in(text(metadata.get("displayName"))),
         total=whole(stats.get("requestCount")),
         completed=count(stats.get("successfulRequestCount")),
         failed=count(stats.get("failedRequestCount")),
     )
     return _settled(batch, state, document, now)
+
+
+def _file_id(name: Any) -> str | None:
+    named = text(name)
+    return None if named is None else named.removeprefix(FILES)
 
 
 def _settled(batch: RemoteBatch, state: str, document: Mapping[str, Any], now: datetime) -> RemoteBatch:

@@ -83,8 +83,8 @@ class MistralBatchProvider:
     def capabilities(self) -> Capabilities:
         return self._account.can
 
-    def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:  # noqa: ARG002 - it is the job's
-        return request_line(custom_id=custom_id, body=body)
+    def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
+        return request_line(custom_id=custom_id, endpoint=endpoint, body=body)
 
     def parse_row(self, line: bytes) -> RowOutcome | None:
         return parse_row(line)

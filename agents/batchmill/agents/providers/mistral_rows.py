@@ -15,6 +15,7 @@ import orjson
 
 from batchmill.agents.providers import openai_rows
 from batchmill.agents.providers.loose import listed, mapping
+from batchmill.agents.providers.openai_bodies import body_for
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
@@ -22,15 +23,15 @@ from batchmill.streams.ports import RowOutcome
 __all__ = ["parse_row", "request_line"]
 
 #: parameters of a chat completion -> Mistral's; any other name goes as it is
-_PARAMS = {"max_completion_tokens": "max_tokens", "seed": "random_seed"}
+_PARAMS = {"max_completion_tokens": "max_tokens", "seed": "random_seed", "dimensions": "output_dimension"}
 _FINISH = {"model_length": "length"}
 BROKE_OFF = "error"
 
 
-def request_line(*, custom_id: str, body: bytes) -> bytes:
+def request_line(*, custom_id: str, endpoint: str, body: bytes) -> bytes:
     """Frame a rendered body as an input line, line end included; equal arguments give equal bytes."""
-    chat = orjson.loads(body)
-    asked = {_PARAMS.get(name, name): value for name, value in chat.items() if name != "model"}
+    members = orjson.loads(body_for(endpoint, body))
+    asked = {_PARAMS.get(name, name): value for name, value in members.items() if name != "model"}
     line = {"custom_id": custom_id, "body": dict(sorted(asked.items()))}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 

@@ -4,7 +4,8 @@ What lives here: the `RowCodec` protocol, the changelog key `table/key`, and `Wr
 not: what any row means.
 
 Keys that begin with `__` are the runtime's own (JSON, no table): `__marker` ends a restore, `__restart` and `__trying`
-carry the poison rule, `__heartbeat` proves ownership of an idle task. Any other reader of the state topic skips them.
+carry the poison rule, `__heartbeat` proves ownership of an idle task, `__overseer` that of the overseer. Any other
+reader of the state topic skips them.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 __all__ = [
     "HEARTBEAT",
     "MARKER",
+    "OVERSEER",
     "OWN_TABLE",
     "RESTART",
     "TRYING",
@@ -29,6 +31,7 @@ MARKER = "__marker"
 RESTART = "__restart"
 TRYING = "__trying"
 HEARTBEAT = "__heartbeat"
+OVERSEER = "__overseer"
 
 
 class RowCodec(Protocol):

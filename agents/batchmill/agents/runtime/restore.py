@@ -14,7 +14,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from batchmill.agents.clock import monotonic_s, wall_ms
-from batchmill.agents.runtime.codec import HEARTBEAT, MARKER, OWN_TABLE, RowCodec, Write, changelog_key, split_key
+from batchmill.agents.runtime.codec import (
+    HEARTBEAT,
+    MARKER,
+    OVERSEER,
+    OWN_TABLE,
+    RowCodec,
+    Write,
+    changelog_key,
+    split_key,
+)
 from batchmill.agents.runtime.config import RuntimeConfig
 from batchmill.agents.runtime.failpoints import FAILPOINTS
 from batchmill.agents.runtime.producers import TaskProducer
@@ -149,7 +158,7 @@ def _apply_records(store: Store, records: Iterable[Any], codec: RowCodec) -> Non
     writes = [
         _write(table, key, data, codec)
         for (table, key), data in newest.items()
-        if table != OWN_TABLE or key not in {MARKER, HEARTBEAT}
+        if table != OWN_TABLE or key not in {MARKER, HEARTBEAT, OVERSEER}
     ]
     store.apply(writes, expect=store.position, position=end, now_ms=wall_ms())
 

@@ -82,6 +82,7 @@ DEFAULT_PRICES: Final[Mapping[str, Price]] = MappingProxyType(
         "gpt-5-mini": Price(input_nanos=250, output_nanos=2_000),
         "gpt-5-nano": Price(input_nanos=50, output_nanos=400),
         "ministral-8b-latest": Price(input_nanos=150, output_nanos=150),
+        "mistral-embed": Price(input_nanos=100, output_nanos=0),
         "mistral-large-latest": Price(input_nanos=2_000, output_nanos=6_000),
         "mistral-medium-latest": Price(input_nanos=1_500, output_nanos=7_500),
         "mistral-small-latest": Price(input_nanos=150, output_nanos=600),

@@ -77,7 +77,7 @@ class Caller:
         if (closed_s := client.closed_seconds()) > 0:
             raise TransientError("gate_closed", retry_after_seconds=closed_s, hint="the provider asks for a pause")
         lines = await self._lines(task, chunk)
-        if lines is None:
+        if lines is None or not await self.submitter.holds(task, chunk):
             return
         src = f"effect:call/{chunk.chunk_id}"
         while (current := current_row(task, chunk)).state is ChunkState.PREPARED:

@@ -18,6 +18,7 @@ from batchmill.agents.stages.kit import Kit
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
+from batchmill.streams.granting import waits
 from batchmill.streams.isolating import isolate_chunk
 from batchmill.streams.ports import ProviderError, TransientError
 from batchmill.streams.submitting import Todo, todo, try_later
@@ -105,7 +106,8 @@ class ChunkLoop:
 
     def _next(self, task: Task, row: Chunk, now_ms: int) -> Todo | None:
         job = read.job(task.view, row.job)
-        return todo(row, by_file=self.by_file(row), paused=job is None or job.paused, now_ms=now_ms)
+        stopped = job is None or job.paused or waits(task.view, row)
+        return todo(row, by_file=self.by_file(row), paused=stopped, now_ms=now_ms)
 
 
 def current_row(task: Task, chunk: Chunk) -> Chunk:

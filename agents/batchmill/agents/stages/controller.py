@@ -1,7 +1,7 @@
 """control -> task state: the agent of operators' commands, and the effect that brings dead letters back.
 
 What lives here: handing commands to their decisions. What must not: what a command does (`streams.controlling`,
-`streams.dead_lettering`).
+`streams.dead_lettering`, `streams.hinting`, `streams.importing`).
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,12 @@ from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
+from batchmill.streams import hinting, importing, redriving
 from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
 from batchmill.streams.dead_lettering import of_raw
 from batchmill.streams.normalizing import RawLimits
-from batchmill.streams.redriving import COMMAND, Waiting, redrive_command, redriven, waiting
+from batchmill.streams.orders import Order
+from batchmill.streams.redriving import Waiting, redrive_command, redriven, waiting
 
 __all__ = ["Controller"]
 
@@ -47,11 +49,7 @@ class Controller:
             if wrong is not None:
                 self._refuse(task, record, command, wrong)
                 continue
-            if command.command == COMMAND:
-                orders = redrive_command(task.view, command, task.partition, now_ms)
-            else:
-                orders = control(task.view, command, record.timestamp_ms, now_ms)
-            self.kit.carry(task, orders, src=record.src)
+            self.kit.carry(task, _orders(task, command, record.timestamp_ms, now_ms), src=record.src)
         self.kit.carry(task, read_up_to(slice_.end), src=slice_.records[-1].src)
         task.finish(slice_)
 
@@ -109,3 +107,15 @@ class Controller:
             )
             self.kit.carry(task, orders, src=f"effect:redrive/{each.offset}")
         return True
+
+
+def _orders(task: Task, command: Control, at_ms: int, now_ms: int) -> list[Order]:
+    match command.command:
+        case redriving.COMMAND:
+            return redrive_command(task.view, command, task.partition, now_ms)
+        case hinting.COMMAND:
+            return hinting.look_command(task.view, command, now_ms)
+        case importing.COMMAND:
+            return importing.import_command(task.view, command, task.partition)
+        case _:
+            return control(task.view, command, at_ms, now_ms)

@@ -25,10 +25,11 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
-from batchmill.schemas.state import Chunk
+from batchmill.schemas.state import Chunk, Job
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
+from batchmill.streams.granting import follow
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.ports import TransientError
 from batchmill.streams.topology import TOPICS, topic_name
@@ -69,9 +70,10 @@ class Kit:
         """Carry out `orders`; `src` names what caused them (`topic/partition/offset`, or `effect:name/row`)."""
         for order in orders:
             match order:
+                case Put(Chunk() | Job() as row):
+                    for each in follow(task.view, row):
+                        self._put_or_wake(task, each)
                 case Put(row):
-                    if isinstance(row, Chunk):
-                        self.stepped(read.chunk(task.view, row.chunk_id), row)
                     task.put(row)
                 case Emit(record, key, partition):
                     self._emit(task, record, key, partition, src)
@@ -79,6 +81,18 @@ class Kit:
                     task.delete(table, key)
                 case Wake(effect):
                     task.wake(effect)
+
+    def _put_or_wake(self, task: Task, order: Order) -> None:
+        """One of the orders that a chunk's or job's row comes with, its reservations settled."""
+        match order:
+            case Put(row):
+                if isinstance(row, Chunk):
+                    self.stepped(read.chunk(task.view, row.chunk_id), row)
+                task.put(row)
+            case Wake(effect):
+                task.wake(effect)
+            case _:
+                raise AssertionError(f"a reservation was settled by {order}")
 
     def read(self, task: Task, record: LogRecord, kind: type[R], *, stage: str) -> R | None:
         """The record as `kind`; None after putting down one that is not: junk on our own topics stops nobody."""

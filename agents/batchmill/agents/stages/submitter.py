@@ -5,8 +5,9 @@ step is next, or what an answer means (`streams.sealing`, `streams.submitting`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -26,6 +27,16 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
 from batchmill.streams.compiling import CompiledJob
 from batchmill.streams.costing import Expectation, PriceList
+from batchmill.streams.granting import (
+    Share,
+    Worst,
+    budget_of,
+    is_over_budget,
+    needs_of,
+    reserve,
+    unpriced,
+    worst_case,
+)
 from batchmill.streams.hastening import Haste, move_late, stop_late
 from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
 from batchmill.streams.preflight import Preflight
@@ -56,6 +67,12 @@ STAGE = "submitter"
 MINUTE_SECONDS = 60
 #: how many seconds of its task's share of the account's rate an online chunk holds at most
 ONLINE_SECONDS = 10
+#: single calls take up nothing of an account's queue of batches
+NO_QUEUE = Share(queue_max=None, queue_counts=None, creates_max=None)
+#: stands for a limit that is not set
+_NO_LIMIT = 2**62
+#: chunks whose worst case is remembered
+_WORST_KEPT_MAX = 1_000
 _log = structlog.get_logger(__name__)
 
 
@@ -69,6 +86,9 @@ class Submitter:
     prices: PriceList  #: for jobs applied without prices of their own
     effects: EffectSettings
     tasks_total: int  #: account limits are shared equally among so many tasks
+    worst: dict[str, int] = field(
+        default_factory=dict
+    )  #: by prepared chunk, whose members do not change any more, and price list
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
@@ -130,26 +150,30 @@ class Submitter:
             _log.error("account_unknown", job=queue.job, account=account, error=str(error))
             return None
         if queue.lane.endswith(f"|{ONLINE}"):
-            return self._online_limits(job, account)
+            return self._online_limits(task, queue, job)
         open_max = self.providers.account(account).open_batches_max
+        share = self._share(account)
+        queue_max = share.queue_max or _NO_LIMIT  # a chunk larger than the queue would wait for ever
+        by_request = share.queue_counts == "requests"
         return ChunkLimits(
-            count_max=min(mode.chunk.max_count, can.members_max),
+            count_max=min(mode.chunk.max_count, can.members_max, queue_max if by_request else _NO_LIMIT),
             bytes_max=min(mode.chunk.max_bytes, can.bytes_max),
-            tokens_max=mode.chunk.max_tokens,
+            tokens_max=min(mode.chunk.max_tokens, _NO_LIMIT if by_request else queue_max),
             age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
+            over_budget=self._over_budget(task, queue),
             costs=self._expectation(job),
         )
 
-    def _online_limits(self, job: CompiledJob, account: str) -> ChunkLimits:
+    def _online_limits(self, task: Task, queue: Queue, job: CompiledJob) -> ChunkLimits:
         """An online chunk leaves at once; it holds no more than its calls take a few seconds to start.
 
         One more than may run is made ready, so that the next one need not wait for its payload.
         """
         mode = job.spec.mode
         calls_max = mode.online.max_count
-        per_minute = self.providers.account(account).online_requests_per_minute
+        per_minute = self.providers.account(job.spec.ask.model.account).online_requests_per_minute
         if per_minute is not None:
             calls_max = min(calls_max, max(1, round(per_minute / self.tasks_total * ONLINE_SECONDS / MINUTE_SECONDS)))
         return ChunkLimits(
@@ -159,6 +183,7 @@ class Submitter:
             age_ms_max=0,
             chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
             hold=mode.hold_submit,
+            over_budget=self._over_budget(task, queue),
             costs=self._expectation(job),
         )
 
@@ -187,6 +212,15 @@ class Submitter:
         orders += move_late(task.view, queue, haste, now_ms)
         self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
         return bool(orders)
+
+    def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
+        """Asked of each life before it enters a chunk, where the job has a budget per record and its cost a bound."""
+        row = read.job(task.view, queue.job)
+        budget = None if row is None else budget_of(row)
+        if budget is None or budget.record_nanos is None:
+            return None
+        worst = self._worst(task, queue.job, queue.version, queue.lane.rpartition("|")[2])
+        return None if worst is None else partial(is_over_budget, worst=worst, record_nanos=budget.record_nanos)
 
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
@@ -224,6 +258,52 @@ class Submitter:
             self.kit.carry(task, orders, src="effect:retry")
             if not orders:
                 await task.rest("retry", self.effects.idle_seconds)
+
+    # -- what all tasks share ------------------------------------------------------------------------------------------
+
+    async def holds(self, task: Task, chunk: Chunk) -> bool:
+        """Whether all that the chunk may cost or take up is reserved; if not, it waits, or is held for a person."""
+        src = f"effect:reserve/{chunk.chunk_id}"
+        row = read.job(task.view, chunk.job)
+        budget = None if row is None else budget_of(row)
+        nanos = None if budget is None else await self._worst_nanos(task, chunk)
+        current = current_row(task, chunk)
+        if current.state is not chunk.state:
+            return False  # a command came
+        if budget is not None and nanos is None:
+            self.kit.carry(task, unpriced(current, clock.wall_ms()), src=src)
+            return False
+        counted = nanos if budget is not None and budget.job_nanos is not None else None
+        share = self._share(chunk.account) if chunk.mode == BATCH else NO_QUEUE
+        needs = needs_of(current, nanos=counted, share=share)
+        reserved = reserve(task.view, current, needs, clock.wall_ms())
+        self.kit.carry(task, reserved.orders, src=src)
+        return reserved.held
+
+    async def _worst_nanos(self, task: Task, chunk: Chunk) -> int | None:
+        worst = self._worst(task, chunk.job, chunk.version, chunk.mode)
+        if worst is None:
+            return None
+        key = f"{chunk.chunk_id}/{worst.prices.id}"
+        if key not in self.worst:
+            nanos, after = 0, None
+            while cut := members(task.view, chunk.chunk_id, after=after):
+                nanos, after = nanos + sum(worst.of(life) for life in cut), cut[-1].request_id
+                await asyncio.sleep(0)
+            self.worst[key] = nanos
+            if len(self.worst) > _WORST_KEPT_MAX:
+                del self.worst[next(iter(self.worst))]
+        return self.worst[key]
+
+    def _worst(self, task: Task, job: str, version: str, mode: str) -> Worst | None:
+        compiled = self.kit.compiled(task, job, version)
+        assert compiled is not None, f"{job} is asked under a version this task does not have"
+        can = self.providers.of(compiled.spec.ask.model.account).capabilities
+        return worst_case(compiled, compiled.costed_by(self.prices), mode, output_default=can.output_tokens_default)
+
+    def _share(self, account: str) -> Share:
+        set_, can = self.providers.account(account), self.providers.of(account).capabilities
+        return Share(queue_max=set_.queued_max, queue_counts=can.queue_counts, creates_max=set_.batches_per_hour_max)
 
     # -- the submission protocol ---------------------------------------------------------------------------------------
 
@@ -279,6 +359,8 @@ class Submitter:
     async def _upload(self, task: Task, chunk: Chunk) -> None:
         src = f"effect:upload/{chunk.chunk_id}"
         assert chunk.payload_uri is not None, f"chunk {chunk.chunk_id} is prepared without a payload"
+        if not await self.holds(task, chunk):
+            return
         try:
             file_id = await self.providers.of(chunk.account).upload(
                 name=f"{chunk.chunk_id}.jsonl",
@@ -298,7 +380,7 @@ class Submitter:
             await asyncio.sleep(self.effects.idle_seconds)  # nobody wakes us when the lease begins
             return
         src = f"effect:begin/{chunk.chunk_id}"
-        if not await self._has_payload(task, chunk):
+        if not await self._has_payload(task, chunk) or not await self.holds(task, chunk):
             return
         current = current_row(task, chunk)
         while current.state is chunk.state:

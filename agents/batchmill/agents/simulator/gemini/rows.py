@@ -130,6 +130,7 @@ def _question(request: dict[str, Any]) -> Question:
         model="",  # the batch's
         text=next((text for role, text in reversed(texts) if role == "user"), ""),
         chars=len(system) + sum(len(text) for _, text in texts),
+        prefix=system,
         schema=_json_schema(schema) if schema is not None else unsound,
         schema_unsound=unsound is not None,
         json_only=config.get("responseMimeType") == "application/json",
@@ -189,7 +190,8 @@ def _candidate(answer: Answer) -> dict[str, Any]:
 
 
 def _usage(answer: Answer) -> dict[str, int]:
-    return {
+    cached = {"cachedContentTokenCount": answer.cached_tokens} if answer.cached_tokens else {}
+    return cached | {
         "promptTokenCount": answer.input_tokens,
         "candidatesTokenCount": answer.output_tokens,
         "totalTokenCount": answer.input_tokens + answer.output_tokens,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from typing_extensions import override
 
-from batchmill.agents.simulator.answering import Question
+from batchmill.agents.simulator.answering import Embed, Question
 from batchmill.agents.simulator.chance import digest_of
 from batchmill.agents.simulator.dialect import Dialect, RowRequest
 from batchmill.agents.simulator.mistral.objects import error_object
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDPOINTS", "MistralChecker", "MistralDialect"]
 
-ENDPOINTS: Final = ("/v1/chat/completions",)
+CHAT: Final = "/v1/chat/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
+ENDPOINTS: Final = (CHAT, EMBEDDINGS)
+DIMENSIONS: Final = 1_024
 #: members of a chat request that only OpenAI knows; the service forbids what it does not know
 _UNKNOWN: Final = frozenset({"max_completion_tokens", "seed", "logprobs", "top_logprobs", "store", "user"})
 _FAILURES: Final[Mapping[int, tuple[str, str | None, str]]] = MappingProxyType(
@@ -97,19 +100,17 @@ class MistralDialect(Dialect):
         row = orjson.loads(line)
         body = row["body"]
         custom_id = "" if row.get("custom_id") is None else str(row["custom_id"])
-        is_good = _has_messages(body) and not _UNKNOWN & body.keys()
-        return RowRequest(
-            custom_id=custom_id, question=_question(body), invalid=None if is_good else _failure(custom_id, 400)
-        )
+        embeds = "input" in body
+        is_good = (_has_texts(body) if embeds else _has_messages(body)) and not _UNKNOWN & body.keys()
+        question = _embedding(body) if embeds else _question(body)
+        return RowRequest(custom_id=custom_id, question=question, invalid=None if is_good else _failure(custom_id, 400))
 
     @override
     def answered(self, batch: Batch, row: RowRequest, answer: Answer) -> bytes:
         body: dict[str, Any] = {
             "id": _request_id(batch, row),
-            "object": "chat.completion",
-            "created": batch.created_ms // 1000,
             "model": row.question.model,
-            "choices": [_choice(answer)],
+            **(_vectors(answer) if row.question.embed else _completion(batch, answer)),
         }
         if answer.usage_told:
             body["usage"] = _usage(answer)
@@ -150,6 +151,29 @@ def _question(body: dict[str, Any]) -> Question:
         json_only=form.get("type") == "json_object",
         output_tokens_max=limit if isinstance(limit, int) else None,
     )
+
+
+def _has_texts(body: dict[str, Any]) -> bool:
+    texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)
+
+
+def _embedding(body: dict[str, Any]) -> Question:
+    texts = tuple(map(str, body["input"])) if isinstance(body["input"], list) else (str(body["input"]),)
+    size = body.get("output_dimension")
+    embed = Embed(texts=texts, dimensions=size if isinstance(size, int) and size > 0 else DIMENSIONS)
+    return Question(
+        model=str(body.get("model") or ""), text="".join(texts[:1]), chars=sum(map(len, texts)), embed=embed
+    )
+
+
+def _vectors(answer: Answer) -> dict[str, Any]:
+    data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(answer.vectors)]
+    return {"object": "list", "data": data}
+
+
+def _completion(batch: Batch, answer: Answer) -> dict[str, Any]:
+    return {"object": "chat.completion", "created": batch.created_ms // 1000, "choices": [_choice(answer)]}
 
 
 def _text_of(content: Any) -> str:
