@@ -166,6 +166,13 @@ def _add_stages(
         traces=traces,
         submitter=submitter,
     )
+    importer = Importer(
+        kit=kit,
+        payloads=payloads,
+        prices=prices,
+        effects=effects,
+        output_bytes_max=settings.limits.output_bytes_max,
+    )
     caller = Caller(
         kit=kit,
         providers=providers,
@@ -175,13 +182,6 @@ def _add_stages(
         output_bytes_max=settings.limits.output_bytes_max,
         traces=traces,
         submitter=submitter,
-    )
-    importer = Importer(
-        kit=kit,
-        payloads=payloads,
-        prices=prices,
-        effects=effects,
-        output_bytes_max=settings.limits.output_bytes_max,
     )
     committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)

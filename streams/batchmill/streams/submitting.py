@@ -483,7 +483,7 @@ def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk
 
 
 def pause(view: StateView, chunk: Chunk, code: str, now_ms: int) -> list[Order]:
-    """Pause the job in this task, for the provider's `code`; the overseer tells the other tasks."""
+    """Pause the chunk's job in this task, for the provider's `code`; the overseer tells the other tasks."""
     job = read.job(view, chunk.job)
     if job is None or job.paused:
         return []

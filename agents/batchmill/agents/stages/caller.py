@@ -77,8 +77,10 @@ class Caller:
         if (closed_s := client.closed_seconds()) > 0:
             raise TransientError("gate_closed", retry_after_seconds=closed_s, hint="the provider asks for a pause")
         lines = await self._lines(task, chunk)
-        if lines is None or not await self.submitter.holds(task, chunk):
+        if lines is None:
             return
+        if not await self.submitter.holds(task, chunk):
+            return  # it waits for a grant, or a person looks at it first
         src = f"effect:call/{chunk.chunk_id}"
         while (current := current_row(task, chunk)).state is ChunkState.PREPARED:
             self.kit.carry(task, begin_cut(task.view, current, clock.wall_ms()), src=src)

@@ -64,15 +64,13 @@ from batchmill.streams.unusable import Unusable
 __all__ = ["Submitter"]
 
 STAGE = "submitter"
-MINUTE_SECONDS = 60
-#: how many seconds of its task's share of the account's rate an online chunk holds at most
-ONLINE_SECONDS = 10
-#: single calls take up nothing of an account's queue of batches
-NO_QUEUE = Share(queue_max=None, queue_counts=None, creates_max=None)
 #: stands for a limit that is not set
 _NO_LIMIT = 2**62
 #: chunks whose worst case is remembered
 _WORST_KEPT_MAX = 1_000
+MINUTE_SECONDS = 60
+#: how many seconds of its task's share of the account's rate an online chunk holds at most
+ONLINE_SECONDS = 10
 _log = structlog.get_logger(__name__)
 
 
@@ -150,7 +148,7 @@ class Submitter:
             _log.error("account_unknown", job=queue.job, account=account, error=str(error))
             return None
         if queue.lane.endswith(f"|{ONLINE}"):
-            return self._online_limits(task, queue, job)
+            return self._online_limits(task, queue, job, account)
         open_max = self.providers.account(account).open_batches_max
         share = self._share(account)
         queue_max = share.queue_max or _NO_LIMIT  # a chunk larger than the queue would wait for ever
@@ -166,14 +164,23 @@ class Submitter:
             costs=self._expectation(job),
         )
 
-    def _online_limits(self, task: Task, queue: Queue, job: CompiledJob) -> ChunkLimits:
+    def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
+        """Asked of each life before it enters a chunk, where the job has a budget per record and its cost a bound."""
+        row = read.job(task.view, queue.job)
+        budget = None if row is None else budget_of(row)
+        if budget is None or budget.record_nanos is None:
+            return None
+        worst = self._worst(task, queue.job, queue.version, queue.lane.rpartition("|")[2])
+        return None if worst is None else partial(is_over_budget, worst=worst, record_nanos=budget.record_nanos)
+
+    def _online_limits(self, task: Task, queue: Queue, job: CompiledJob, account: str) -> ChunkLimits:
         """An online chunk leaves at once; it holds no more than its calls take a few seconds to start.
 
         One more than may run is made ready, so that the next one need not wait for its payload.
         """
         mode = job.spec.mode
         calls_max = mode.online.max_count
-        per_minute = self.providers.account(job.spec.ask.model.account).online_requests_per_minute
+        per_minute = self.providers.account(account).online_requests_per_minute
         if per_minute is not None:
             calls_max = min(calls_max, max(1, round(per_minute / self.tasks_total * ONLINE_SECONDS / MINUTE_SECONDS)))
         return ChunkLimits(
@@ -212,15 +219,6 @@ class Submitter:
         orders += move_late(task.view, queue, haste, now_ms)
         self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
         return bool(orders)
-
-    def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
-        """Asked of each life before it enters a chunk, where the job has a budget per record and its cost a bound."""
-        row = read.job(task.view, queue.job)
-        budget = None if row is None else budget_of(row)
-        if budget is None or budget.record_nanos is None:
-            return None
-        worst = self._worst(task, queue.job, queue.version, queue.lane.rpartition("|")[2])
-        return None if worst is None else partial(is_over_budget, worst=worst, record_nanos=budget.record_nanos)
 
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
@@ -274,8 +272,7 @@ class Submitter:
             self.kit.carry(task, unpriced(current, clock.wall_ms()), src=src)
             return False
         counted = nanos if budget is not None and budget.job_nanos is not None else None
-        share = self._share(chunk.account) if chunk.mode == BATCH else NO_QUEUE
-        needs = needs_of(current, nanos=counted, share=share)
+        needs = needs_of(current, nanos=counted, share=self._share(chunk.account))
         reserved = reserve(task.view, current, needs, clock.wall_ms())
         self.kit.carry(task, reserved.orders, src=src)
         return reserved.held
