@@ -3,6 +3,8 @@
 Many more seeds: `python -m tests.simulation --seeds 1000`. A seed that breaks a law is added to `KEPT`.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from batchmill.schemas.reasons import Reason
@@ -30,6 +32,12 @@ def test_every_law_holds_whatever_happens(seed: int) -> None:
 @pytest.mark.parametrize("seed", [*range(SEEDS // 2), *KEPT_ONLINE])
 def test_every_law_holds_one_call_at_a_time_and_by_deadline(prefer: Prefer, seed: int) -> None:
     assert broken(simulate(seed, Scale(prefer=prefer))) == {}, f"seed {seed}, {prefer}"
+
+
+@pytest.mark.parametrize("prefer", ["online", "auto"])
+def test_a_budget_is_kept_whichever_way_the_questions_go(prefer: Prefer) -> None:
+    stories = [simulate(seed, replace(TIGHT, prefer=prefer)) for seed in range(6)]
+    assert [broken(story) for story in stories] == [{}] * len(stories)
 
 
 def test_by_deadline_some_go_by_batch_and_some_online_and_batches_are_given_up() -> None:
