@@ -23,6 +23,7 @@ from batchmill.streams import (
     hastening,
     normalizing,
     queueing,
+    refusing,
     retrying,
     reviewing,
     sealing,
@@ -319,7 +320,7 @@ def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
     except ProviderError as error:
         now = _reread(task, chunk)
         if now.state is chunk.state:
-            task.apply(submitting.try_later(task.view, now, error, worker.world.now_ms))
+            task.apply(refusing.try_later(task.view, now, error, worker.world.now_ms))
     finally:
         worker.busy.discard(busy)
     return True

@@ -26,17 +26,15 @@ from batchmill.streams.ports import (
     StoredPayload,
     TransientError,
 )
+from batchmill.streams.refusing import ATTEMPTS_MAX, backoff_ms, fail_batch, try_later
 from batchmill.streams.submitting import (
-    ATTEMPTS_MAX,
     LEASE_SECONDS,
     NOT_FOUND,
     CreateSchedule,
     Todo,
     after_create,
     after_look,
-    backoff_ms,
     begin_cut,
-    fail_batch,
     file_deleted,
     may_create,
     may_spend,
@@ -44,7 +42,6 @@ from batchmill.streams.submitting import (
     prepared,
     refuse_member,
     todo,
-    try_later,
     twins_of,
     uploaded,
     weed,
