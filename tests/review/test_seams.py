@@ -1,0 +1,57 @@
+"""Where rooms meet: payloads that go with the call, accounts that are gone, deadlines, budgets, crashes."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchmill.agents.stages.submitter import Submitter
+from batchmill.schemas.status import ChunkState
+from batchmill.streams.ports import CreateOrder, RemoteBatch
+from batchmill.streams.submitting import Todo
+from tests.review.stage import Provider, a_kit, a_submitter
+from tests.review.test_chunk_steps import a_task, one_step, run
+
+
+class Inline(Provider):
+    """Takes the payload with the create call itself."""
+
+    def by_file(self, _chunk: Any) -> bool:
+        return False
+
+    async def create(self, order: CreateOrder, *, may_start: Any) -> RemoteBatch:
+        async for _ in order.content():
+            pass
+        return await super().create(order, may_start=may_start)
+
+
+def stored(submitter: Submitter, content: bytes) -> str:
+    async def parts() -> Any:
+        yield content
+
+    return asyncio.run(submitter.payloads.put(parts())).uri
+
+
+# -- a payload that goes with the create call --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost_at", ["before the attempt", "durable"])
+def test_a_payload_damaged_or_lost_on_its_way_is_made_again_and_nothing_was_created(
+    tmp_path: Path, lost_at: str
+) -> None:
+    task, chunk = a_task(ChunkState.PREPARED)
+    provider = Inline()
+    submitter = a_submitter(a_kit(), provider, tmp_path)
+    uri = stored(submitter, b"{}\n")
+    (path,) = (path for path in tmp_path.rglob("*") if path.name == uri.rpartition("/")[2])
+    path.write_bytes(b"{]\n")
+    if lost_at == "durable":
+        task.at_wait = lambda where: path.unlink(missing_ok=True) if where == lost_at else None
+    chunk = replace(chunk, payload_uri=uri)
+    loop = submitter.dispatch()
+    after = run(one_step(loop, task, chunk, Todo.BEGIN))
+    assert (after.state, after.attempt, provider.calls) == (ChunkState.PREPARED, 1, [])
+    after = run(one_step(loop, task, after, Todo.BEGIN))
+    assert (after.state, after.payload_uri, provider.calls) == (ChunkState.SEALED, None, [])
