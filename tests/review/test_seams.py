@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from batchmill.agents.providers.registry import Providers
+from batchmill.agents.settings import load_settings
 from batchmill.agents.stages.submitter import Submitter
+from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
+from batchmill.streams import view as read
 from batchmill.streams.ports import CreateOrder, RemoteBatch
 from batchmill.streams.submitting import Todo
-from tests.review.stage import Provider, a_kit, a_submitter
+from tests.review.stage import Provider, a_collector, a_kit, a_submitter
 from tests.review.test_chunk_steps import a_task, one_step, run
 
 
@@ -55,3 +59,28 @@ def test_a_payload_damaged_or_lost_on_its_way_is_made_again_and_nothing_was_crea
     assert (after.state, after.attempt, provider.calls) == (ChunkState.PREPARED, 1, [])
     after = run(one_step(loop, task, after, Todo.BEGIN))
     assert (after.state, after.payload_uri, provider.calls) == (ChunkState.SEALED, None, [])
+
+
+# -- accounts ----------------------------------------------------------------------------------------------------------
+
+
+def providers(**told: Any) -> Providers:
+    settings = {"accounts.openai.base_url": "http://127.0.0.1:9/v1", "accounts.openai.api_key": "any", **told}
+    return Providers(load_settings(settings), on_call=lambda _: None)
+
+
+@pytest.mark.parametrize("state", [ChunkState.SEALED, ChunkState.PREPARED, ChunkState.UPLOADED, ChunkState.OPEN])
+def test_chunks_of_an_account_that_is_gone_wait_and_the_loop_goes_on(tmp_path: Path, state: ChunkState) -> None:
+    task, chunk = a_task(state, batch_id="batch-1", account="gone")
+    task.put(chunk)
+    collector = a_collector(a_kit(), providers(), tmp_path)  # type: ignore[arg-type]
+    loop = collector.poll() if state is ChunkState.OPEN else collector.submitter.dispatch()
+
+    async def turn() -> Chunk | None:
+        for row, step in loop._due(task, {}):
+            await loop._one(task, row, step, {row.chunk_id: step})
+        return read.chunk(task.view, chunk.chunk_id)
+
+    after = asyncio.run(turn())
+    assert after is not None
+    assert (after.state, after.note, after.due_at_ms is None) == (state, "account_unknown", False)
