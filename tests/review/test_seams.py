@@ -7,16 +7,22 @@ from typing import Any
 
 import pytest
 
+from batchmill.agents.overseer import limits_of
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.settings import load_settings
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
+from batchmill.streams.granting import needs_of
+from batchmill.streams.overseeing import Books
 from batchmill.streams.ports import CreateOrder, RemoteBatch
+from batchmill.streams.sealing import Queue, seal
 from batchmill.streams.submitting import Todo
-from tests.review.stage import Provider, a_collector, a_kit, a_submitter
+from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
 from tests.review.test_chunk_steps import a_task, one_step, run
+from tests.streams.making import make_row, make_spec
+from tests.streams.rows import NOW_MS, PLACE, make_life, make_source
 
 
 class Inline(Provider):
@@ -84,3 +90,21 @@ def test_chunks_of_an_account_that_is_gone_wait_and_the_loop_goes_on(tmp_path: P
     after = asyncio.run(turn())
     assert after is not None
     assert (after.state, after.note, after.due_at_ms is None) == (state, "account_unknown", False)
+
+
+def test_a_job_that_names_no_account_is_held_to_the_limits_of_the_one_it_gets(tmp_path: Path) -> None:
+    told = {"accounts.openai.batches_per_hour_max": 5, "accounts.openai.queued_max": 100}
+    spec = make_spec()
+    row = make_row(spec)
+    life = make_life(0, version=row.version, job=spec.job)
+    task = MemoryTask(row, life, make_source(life))
+    submitter = a_submitter(a_kit(), providers(**told), tmp_path)  # type: ignore[arg-type]
+    queue = Queue(life.lane, life.job, life.version)
+    limits = submitter._limits(task, queue)
+    assert limits is not None
+    submitter.kit.carry(task, seal(task.view, queue, limits, PLACE, NOW_MS), src="effect:sealing")
+    (chunk,) = [each for each in task.view.rows(Chunk.schema) if isinstance(each, Chunk)]
+    needs = needs_of(chunk, nanos=None, share=submitter._share(chunk.account))
+    base_url = {"accounts.openai.base_url": "http://127.0.0.1:9/v1"}
+    books = Books(limits_of(load_settings({**base_url, **told})))
+    assert [books.limit(need.pool) for need in needs] == [100, 5]

@@ -62,6 +62,10 @@ class Providers:
             if account.can.online_endpoints
         }
 
+    def name_of(self, account: str) -> str:
+        """Tell what the settings call the account a job names: limits are theirs, whatever jobs call it."""
+        return self._known(account)
+
     def of(self, account: str) -> BatchAdapter:
         """Find the client of the account a job names."""
         return self._clients[self._known(account)]

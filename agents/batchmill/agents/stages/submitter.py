@@ -142,6 +142,7 @@ class Submitter:
             return None
         mode, account = job.spec.mode, job.spec.ask.model.account
         try:
+            account = self.providers.name_of(account)
             can = self.providers.of(account).capabilities
         except SettingsError as error:
             # The job may be applied before the account is: its records wait, and the other jobs go on.
@@ -160,6 +161,7 @@ class Submitter:
             age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
+            account=account,
             over_budget=self._over_budget(task, queue),
             costs=self._expectation(job),
         )
@@ -190,6 +192,7 @@ class Submitter:
             age_ms_max=0,
             chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
             hold=mode.hold_submit,
+            account=account,
             over_budget=self._over_budget(task, queue),
             costs=self._expectation(job),
         )
