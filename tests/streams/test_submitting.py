@@ -173,6 +173,14 @@ def test_a_member_that_cannot_be_sent_ends_and_the_chunk_goes_on() -> None:
     assert (said.reason, said.error, row(view, chunk).members) == (Reason.RENDER_ERROR, "why", 2)
 
 
+def test_a_member_of_an_attempt_that_had_no_effect_can_be_refused_when_its_payload_is_made_again() -> None:
+    view, chunk = stage(ChunkState.SEALED, payload_sha256="sha", attempt=1)
+    named = replace(members(view, chunk.chunk_id)[0], status=Status.PROCESSING, sends=1, attempt=1)
+    view.put(named)
+    (said,) = carry_out(view, refuse_member(view, chunk, named.request_id, Reason.BODY_GONE, "why", NOW_MS))
+    assert (said.reason, said.cost_nanos, row(view, chunk).members) == (Reason.BODY_GONE, 0, 2)
+
+
 def test_a_payload_moves_the_chunk_on_and_an_empty_one_ends_it() -> None:
     view, chunk = stage(ChunkState.SEALED)
     carry_out(view, prepared(chunk, PAYLOAD, NOW_MS, bytes_max=BYTES_MAX))

@@ -205,7 +205,10 @@ def refuse_member(
     life = read.life(view, request_id)
     if life is None or life.chunk_id != chunk.chunk_id or chunk.state is not ChunkState.SEALED:
         return []
-    refused = moved(life, Refused(reason=reason), now_ms)
+    # A payload that is made again, after an attempt that had no effect, has members which were named in that attempt.
+    unsent = life.status is Status.QUEUED
+    fact = Refused(reason=reason) if unsent else AttemptRefused(sends=life.sends, reason=reason, charge=FREE)
+    refused = moved(life, fact, now_ms)
     return [
         Put(without_members(chunk, [life], now_ms)),
         Put(refused),
