@@ -35,7 +35,7 @@ from batchmill.streams.chunking import (
     next_members,
     without_members,
 )
-from batchmill.streams.facts import Attempted, Refused, Released
+from batchmill.streams.facts import FREE, Attempted, AttemptRefused, Refused, Released
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.ports import (
     Action,
