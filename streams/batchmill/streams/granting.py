@@ -373,7 +373,7 @@ def _ends(before: Chunk | None, row: Chunk) -> Iterable[tuple[str, int, int]]:
     over = _is_over(before, row)
     if row.reserved_nanos and (over or row.state is ChunkState.DONE):
         cost = row.cost_nanos + row.wasted_nanos + max(row.untold_nanos, row.doubtful_nanos)
-        yield _MONEY, row.reserved_nanos, 0 if over else cost
+        yield _MONEY, row.reserved_nanos, cost  # 0 of an attempt without effect; not of one that was given up
     if row.reserved_tokens and (over or row.state not in _WAITING | _AWAY):
         yield _QUEUE, row.reserved_tokens, 0
     if row.reserved_creates and (over or row.state in _AWAY):
