@@ -11,6 +11,7 @@ from batchmill.agents import clock
 from batchmill.agents.overseer import limits_of
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.settings import load_settings
+from batchmill.agents.stages.collector import TWIN_TRIES_MAX
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.schemas.jobs import ModeSpec
 from batchmill.schemas.state import Chunk
@@ -18,7 +19,7 @@ from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.granting import needs_of
 from batchmill.streams.overseeing import Books
-from batchmill.streams.ports import CreateOrder, RemoteBatch
+from batchmill.streams.ports import CreateOrder, RefusedError, RemoteBatch, RemoteStatus
 from batchmill.streams.sealing import Queue, seal
 from batchmill.streams.submitting import Todo
 from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
@@ -134,3 +135,20 @@ async def test_a_batch_that_will_be_late_is_given_up_although_nothing_waits_besi
     assert after is not None
     assert after.cancel_requested
     assert "poll" in task.woken
+
+
+# -- answers that are paid for -----------------------------------------------------------------------------------------
+
+
+def test_answers_are_collected_although_the_provider_never_lists_its_batches(tmp_path: Path) -> None:
+    task, chunk = a_task(ChunkState.ENDED, Status.PROCESSING, batch_id="batch-1")
+    provider = Provider()
+    provider.refusals["find"] = RefusedError("http_405", http_status=405)
+    provider.remote = replace(provider.remote, status=RemoteStatus.ENDED, output_file_id="out")
+    loop = a_collector(a_kit(), provider, tmp_path).poll()
+    tries = 0
+    while chunk.state is ChunkState.ENDED and tries <= 2 * TWIN_TRIES_MAX:
+        tries += 1
+        chunk = run(one_step(loop, task, chunk, Todo.DOWNLOAD))
+    assert (chunk.state, tries) == (ChunkState.DOWNLOADED, TWIN_TRIES_MAX + 1)
+    assert chunk.output_uri is not None
