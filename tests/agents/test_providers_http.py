@@ -357,6 +357,9 @@ def ended(**changes):
             ended(output_file_id=None, completed_at=1, request_counts={"total": 2, "completed": 2, "failed": 0}),
             RemoteStatus.ENDED,
         ),
+        # It never says when it ended; its window is over, or is not.
+        (ended(output_file_id=None, completed_at=None, request_counts=None), RemoteStatus.ENDED),
+        (ended(output_file_id=None, completed_at=None, created_at=32_503_680_000), RemoteStatus.RUNNING),
         (a_batch(status="expired", error_file_id="e"), RemoteStatus.ENDED),
         (a_batch(status="cancelled", error_file_id="e", output_file_id=""), RemoteStatus.ENDED),
         (a_batch(status="cancelled", request_counts={"total": 0, "completed": 0, "failed": 0}), RemoteStatus.ENDED),

@@ -37,6 +37,8 @@ PAGE_BATCHES = 100
 FIND_PAGES_MAX = 1_000
 #: How long an ended batch may still lack the files that its counts promise.
 FILES_GRACE_SECONDS = 120
+#: A service that does not say when a batch ended: by then it had.
+WINDOW_SECONDS = 86_400
 
 #: The members of Label as they are written on a batch, among whatever else others write there.
 WRITTEN = {
@@ -215,8 +217,8 @@ def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) ->
     promised = promised and (not batch.failed or batch.error_file_id)
     if promised and (batch.output_file_id or batch.error_file_id or batch.total == 0):
         return True
-    ended_at = _int(document.get(f"{batch.status_text}_at"))
-    return ended_at is not None and now.timestamp() - ended_at > FILES_GRACE_SECONDS
+    ended_at = _int(document.get(f"{batch.status_text}_at")) or batch.created_at_ms // 1_000 + WINDOW_SECONDS
+    return now.timestamp() - ended_at > FILES_GRACE_SECONDS
 
 
 def _still_running(batch: RemoteBatch) -> RemoteBatch:
