@@ -400,6 +400,21 @@ async def test_a_batch_that_failed_as_a_whole_says_what_that_asks_of_us(errors, 
     assert batch.failure == BatchFailure(action=action, code=code, line=line)
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"request_counts": {"total": 2, "completed": 1, "failed": 0}, "output_file_id": "o"},
+        {"output_file_id": "o"},
+        {"request_counts": {"total": 2, "completed": 0, "failed": 2}, "error_file_id": "e"},
+    ],
+)
+async def test_a_batch_that_is_called_failed_and_ran_is_collected_because_it_was_paid_for(shown):
+    async with a_script() as (script, provider):
+        script.answers = [reply(200, a_batch(status="failed", errors=[{"code": "server_error"}]) | shown)]
+        batch = await provider.get("batch_1")
+    assert (batch.status, batch.failure) == (RemoteStatus.ENDED, None)
+
+
 async def test_cancel_asks_once_and_shows_the_batch():
     async with a_script() as (script, provider):
         script.answers = [reply(200, a_batch(status="cancelling"))]

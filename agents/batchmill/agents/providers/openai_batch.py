@@ -9,6 +9,7 @@ file id is none; `errors` is a list object or a bare list; an unknown status is 
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -206,7 +207,14 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
         output_tokens=_int(usage.get("output_tokens")),
         cached_tokens=_int(_mapping(usage.get("input_tokens_details")).get("cached_tokens")) or 0,
     )
+    if batch.status is RemoteStatus.FAILED and _ran(batch):
+        batch = replace(batch, status=RemoteStatus.ENDED, failure=None)
     return batch if _is_final(batch, document, now) else _still_running(batch)
+
+
+def _ran(batch: RemoteBatch) -> bool:
+    """OpenAI refuses a batch before any row runs; others call one failed that broke off, and what ran is billed."""
+    return bool(batch.completed or batch.output_file_id or (batch.failed and batch.error_file_id))
 
 
 def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) -> bool:
