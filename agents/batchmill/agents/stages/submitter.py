@@ -38,7 +38,7 @@ from batchmill.streams.granting import (
     worst_case,
 )
 from batchmill.streams.hastening import Haste, batched, move_late, stop_late
-from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch, TransientError
+from batchmill.streams.ports import CreateOrder, Label, ProviderError, RefusedError, RemoteBatch, TransientError
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
@@ -366,10 +366,12 @@ class Submitter:
     async def delete_file(self, task: Task, chunk: Chunk) -> None:
         """Remove the input file of an attempt that is over, so that a create still on its way fails."""
         assert chunk.file_id is not None, f"chunk {chunk.chunk_id} has no file at the provider"
-        await self.providers.of(chunk.account).delete_file(chunk.file_id)
-        self.kit.carry(
-            task, file_deleted(current_row(task, chunk), clock.wall_ms()), src=f"effect:delete/{chunk.chunk_id}"
-        )
+        try:
+            await self.providers.of(chunk.account).delete_file(chunk.file_id)
+        except RefusedError as error:  # it would be refused again, for ever; where there are no files it works without
+            _log.warning("input_file_stays", chunk_id=chunk.chunk_id, file_id=chunk.file_id, error=error.code)
+        orders = file_deleted(current_row(task, chunk), clock.wall_ms())
+        self.kit.carry(task, orders, src=f"effect:delete/{chunk.chunk_id}")
 
     async def _upload(self, task: Task, chunk: Chunk) -> None:
         src = f"effect:upload/{chunk.chunk_id}"
