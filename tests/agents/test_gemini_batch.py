@@ -332,6 +332,7 @@ async def test_a_wait_that_the_refusal_itself_asks_for_is_passed_on():
 LONG_AGO = "2025-09-07T12:00:00Z"
 JUST_NOW = "2999-01-01T00:00:00Z"
 FILE_OUT = {"responsesFile": "files/out"}
+ONE = {"successfulRequestCount": "1"}
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,9 @@ FILE_OUT = {"responsesFile": "files/out"}
         (an_operation("BATCH_STATE_SUCCEEDED", endTime=JUST_NOW), RemoteStatus.RUNNING),
         (an_operation("BATCH_STATE_SUCCEEDED", endTime=LONG_AGO), RemoteStatus.ENDED),
         (an_operation("BATCH_STATE_CANCELLED"), RemoteStatus.ENDED),
-        (an_operation("BATCH_STATE_CANCELLED", counts={"successfulRequestCount": "1"}), RemoteStatus.RUNNING),
+        (an_operation("BATCH_STATE_CANCELLED", counts=ONE, createTime=JUST_NOW), RemoteStatus.RUNNING),
+        # It never says when it ended, and its window is over.
+        (an_operation("BATCH_STATE_CANCELLED", counts=ONE), RemoteStatus.ENDED),
         (an_operation("BATCH_STATE_EXPIRED"), RemoteStatus.FAILED),
         (an_operation("BATCH_STATE_EXPIRED", results=FILE_OUT), RemoteStatus.ENDED),
         (an_operation("BATCH_STATE_FAILED", error={"code": 3}), RemoteStatus.FAILED),

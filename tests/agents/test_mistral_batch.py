@@ -237,6 +237,9 @@ NOW, LONG_AGO = 32_503_680_000, 1_000
         (a_job("SUCCESS", **SOME, output_file="o", completed_at=NOW), RemoteStatus.RUNNING),
         (a_job("SUCCESS", **SOME, error_file="e", completed_at=NOW), RemoteStatus.RUNNING),
         (a_job("SUCCESS", **SOME, completed_at=LONG_AGO), RemoteStatus.ENDED),
+        # It never says when it ended; its window is over, or is not.
+        (a_job("SUCCESS", **SOME), RemoteStatus.ENDED),
+        (a_job("SUCCESS", **SOME, created_at=NOW), RemoteStatus.RUNNING),
         (a_job("SUCCESS", succeeded_requests=2, output_file="o", error_file=""), RemoteStatus.ENDED),
         (a_job("TIMEOUT_EXCEEDED", succeeded_requests=1, output_file="o"), RemoteStatus.ENDED),
         (a_job("CANCELLED"), RemoteStatus.ENDED),

@@ -357,6 +357,9 @@ def ended(**changes):
             ended(output_file_id=None, completed_at=1, request_counts={"total": 2, "completed": 2, "failed": 0}),
             RemoteStatus.ENDED,
         ),
+        # It never says when it ended; its window is over, or is not.
+        (ended(output_file_id=None, completed_at=None, request_counts=None), RemoteStatus.ENDED),
+        (ended(output_file_id=None, completed_at=None, created_at=32_503_680_000), RemoteStatus.RUNNING),
         (a_batch(status="expired", error_file_id="e"), RemoteStatus.ENDED),
         (a_batch(status="cancelled", error_file_id="e", output_file_id=""), RemoteStatus.ENDED),
         (a_batch(status="cancelled", request_counts={"total": 0, "completed": 0, "failed": 0}), RemoteStatus.ENDED),
@@ -395,6 +398,21 @@ async def test_a_batch_that_failed_as_a_whole_says_what_that_asks_of_us(errors, 
     action, code, line = failure
     assert batch.status is RemoteStatus.FAILED
     assert batch.failure == BatchFailure(action=action, code=code, line=line)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"request_counts": {"total": 2, "completed": 1, "failed": 0}, "output_file_id": "o"},
+        {"output_file_id": "o"},
+        {"request_counts": {"total": 2, "completed": 0, "failed": 2}, "error_file_id": "e"},
+    ],
+)
+async def test_a_batch_that_is_called_failed_and_ran_is_collected_because_it_was_paid_for(shown):
+    async with a_script() as (script, provider):
+        script.answers = [reply(200, a_batch(status="failed", errors=[{"code": "server_error"}]) | shown)]
+        batch = await provider.get("batch_1")
+    assert (batch.status, batch.failure) == (RemoteStatus.ENDED, None)
 
 
 async def test_cancel_asks_once_and_shows_the_batch():

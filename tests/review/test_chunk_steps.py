@@ -12,6 +12,7 @@ import pytest
 from batchmill.agents.stages.chunk_loop import ChunkLoop
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.schemas.jobs import BudgetSpec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control
 from batchmill.schemas.state import Chunk, Grant, Life
 from batchmill.schemas.status import ChunkState, Status
@@ -20,7 +21,7 @@ from batchmill.streams.collecting import GONE_POLLS_MAX
 from batchmill.streams.controlling import control
 from batchmill.streams.costing import Prices, parse_prices
 from batchmill.streams.orders import Put
-from batchmill.streams.ports import NotFoundError, RemoteStatus, TransientError
+from batchmill.streams.ports import NotFoundError, RefusedError, RemoteStatus, TransientError
 from batchmill.streams.submitting import Todo, todo
 from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
 from tests.streams.making import make_row, make_spec
@@ -180,6 +181,18 @@ def test_a_batch_that_ended_before_it_could_be_cancelled_is_collected(tmp_path: 
     after = run(one_step(a_collector(a_kit(), provider, tmp_path).poll(), task, chunk, Todo.CANCEL))
     assert after.state is ChunkState.ENDED
     assert after.reason is None
+
+
+@pytest.mark.parametrize("state", [ChunkState.PREPARED, ChunkState.ENDED])
+def test_a_provider_that_deletes_no_files_keeps_nobody_waiting(tmp_path: Path, state: ChunkState) -> None:
+    reason = Reason.CANCELLED if state is ChunkState.ENDED else None
+    task, chunk = a_task(state, file_id="file-1", reason=reason)
+    provider = Provider()
+    provider.refusals["delete_file"] = RefusedError("http_405", http_status=405)
+    collector = a_collector(a_kit(), provider, tmp_path)
+    loop = collector.poll() if state is ChunkState.ENDED else collector.submitter.dispatch()
+    after = run(one_step(loop, task, chunk, Todo.DELETE_FILE))
+    assert (after.state, after.file_id, after.due_at_ms) == (state, None, None)
 
 
 def test_one_missing_batch_after_an_outage_is_not_believed(tmp_path: Path) -> None:

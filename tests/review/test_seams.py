@@ -7,22 +7,25 @@ from typing import Any
 
 import pytest
 
+from batchmill.agents import clock
 from batchmill.agents.overseer import limits_of
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.settings import load_settings
+from batchmill.agents.stages.collector import TWIN_TRIES_MAX
 from batchmill.agents.stages.submitter import Submitter
+from batchmill.schemas.jobs import ModeSpec
 from batchmill.schemas.state import Chunk
-from batchmill.schemas.status import ChunkState
+from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.granting import needs_of
 from batchmill.streams.overseeing import Books
-from batchmill.streams.ports import CreateOrder, RemoteBatch
+from batchmill.streams.ports import CreateOrder, RefusedError, RemoteBatch, RemoteStatus
 from batchmill.streams.sealing import Queue, seal
 from batchmill.streams.submitting import Todo
 from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
 from tests.review.test_chunk_steps import a_task, one_step, run
 from tests.streams.making import make_row, make_spec
-from tests.streams.rows import NOW_MS, PLACE, make_life, make_source
+from tests.streams.rows import NOW_MS, PLACE, make_chunk, make_life, make_source
 
 
 class Inline(Provider):
@@ -108,3 +111,44 @@ def test_a_job_that_names_no_account_is_held_to_the_limits_of_the_one_it_gets(tm
     base_url = {"accounts.openai.base_url": "http://127.0.0.1:9/v1"}
     books = Books(limits_of(load_settings({**base_url, **told})))
     assert [books.limit(need.pool) for need in needs] == [100, 5]
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_will_be_late_is_given_up_although_nothing_waits_beside_it(tmp_path: Path) -> None:
+    spec = make_spec(mode=ModeSpec(prefer="auto", deadline_seconds=7 * 3_600))
+    row = make_row(spec)
+    life = make_life(0, version=row.version, status=Status.PROCESSING, sends=1, attempt=1)
+    chunk, members = make_chunk([life], ChunkState.OPEN, version=row.version, batch_id="batch-1")
+    late = replace(chunk, first_queued_at_ms=clock.wall_ms() - 7 * 3_600_000)
+    task = MemoryTask(row, late, *members, make_source(life))
+
+    def stop(where: str) -> None:
+        if where == "rest sealing":
+            raise asyncio.CancelledError
+
+    task.at_wait = stop
+    with pytest.raises(asyncio.CancelledError):
+        await a_submitter(a_kit(), Provider(), tmp_path).run_sealing(task)
+    after = read.chunk(task.view, chunk.chunk_id)
+    assert after is not None
+    assert after.cancel_requested
+    assert "poll" in task.woken
+
+
+# -- answers that are paid for -----------------------------------------------------------------------------------------
+
+
+def test_answers_are_collected_although_the_provider_never_lists_its_batches(tmp_path: Path) -> None:
+    task, chunk = a_task(ChunkState.ENDED, Status.PROCESSING, batch_id="batch-1")
+    provider = Provider()
+    provider.refusals["find"] = RefusedError("http_405", http_status=405)
+    provider.remote = replace(provider.remote, status=RemoteStatus.ENDED, output_file_id="out")
+    loop = a_collector(a_kit(), provider, tmp_path).poll()
+    tries = 0
+    while chunk.state is ChunkState.ENDED and tries <= 2 * TWIN_TRIES_MAX:
+        tries += 1
+        chunk = run(one_step(loop, task, chunk, Todo.DOWNLOAD))
+    assert (chunk.state, tries) == (ChunkState.DOWNLOADED, TWIN_TRIES_MAX + 1)
+    assert chunk.output_uri is not None

@@ -425,3 +425,20 @@ def test_a_record_over_its_budget_is_a_dead_letter() -> None:
 
 def test_used_is_the_sum_of_all_that_became_of_grants() -> None:
     assert used(a_grant(granted=100, reserved=1, posted=2, returned=4)) == 7
+
+
+def test_a_chunk_whose_need_has_grown_keeps_no_part_while_it_waits_and_loses_none_when_it_ends() -> None:
+    """It would wait for what it holds itself: of a budget of 120, 100 and 50 more."""
+    creates = creates_pool("default")
+    row = replace(prepared(), state=ChunkState.UPLOADED, reserved_nanos=100, reserved_creates=1)
+    view = view_of(row, asked=100, granted=100, reserved=100)
+    view.put(replace(a_grant(asked=1, granted=1, reserved=1), pool=creates))
+    found = reserve(view, row, [Need(POOL, 150), Need(creates, 1)], NOW_MS)
+    carried(view, found.orders)
+    waiting, grant = the_chunk(view), the_grant(view)
+    assert (waiting.reserved_nanos, waiting.reserved_creates, waiting.waits_for) == (0, 0, POOL)
+    assert (grant.reserved, grant.returned, grant.asked - used(grant)) == (0, 100, 150)
+    assert (the_grant(view, creates).reserved, the_grant(view, creates).returned) == (0, 1)
+    carried(view, [Put(replace(waiting, state=ChunkState.ENDED, reason=Reason.CANCELLED))])
+    grant = the_grant(view)
+    assert (grant.reserved, grant.returned, grant.asked) == (0, 100, 100)

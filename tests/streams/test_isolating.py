@@ -7,9 +7,10 @@ import pytest
 from batchmill.schemas.codec import encode
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Origin, Submitted
-from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.state import Chunk, Grant, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.granting import follow, money_pool
 from batchmill.streams.isolating import isolate_chunk, isolate_commit, isolate_record, verdict_gone
 from batchmill.streams.orders import Emit, Put
 from batchmill.streams.view import MemoryView
@@ -79,6 +80,33 @@ def test_a_chunk_that_kills_is_given_up_and_a_closed_one_is_left_alone():
     assert [(row.state, row.reason, row.due_at_ms) for row in rows] == [(ChunkState.ENDED, Reason.POISON, None)]
     view.put(replace(chunk, state=ChunkState.DONE))
     assert isolate_chunk(view, chunk.chunk_id, "prepare", NOW_MS) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "reserved", "doubtful"),
+    [
+        (ChunkState.PREPARED, 400, 0),
+        (ChunkState.OPEN, 400, 300),
+        (ChunkState.DOWNLOADED, 400, 300),
+        (ChunkState.ATTEMPTING, 0, 75),
+    ],
+)
+def test_what_a_chunk_that_was_sent_and_given_up_may_have_cost_is_doubtful_and_posted(state, reserved, doubtful):
+    view = MemoryView()
+    settled = {"succeeded": 1, "errored": 0, "expired": 0, "cancelled": 0, "missing": 0}
+    costs = {"cost_nanos": 40, "wasted_nanos": 0, "untold_nanos": 0, "doubtful_nanos": 0, "estimated_nanos": 100}
+    chunk = replace(sample(Chunk), state=state, reason=None, members=4, reserved_nanos=reserved, **settled, **costs)
+    chunk = replace(chunk, waits_for=None, reserved_tokens=0, reserved_creates=0)
+    view.put(chunk)
+    pool = money_pool(chunk.job)
+    sums = {"asked": reserved, "granted": reserved, "posted": 0, "returned": 0}
+    view.put(Grant(pool=pool, reserved=reserved, **sums, updated_at_ms=NOW_MS))
+    (row,), _ = put_and_letter(isolate_chunk(view, chunk.chunk_id, "poll", NOW_MS))
+    assert row.doubtful_nanos == doubtful
+    rows, _ = put_and_letter(follow(view, row))
+    assert [(each.posted, each.returned) for each in rows if isinstance(each, Grant)] == (
+        [(40 + doubtful, reserved - 40 - doubtful)] if reserved else []
+    )
 
 
 def test_a_commit_that_kills_names_its_commit_id_so_that_the_sink_can_be_asked():

@@ -242,10 +242,14 @@ class Reserved:
 
 
 def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -> Reserved:
-    """Take what `chunk` lacks of each pool, as far as this task was granted it and it is the chunk's turn."""
+    """Take what `chunk` lacks of each pool, as far as this task was granted it and it is the chunk's turn.
+
+    If its need has grown (its job's prices have) it may hold a part. It keeps none of what it waits for, nor of what is
+    reserved after that: it would wait for itself, or for others that wait for it.
+    """
     orders: list[Order] = []
     row = chunk
-    for need in needs:
+    for at, need in enumerate(needs):
         lacks = need.amount - _held(row, need.pool)
         if lacks <= 0:
             continue
@@ -253,8 +257,10 @@ def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -
         line = [other for other in _line(view, need.pool) if other.chunk_id != chunk.chunk_id]
         first = not line or _age(row) < _age(line[0])
         if not first or available(grant) < lacks:
+            row, back = _given_back(view, row, needs[at:], now_ms)
+            orders += [Put(each) for each in back.values()]
             if first:
-                orders += _asked(grant, lacks, now_ms)
+                orders += _asked(back.get(need.pool, grant), need.amount, now_ms)
             row = replace(row, waits_for=need.pool, due_at_ms=None)
             return Reserved((*_changed(chunk, row, now_ms), *orders), held=False)
         taken = replace(grant, reserved=grant.reserved + lacks, updated_at_ms=now_ms)
@@ -262,6 +268,19 @@ def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -
         row = _holding(row, need.pool, need.amount)
     row = row if row.waits_for is None else replace(row, waits_for=None, due_at_ms=None, note=None)
     return Reserved((*_changed(chunk, row, now_ms), *orders), held=True)
+
+
+def _given_back(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -> tuple[Chunk, Mapping[str, Grant]]:
+    """The chunk without what it holds of these pools, and the rows of those that get something back."""
+    row, back = chunk, {}
+    for need in needs:
+        if held := _held(row, need.pool):
+            grant = _grant(view, need.pool, now_ms)
+            back[need.pool] = replace(
+                grant, reserved=grant.reserved - held, returned=grant.returned + held, updated_at_ms=now_ms
+            )
+            row = _holding(row, need.pool, 0)
+    return row, back
 
 
 def _asked(grant: Grant, lacks: int, now_ms: int) -> list[Order]:
@@ -373,7 +392,7 @@ def _ends(before: Chunk | None, row: Chunk) -> Iterable[tuple[str, int, int]]:
     over = _is_over(before, row)
     if row.reserved_nanos and (over or row.state is ChunkState.DONE):
         cost = row.cost_nanos + row.wasted_nanos + max(row.untold_nanos, row.doubtful_nanos)
-        yield _MONEY, row.reserved_nanos, 0 if over else cost
+        yield _MONEY, row.reserved_nanos, cost  # 0 of an attempt without effect; not of one that was given up
     if row.reserved_tokens and (over or row.state not in _WAITING | _AWAY):
         yield _QUEUE, row.reserved_tokens, 0
     if row.reserved_creates and (over or row.state in _AWAY):

@@ -20,7 +20,7 @@ from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.sealing import Queue
 from batchmill.streams.view import StateView
 
-__all__ = ["GUARD_MS_MIN", "Haste", "move_late", "stop_late"]
+__all__ = ["GUARD_MS_MIN", "Haste", "batched", "move_late", "stop_late"]
 
 #: before a deadline, a batch that runs is given up: this, or the share of the deadline, whichever is more
 GUARD_MS_MIN: Final = 60_000
@@ -52,6 +52,12 @@ class Haste:
     def give_up_ms(self) -> int:
         """How old a chunk's oldest member may be before its batch is cancelled."""
         return self.deadline_ms - max(GUARD_MS_MIN, self.deadline_ms // _GUARD_SHARE)
+
+
+def batched(view: StateView) -> list[tuple[str, str]]:
+    """Every (job, version) that has batches: they are late whether or not anything waits beside them."""
+    found = view.scan("chunk_job", "", limit=_CHUNKS_MAX)
+    return sorted({(row.job, row.version) for _, row in found if isinstance(row, Chunk) and row.mode == BATCH})
 
 
 def move_late(view: StateView, queue: Queue, haste: Haste, now_ms: int) -> list[Order]:

@@ -23,10 +23,17 @@ from batchmill.streams.view import StateView
 __all__ = ["isolate_chunk", "isolate_commit", "isolate_record", "verdict_gone"]
 
 _CLOSED: Final = frozenset({ChunkState.DONE, ChunkState.FAILED})
+#: states of a chunk of which something is, was, or may be at the provider
+_SENT: Final = frozenset(
+    {ChunkState.ATTEMPTING, ChunkState.OPEN, ChunkState.ENDED, ChunkState.DOWNLOADED, ChunkState.COLLECTED}
+)
 
 
 def isolate_chunk(view: StateView, chunk_id: str, step: str, now_ms: int) -> list[Order]:
-    """Give a chunk up: its members that have no outcome yet are dead-lettered as poison, in cuts."""
+    """Give a chunk up: its members that have no outcome yet are dead-lettered as poison, in cuts.
+
+    What those may have cost is doubtful, and counts against a budget.
+    """
     chunk = read.chunk(view, chunk_id)
     if chunk is None or chunk.state in _CLOSED:
         return []
@@ -112,5 +119,15 @@ def _given_up(chunk: Chunk, note: str, now_ms: int) -> Chunk:
         cursor=None,
         due_at_ms=None,
         failures=0,
+        doubtful_nanos=chunk.doubtful_nanos + _untold_nanos(chunk),
         updated_at_ms=now_ms,
     )
+
+
+def _untold_nanos(chunk: Chunk) -> int:
+    """What members without an outcome may have cost: their share of what was held, or else expected."""
+    if chunk.state not in _SENT or chunk.reason is not None:
+        return 0
+    settled = chunk.succeeded + chunk.errored + chunk.expired + chunk.cancelled + chunk.missing
+    most = max(chunk.reserved_nanos, chunk.estimated_nanos)
+    return -(-most * max(0, chunk.members - settled) // max(1, chunk.members))

@@ -51,6 +51,8 @@ PAGE_BATCHES = 100
 FIND_PAGES_MAX = 1_000
 #: How long an ended batch may still lack the file that its counts promise.
 FILES_GRACE_SECONDS = 120
+#: A batch that does not say when it ended: by then it had.
+WINDOW_SECONDS = 2 * 86_400
 
 DISPLAY_NAME_CHARS_MAX = 128
 #: Of the payload's SHA-256: enough that another payload of the same chunk is never taken for it.
@@ -327,7 +329,8 @@ def _is_over(document: Mapping[str, Any], now: datetime) -> bool:
     """Were the results that it promises given time enough? Then it is final as it stands."""
     metadata = mapping(document.get("metadata"))
     ended_at_ms = time_ms(metadata.get("endTime")) or time_ms(metadata.get("updateTime"))
-    return bool(ended_at_ms) and now.timestamp() * 1_000 - ended_at_ms > FILES_GRACE_SECONDS * 1_000
+    ended_at_ms = ended_at_ms or time_ms(metadata.get("createTime")) + WINDOW_SECONDS * 1_000
+    return now.timestamp() * 1_000 - ended_at_ms > FILES_GRACE_SECONDS * 1_000
 
 
 def _failure(document: Mapping[str, Any]) -> BatchFailure:

@@ -41,6 +41,8 @@ PAGE_JOBS = 100
 FIND_PAGES_MAX = 1_000
 #: How long an ended job may still lack the files that its counts promise.
 FILES_GRACE_SECONDS = 120
+#: A job that does not say when it ended: by then it had.
+WINDOW_SECONDS = 86_400
 HOUR_SECONDS = 3_600
 
 #: The members of Label as they are written on a job, among whatever else others write there.
@@ -210,8 +212,8 @@ def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) ->
     lacking = (batch.completed and not batch.output_file_id) or (batch.failed and not batch.error_file_id)
     if not lacking and (batch.output_file_id or batch.error_file_id or batch.total is not None):
         return True
-    ended_at = whole(document.get("completed_at"))
-    return ended_at is not None and now.timestamp() - ended_at > FILES_GRACE_SECONDS
+    ended_at = whole(document.get("completed_at")) or batch.created_at_ms // 1_000 + WINDOW_SECONDS
+    return now.timestamp() - ended_at > FILES_GRACE_SECONDS
 
 
 #: What the registry makes of an account whose row names this protocol.

@@ -9,6 +9,7 @@ file id is none; `errors` is a list object or a bare list; an unknown status is 
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +38,8 @@ PAGE_BATCHES = 100
 FIND_PAGES_MAX = 1_000
 #: How long an ended batch may still lack the files that its counts promise.
 FILES_GRACE_SECONDS = 120
+#: A service that does not say when a batch ended: by then it had.
+WINDOW_SECONDS = 86_400
 
 #: The members of Label as they are written on a batch, among whatever else others write there.
 WRITTEN = {
@@ -204,7 +207,14 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
         output_tokens=_int(usage.get("output_tokens")),
         cached_tokens=_int(_mapping(usage.get("input_tokens_details")).get("cached_tokens")) or 0,
     )
+    if batch.status is RemoteStatus.FAILED and _ran(batch):
+        batch = replace(batch, status=RemoteStatus.ENDED, failure=None)
     return batch if _is_final(batch, document, now) else _still_running(batch)
+
+
+def _ran(batch: RemoteBatch) -> bool:
+    """OpenAI refuses a batch before any row runs; others call one failed that broke off, and what ran is billed."""
+    return bool(batch.completed or batch.output_file_id or (batch.failed and batch.error_file_id))
 
 
 def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) -> bool:
@@ -215,8 +225,8 @@ def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) ->
     promised = promised and (not batch.failed or batch.error_file_id)
     if promised and (batch.output_file_id or batch.error_file_id or batch.total == 0):
         return True
-    ended_at = _int(document.get(f"{batch.status_text}_at"))
-    return ended_at is not None and now.timestamp() - ended_at > FILES_GRACE_SECONDS
+    ended_at = _int(document.get(f"{batch.status_text}_at")) or batch.created_at_ms // 1_000 + WINDOW_SECONDS
+    return now.timestamp() - ended_at > FILES_GRACE_SECONDS
 
 
 def _still_running(batch: RemoteBatch) -> RemoteBatch:

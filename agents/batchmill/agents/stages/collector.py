@@ -45,6 +45,7 @@ from batchmill.streams.orders import Order
 from batchmill.streams.ports import (
     BatchProvider,
     NotFoundError,
+    ProviderError,
     RefusedError,
     RemoteBatch,
     RemoteStatus,
@@ -59,6 +60,8 @@ __all__ = ["Collector"]
 STAGE = "collector"
 #: tries to hear a done batch's counts; it is closed without them then
 TOLD_TRIES_MAX = 6
+#: tries to read the provider's list of batches: answers that are paid for do not wait for it for ever
+TWIN_TRIES_MAX = 12
 
 _log = structlog.get_logger(__name__)
 
@@ -162,7 +165,13 @@ class Collector:
     async def _look_for_twins(self, task: Task, chunk: Chunk) -> Sequence[RemoteBatch]:
         provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
-        found = await provider.find(label=label, since_ms=chunk.created_at_ms)
+        try:
+            found = await provider.find(label=label, since_ms=chunk.created_at_ms)
+        except ProviderError as error:
+            if chunk.failures < TWIN_TRIES_MAX:
+                raise
+            _log.warning("twins_not_looked_for", chunk_id=chunk.chunk_id, batch_id=chunk.batch_id, error=error.code)
+            return ()
         looked = twins_of(
             current_row(task, chunk), found, lambda twin: self._cost_of(task, chunk, twin), clock.wall_ms()
         )

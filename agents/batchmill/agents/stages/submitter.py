@@ -37,8 +37,8 @@ from batchmill.streams.granting import (
     unpriced,
     worst_case,
 )
-from batchmill.streams.hastening import Haste, move_late, stop_late
-from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch, TransientError
+from batchmill.streams.hastening import Haste, batched, move_late, stop_late
+from batchmill.streams.ports import CreateOrder, Label, ProviderError, RefusedError, RemoteBatch, TransientError
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
@@ -122,13 +122,13 @@ class Submitter:
     async def run_sealing(self, task: Task) -> None:
         """Take queued lives into chunks, cut by cut, and close the chunks that are full or old."""
         while True:
-            cut = False
+            cut = self._stop_late(task)
             for queue in queues(task.view):
                 await task.capacity()
                 limits = self._limits(task, queue)
                 if limits is None:
                     continue
-                cut = self._hasten(task, queue) or cut
+                cut = self._move_late(task, queue) or cut
                 place = Place(self.kit.app_id, task.partition)
                 orders = seal(task.view, queue, limits, place, clock.wall_ms())
                 self.kit.carry(task, orders, src=f"effect:sealing/{queue.prefix}")
@@ -204,24 +204,39 @@ class Submitter:
             output_tokens_max=job.form.output_tokens_max(),
         )
 
-    def _hasten(self, task: Task, queue: Queue) -> bool:
-        """Where the job chooses by deadline: online with what would be late. Says whether anything was."""
-        job = self.kit.compiled(task, queue.job, queue.version)
+    def _stop_late(self, task: Task) -> bool:
+        """Give the batches up that will miss their deadline. Says whether there was any."""
+        late = False
+        for job, version in batched(task.view):
+            haste = self._haste(task, job, version)
+            orders = [] if haste is None else stop_late(task.view, job, version, haste, clock.wall_ms())
+            self.kit.carry(task, orders, src=f"effect:hasten/{job}/{version}")
+            late = late or bool(orders)
+        return late
+
+    def _move_late(self, task: Task, queue: Queue) -> bool:
+        """Online with what waits and would be late by batch. Says whether anything was."""
+        haste = self._haste(task, queue.job, queue.version)
+        orders = [] if haste is None else move_late(task.view, queue, haste, clock.wall_ms())
+        self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
+        return bool(orders)
+
+    def _haste(self, task: Task, job_name: str, version: str) -> Haste | None:
+        """What the deadline leaves, where the job chooses by it and its account has both ways."""
+        job = self.kit.compiled(task, job_name, version)
         if job is None or job.spec.mode.prefer != "auto" or job.spec.mode.deadline_seconds is None:
-            return False
-        can = self.providers.of(job.spec.ask.model.account).capabilities
+            return None
+        try:
+            can = self.providers.of(job.spec.ask.model.account).capabilities
+        except SettingsError:
+            return None  # nothing of it moves; whoever takes its batches further says so
         if not can.online_endpoints:
-            return False
-        haste = Haste(
+            return None
+        return Haste(
             deadline_ms=job.spec.mode.deadline_seconds * 1_000,
             typical_ms=can.typical_seconds * 1_000,
             filling_ms=round(job.spec.mode.chunk.max_age_seconds * 1_000),
         )
-        now_ms = clock.wall_ms()
-        orders = stop_late(task.view, queue.job, queue.version, haste, now_ms)
-        orders += move_late(task.view, queue, haste, now_ms)
-        self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
-        return bool(orders)
 
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
@@ -351,10 +366,12 @@ class Submitter:
     async def delete_file(self, task: Task, chunk: Chunk) -> None:
         """Remove the input file of an attempt that is over, so that a create still on its way fails."""
         assert chunk.file_id is not None, f"chunk {chunk.chunk_id} has no file at the provider"
-        await self.providers.of(chunk.account).delete_file(chunk.file_id)
-        self.kit.carry(
-            task, file_deleted(current_row(task, chunk), clock.wall_ms()), src=f"effect:delete/{chunk.chunk_id}"
-        )
+        try:
+            await self.providers.of(chunk.account).delete_file(chunk.file_id)
+        except RefusedError as error:  # it would be refused again, for ever; where there are no files it works without
+            _log.warning("input_file_stays", chunk_id=chunk.chunk_id, file_id=chunk.file_id, error=error.code)
+        orders = file_deleted(current_row(task, chunk), clock.wall_ms())
+        self.kit.carry(task, orders, src=f"effect:delete/{chunk.chunk_id}")
 
     async def _upload(self, task: Task, chunk: Chunk) -> None:
         src = f"effect:upload/{chunk.chunk_id}"
