@@ -220,6 +220,7 @@ def simulate(
         async with running_simulator(config, port=port) as url:
             here.say(f"the simulator answers at {url}/v1 (ledger: {config.ledger_file}); Ctrl-C ends it")
             here.say(f"use it with: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any batchmill up")
+            here.say(f"other accounts: base_url {url} for anthropic, {url}/gemini, {url}/mistral/v1, {url} for azure")
             await _until_signalled()
 
     asyncio.run(serve())
