@@ -12,13 +12,16 @@ __all__ = ["account_trouble", "key_hint"]
 def account_trouble(settings: "Settings", model: "ModelSpec") -> tuple[str, str] | None:
     """What is wrong with the account of a job, and what to do; None: it is there and speaks as the job asks."""
     from batchmill.agents.providers.registry import DEFAULT
+    from batchmill.agents.settings import env_name
     from batchmill.streams.capabilities import PROVIDERS
 
     name = model.account if model.account != DEFAULT or DEFAULT in settings.accounts else "openai"
     account = settings.accounts.get(name)
     if account is None:
         known = ", ".join(sorted(settings.accounts))
-        return f"no account {name} in the settings (known: {known}), so nothing would be sent", key_hint(name)
+        kind = "" if name in PROVIDERS else f"{env_name(f'accounts.{name}.kind')}, and "
+        hint = key_hint(name).replace("set ", f"set {kind}", 1)
+        return f"no account {name} in the settings (known: {known}), so nothing would be sent", hint
     asked = PROVIDERS.get(model.provider)
     if asked is not None and PROVIDERS[account.kind].protocol != asked.protocol:
         what = f"account {name} is at {PROVIDERS[account.kind].title}, and the job asks {asked.title}"

@@ -235,10 +235,9 @@ def _jobs(settings: "Settings") -> list[Finding]:
         try:
             loaded = load_job(file)
         except JobFileError as error:
+            first = next(problem for problem in error.problems if problem.level == "error")
             mend = f"batchmill job validate {file.parent}"
-            found.append(
-                Finding(what=f"job {file.parent.name}", level=Level.FAIL, found=str(error.problems[0]), mend=mend)
-            )
+            found.append(Finding(what=f"job {file.parent.name}", level=Level.FAIL, found=str(first), mend=mend))
             continue
         what, trouble = f"job {loaded.spec.job}", account_trouble(settings, loaded.spec.ask.model)
         if trouble is not None:

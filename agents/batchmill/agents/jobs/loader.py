@@ -226,10 +226,11 @@ def _one_of(error: Any) -> str:
 
 
 def _of_spec_error(lined: Lined, error: JobSpecError) -> Problem:
-    """A mistake the frozen spec found: its members are named almost as in the file."""
-    spec_steps = [part for part in error.where.removeprefix("$").split(".") if part]
-    steps: Steps = tuple(_FILE_NAMES.get(part, part) for part in spec_steps)
-    return Problem(file=lined.file, line=lined.line(steps), what=str(error).replace(error.where, _dotted(steps), 1))
+    """A mistake the frozen spec found, with its members named as in the file."""
+    told = _FILE_NAME.sub(lambda found: _FILE_NAMES[found[0]], str(error))
+    where = _FILE_NAME.sub(lambda found: _FILE_NAMES[found[0]], error.where)
+    steps: Steps = tuple(part for part in where.removeprefix("$").split(".") if part)
+    return Problem(file=lined.file, line=lined.line(steps), what=told.removeprefix("$."))
 
 
 #: member of the frozen spec -> what the file calls it
@@ -245,6 +246,7 @@ _FILE_NAMES = {
     "record_nanos": "record_usd",
     "schema_json": "schema",
 }
+_FILE_NAME = re.compile(rf"\b(?:{'|'.join(_FILE_NAMES)})\b")
 
 
 class _Texts:
