@@ -120,6 +120,9 @@ class Provider:
     def of(self, _account: str) -> "Provider":
         return self
 
+    def name_of(self, account: str) -> str:
+        return account
+
     def account(self, _account: str) -> AccountSettings:
         return AccountSettings()
 

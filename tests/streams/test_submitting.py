@@ -26,17 +26,15 @@ from batchmill.streams.ports import (
     StoredPayload,
     TransientError,
 )
+from batchmill.streams.refusing import ATTEMPTS_MAX, backoff_ms, fail_batch, try_later
 from batchmill.streams.submitting import (
-    ATTEMPTS_MAX,
     LEASE_SECONDS,
     NOT_FOUND,
     CreateSchedule,
     Todo,
     after_create,
     after_look,
-    backoff_ms,
     begin_cut,
-    fail_batch,
     file_deleted,
     may_create,
     may_spend,
@@ -44,7 +42,6 @@ from batchmill.streams.submitting import (
     prepared,
     refuse_member,
     todo,
-    try_later,
     twins_of,
     uploaded,
     weed,
@@ -174,6 +171,14 @@ def test_a_member_that_cannot_be_sent_ends_and_the_chunk_goes_on() -> None:
     life = members(view, chunk.chunk_id)[0]
     (said,) = carry_out(view, refuse_member(view, chunk, life.request_id, Reason.RENDER_ERROR, "why", NOW_MS))
     assert (said.reason, said.error, row(view, chunk).members) == (Reason.RENDER_ERROR, "why", 2)
+
+
+def test_a_member_of_an_attempt_that_had_no_effect_can_be_refused_when_its_payload_is_made_again() -> None:
+    view, chunk = stage(ChunkState.SEALED, payload_sha256="sha", attempt=1)
+    named = replace(members(view, chunk.chunk_id)[0], status=Status.PROCESSING, sends=1, attempt=1)
+    view.put(named)
+    (said,) = carry_out(view, refuse_member(view, chunk, named.request_id, Reason.BODY_GONE, "why", NOW_MS))
+    assert (said.reason, said.cost_nanos, row(view, chunk).members) == (Reason.BODY_GONE, 0, 2)
 
 
 def test_a_payload_moves_the_chunk_on_and_an_empty_one_ends_it() -> None:

@@ -41,8 +41,8 @@ from batchmill.streams.facts import (
 from batchmill.streams.lifecycle import Impossible
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
+from batchmill.streams.refusing import fail_batch
 from batchmill.streams.settling import ImpossibleError, end_if_unwanted, moved, obituary
-from batchmill.streams.submitting import fail_batch
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -353,6 +353,7 @@ def _refused(chunk: Chunk, cut: Sequence[Life], reason: Reason, now_ms: int) -> 
 def _regrouped(view: StateView, chunk: Chunk, place: Place, wanted: Sequence[Life], now_ms: int) -> list[Order]:
     made, counted = new_chunk(view, place, wanted[0], now_ms)
     estimated = share_of_estimate(chunk, len(wanted))
-    sealed = replace(with_members(made, wanted, now_ms), state=ChunkState.SEALED, estimated_nanos=estimated)
+    half = with_members(replace(made, account=chunk.account, estimated_nanos=estimated), wanted, now_ms)
+    sealed = replace(half, state=ChunkState.SEALED)
     taken = [Put(moved(life, TakenIn(chunk_id=made.chunk_id), now_ms)) for life in wanted]
     return [counted, Put(sealed), *taken, Wake("dispatch")]

@@ -52,6 +52,7 @@ class ChunkLimits:
     age_ms_max: int
     chunks_on_the_way_max: int  #: per lane of a task
     hold: bool = False  #: closed chunks wait for an approval
+    account: str | None = None  #: as the settings call it, for all that is shared by its name; None: as the lane does
     over_budget: Callable[[Life], bool] | None = None  #: may its next attempt exceed the record's budget
     costs: Expectation | None = None  #: for the estimate a chunk carries; None: it carries none
 
@@ -80,6 +81,7 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
         if not waiting or not room_on_the_way:
             return []
         chunk, counted = new_chunk(view, place, waiting[0], now_ms)
+        chunk = replace(chunk, account=limits.account or chunk.account)
         orders.append(counted)
     taken = _fitting(chunk, waiting, limits)
     full = len(taken) < len(waiting) or _full(chunk, len(taken), limits)

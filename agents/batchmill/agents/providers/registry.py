@@ -62,6 +62,10 @@ class Providers:
             if account.can.online_endpoints
         }
 
+    def name_of(self, account: str) -> str:
+        """Tell what the settings call the account a job names: limits are theirs, whatever jobs call it."""
+        return self._known(account)
+
     def of(self, account: str) -> BatchAdapter:
         """Find the client of the account a job names."""
         return self._clients[self._known(account)]
@@ -76,8 +80,12 @@ class Providers:
         return self._online[name]
 
     def by_file(self, chunk: Chunk) -> bool:
-        """Say whether the chunk's payload is uploaded as a file before its batch is created."""
-        return chunk.mode == "batch" and self.account(chunk.account).can.input_file
+        """Say whether the chunk's payload is uploaded as a file before its batch is created.
+
+        Of an account that is gone either answer will do: the step it leads to says that there is none.
+        """
+        known = self._accounts.get(self._named(chunk.account))
+        return chunk.mode == "batch" and (known is None or known.can.input_file)
 
     def account(self, account: str) -> AccountSettings:
         """Find the numbers of the account a job names."""
@@ -101,8 +109,11 @@ class Providers:
     def _all(self) -> list[BatchAdapter | OnlineClient]:
         return [*self._clients.values(), *self._online.values()]
 
+    def _named(self, account: str) -> str:
+        return account if account in self._clients or account != DEFAULT else "openai"
+
     def _known(self, account: str) -> str:
-        name = account if account in self._clients or account != DEFAULT else "openai"
+        name = self._named(account)
         if name not in self._clients:
             raise SettingsError(
                 f"there is no provider account {account}; known: {', '.join(sorted(self._clients))};"

@@ -38,7 +38,7 @@ from batchmill.streams.granting import (
     worst_case,
 )
 from batchmill.streams.hastening import Haste, move_late, stop_late
-from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch
+from batchmill.streams.ports import CreateOrder, Label, ProviderError, RemoteBatch, TransientError
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
@@ -142,6 +142,7 @@ class Submitter:
             return None
         mode, account = job.spec.mode, job.spec.ask.model.account
         try:
+            account = self.providers.name_of(account)
             can = self.providers.of(account).capabilities
         except SettingsError as error:
             # The job may be applied before the account is: its records wait, and the other jobs go on.
@@ -160,6 +161,7 @@ class Submitter:
             age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
+            account=account,
             over_budget=self._over_budget(task, queue),
             costs=self._expectation(job),
         )
@@ -190,6 +192,7 @@ class Submitter:
             age_ms_max=0,
             chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
             hold=mode.hold_submit,
+            account=account,
             over_budget=self._over_budget(task, queue),
             costs=self._expectation(job),
         )
@@ -410,20 +413,24 @@ class Submitter:
     async def _create(self, task: Task, chunk: Chunk) -> RemoteBatch | ProviderError:
         uri = chunk.payload_uri
         assert uri is not None, f"chunk {chunk.chunk_id} is attempted without a payload"
-        order = CreateOrder(
-            label=self.label_of(chunk),
-            endpoint=chunk.endpoint,
-            model=chunk.model,
-            file_id=chunk.file_id,
-            size_bytes=0 if chunk.file_id is not None else await self.payloads.size(uri),
-            content=lambda: self.payloads.read(uri),
-        )
         try:
+            order = CreateOrder(
+                label=self.label_of(chunk),
+                endpoint=chunk.endpoint,
+                model=chunk.model,
+                file_id=chunk.file_id,
+                size_bytes=0 if chunk.file_id is not None else await self.payloads.size(uri),
+                content=lambda: self.payloads.read(uri),
+            )
             return await self.providers.of(chunk.account).create(
                 order, may_start=lambda: may_create(task.view, chunk) and self.may_spend(task, chunk)
             )
         except ProviderError as error:
             return error
+        except (PayloadMissingError, PayloadDamagedError):
+            # It was to go with the call, which ended before its last bytes. The next attempt finds no file.
+            await self.payloads.delete(uri)
+            return TransientError("payload_lost", hint="the payload is gone or damaged; it is made again")
 
     async def _look(self, task: Task, chunk: Chunk) -> None:
         provider = self.providers.of(chunk.account)

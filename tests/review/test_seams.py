@@ -1,0 +1,110 @@
+"""Where rooms meet: payloads that go with the call, accounts that are gone, deadlines, budgets, crashes."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchmill.agents.overseer import limits_of
+from batchmill.agents.providers.registry import Providers
+from batchmill.agents.settings import load_settings
+from batchmill.agents.stages.submitter import Submitter
+from batchmill.schemas.state import Chunk
+from batchmill.schemas.status import ChunkState
+from batchmill.streams import view as read
+from batchmill.streams.granting import needs_of
+from batchmill.streams.overseeing import Books
+from batchmill.streams.ports import CreateOrder, RemoteBatch
+from batchmill.streams.sealing import Queue, seal
+from batchmill.streams.submitting import Todo
+from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
+from tests.review.test_chunk_steps import a_task, one_step, run
+from tests.streams.making import make_row, make_spec
+from tests.streams.rows import NOW_MS, PLACE, make_life, make_source
+
+
+class Inline(Provider):
+    """Takes the payload with the create call itself."""
+
+    def by_file(self, _chunk: Any) -> bool:
+        return False
+
+    async def create(self, order: CreateOrder, *, may_start: Any) -> RemoteBatch:
+        async for _ in order.content():
+            pass
+        return await super().create(order, may_start=may_start)
+
+
+def stored(submitter: Submitter, content: bytes) -> str:
+    async def parts() -> Any:
+        yield content
+
+    return asyncio.run(submitter.payloads.put(parts())).uri
+
+
+# -- a payload that goes with the create call --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost_at", ["before the attempt", "durable"])
+def test_a_payload_damaged_or_lost_on_its_way_is_made_again_and_nothing_was_created(
+    tmp_path: Path, lost_at: str
+) -> None:
+    task, chunk = a_task(ChunkState.PREPARED)
+    provider = Inline()
+    submitter = a_submitter(a_kit(), provider, tmp_path)
+    uri = stored(submitter, b"{}\n")
+    (path,) = (path for path in tmp_path.rglob("*") if path.name == uri.rpartition("/")[2])
+    path.write_bytes(b"{]\n")
+    if lost_at == "durable":
+        task.at_wait = lambda where: path.unlink(missing_ok=True) if where == lost_at else None
+    chunk = replace(chunk, payload_uri=uri)
+    loop = submitter.dispatch()
+    after = run(one_step(loop, task, chunk, Todo.BEGIN))
+    assert (after.state, after.attempt, provider.calls) == (ChunkState.PREPARED, 1, [])
+    after = run(one_step(loop, task, after, Todo.BEGIN))
+    assert (after.state, after.payload_uri, provider.calls) == (ChunkState.SEALED, None, [])
+
+
+# -- accounts ----------------------------------------------------------------------------------------------------------
+
+
+def providers(**told: Any) -> Providers:
+    settings = {"accounts.openai.base_url": "http://127.0.0.1:9/v1", "accounts.openai.api_key": "any", **told}
+    return Providers(load_settings(settings), on_call=lambda _: None)
+
+
+@pytest.mark.parametrize("state", [ChunkState.SEALED, ChunkState.PREPARED, ChunkState.UPLOADED, ChunkState.OPEN])
+def test_chunks_of_an_account_that_is_gone_wait_and_the_loop_goes_on(tmp_path: Path, state: ChunkState) -> None:
+    task, chunk = a_task(state, batch_id="batch-1", account="gone")
+    task.put(chunk)
+    collector = a_collector(a_kit(), providers(), tmp_path)  # type: ignore[arg-type]
+    loop = collector.poll() if state is ChunkState.OPEN else collector.submitter.dispatch()
+
+    async def turn() -> Chunk | None:
+        for row, step in loop._due(task, {}):
+            await loop._one(task, row, step, {row.chunk_id: step})
+        return read.chunk(task.view, chunk.chunk_id)
+
+    after = asyncio.run(turn())
+    assert after is not None
+    assert (after.state, after.note, after.due_at_ms is None) == (state, "account_unknown", False)
+
+
+def test_a_job_that_names_no_account_is_held_to_the_limits_of_the_one_it_gets(tmp_path: Path) -> None:
+    told = {"accounts.openai.batches_per_hour_max": 5, "accounts.openai.queued_max": 100}
+    spec = make_spec()
+    row = make_row(spec)
+    life = make_life(0, version=row.version, job=spec.job)
+    task = MemoryTask(row, life, make_source(life))
+    submitter = a_submitter(a_kit(), providers(**told), tmp_path)  # type: ignore[arg-type]
+    queue = Queue(life.lane, life.job, life.version)
+    limits = submitter._limits(task, queue)
+    assert limits is not None
+    submitter.kit.carry(task, seal(task.view, queue, limits, PLACE, NOW_MS), src="effect:sealing")
+    (chunk,) = [each for each in task.view.rows(Chunk.schema) if isinstance(each, Chunk)]
+    needs = needs_of(chunk, nanos=None, share=submitter._share(chunk.account))
+    base_url = {"accounts.openai.base_url": "http://127.0.0.1:9/v1"}
+    books = Books(limits_of(load_settings({**base_url, **told})))
+    assert [books.limit(need.pool) for need in needs] == [100, 5]
