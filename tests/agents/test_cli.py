@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from batchmill.agents.cli import status
+from batchmill.agents.cli import batches, status
 from batchmill.agents.cli.door import Door
 from batchmill.agents.cli.exit_codes import MEANINGS, ExitCode
 from batchmill.agents.cli.program import program, run
 from batchmill.agents.cli.status import Speed, read_report
 from batchmill.agents.jobs import load_job
 from batchmill.agents.projector import ViewStore
-from batchmill.agents.projector.queries import BudgetRow
-from batchmill.schemas.status import Place
+from batchmill.agents.projector.queries import BatchRow, BudgetRow
+from batchmill.schemas.status import ChunkState, Place
 from batchmill.streams.accounting import Account
 
 NOWHERE = "127.0.0.1:1"
@@ -307,3 +307,21 @@ def test_a_budget_is_used_up_when_batches_wait_and_none_is_on_its_way() -> None:
     assert "used up" in status._budget(a_budget(waiting=2))
     assert "used up" not in status._budget(a_budget(waiting=2, reserved_nanos=1))
     assert "none any more" in status._budget(a_budget(limit_nanos=None))
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"state": ChunkState.OPEN, "note": "an old one"}, "open"),
+        ({"state": ChunkState.PREPARED, "failures": 2, "note": "http_404"}, "prepared: http_404"),
+        ({"state": ChunkState.FAILED, "note": "too large: split"}, "failed: too large: split"),
+        ({"state": ChunkState.PREPARED, "waits_for": "money/x", "note": "used up"}, "prepared, waits for money/x"),
+    ],
+)
+def test_a_batch_that_stays_behind_says_why(changes: dict[str, Any], told: str) -> None:
+    known = {each.name for each in fields(BatchRow)}
+    values = {"failures": 0, "waits_for": None, "note": None} | changes
+    assert batches._state(BatchRow(**{**dict.fromkeys(known), **values})) == told
