@@ -15,13 +15,22 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import at_step, ended_for, members
 from batchmill.streams.facts import FREE, AttemptRefused
 from batchmill.streams.orders import Order, Put, Wake
-from batchmill.streams.ports import Action, BatchFailure, MustPauseError, ProviderError
+from batchmill.streams.ports import (
+    Action,
+    BatchFailure,
+    MustPauseError,
+    NotFoundError,
+    ProviderError,
+    RefusedError,
+)
 from batchmill.streams.settling import carried, obituary
 from batchmill.streams.view import StateView
 
-__all__ = ["ATTEMPTS_MAX", "backoff_ms", "fail_batch", "pause", "try_later"]
+__all__ = ["ATTEMPTS_MAX", "REFUSALS_MAX", "backoff_ms", "fail_batch", "pause", "try_later"]
 
 _STAGE: Final = "submitter"
+#: uploads of one payload that the provider refuses before its job pauses
+REFUSALS_MAX: Final = 5
 #: create calls of one chunk before a person is asked
 ATTEMPTS_MAX: Final = 100
 _BACKOFF_MS_BASE: Final = 2_000
@@ -51,12 +60,15 @@ def fail_batch(
 def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) -> list[Order]:
     """A call other than create failed: the chunk stays where it is and waits; money pauses the job.
 
-    What we believe about the remote batch does not change.
+    What we believe about the remote batch does not change. A payload that is refused again and again pauses it, too: an
+    address or a permission is wrong, and it is wrong for every batch of the job.
     """
     waits = error.retry_after_seconds
     due = now_ms + (backoff_ms(chunk.failures) if waits is None else round(waits * 1000))
     row = replace(chunk, failures=chunk.failures + 1, due_at_ms=due, note=error.code, updated_at_ms=now_ms)
-    return [Put(row), *(pause(view, chunk, error.code, now_ms) if isinstance(error, MustPauseError) else [])]
+    unwanted = isinstance(error, RefusedError | NotFoundError) and chunk.state is ChunkState.PREPARED
+    stops = isinstance(error, MustPauseError) or (unwanted and row.failures >= REFUSALS_MAX)
+    return [Put(row), *(pause(view, chunk, error.code, now_ms) if stops else [])]
 
 
 def backoff_ms(failures: int) -> int:
