@@ -20,7 +20,7 @@ from typing_extensions import override
 from batchmill.agents.providers.anthropic_rows import parse_row, request_line
 from batchmill.agents.providers.batch_account import BatchAccount
 from batchmill.agents.providers.http import CallSeen
-from batchmill.agents.providers.loose import listed, plain_count, text, time_ms
+from batchmill.agents.providers.loose import plain_count, time_ms
 from batchmill.agents.settings import AccountSettings
 from batchmill.schemas.ids import chunk_nonce, parse_custom_id
 from batchmill.schemas.reasons import Reason
@@ -120,11 +120,14 @@ class AnthropicBatchProvider(BatchAccount):
         return _batch(reply.document, reply.server_time)
 
     async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
-        since_ms -= round(self._account.clock_skew_seconds * 1_000)
         nonce = chunk_nonce(label.chunk_id)
+        made = self._made_since(
+            since_ms, BATCHES, cursor="after_id", page_batches=PAGE_BATCHES, pages_max=FIND_PAGES_MAX, read=_batch
+        )
+        listing = {batch.batch_id: batch async for batch in made}
         found = [
             (batch, await self._nonce_of(batch))
-            for batch in await self._created_since(since_ms)
+            for batch in listing.values()
             if batch.total in {None, label.members} and not _is_archived(batch)
         ]
         # Of None nobody knows whose it is; any other nonce is another's.
@@ -145,27 +148,6 @@ class AnthropicBatchProvider(BatchAccount):
         return headers(self._account)
 
     # -- finding -------------------------------------------------------------------------------------------------------
-
-    async def _created_since(self, since_ms: int) -> Sequence[RemoteBatch]:
-        """Every batch of the account that was created since; full paging."""
-        found: dict[str, RemoteBatch] = {}
-        after: str | None = None
-        for _ in range(FIND_PAGES_MAX):
-            params = {"limit": str(PAGE_BATCHES)} | ({"after_id": after} if after else {})
-            reply = await self._http.call("find", "GET", BATCHES, params=params)
-            page = [_listed(item, reply.server_time) for item in listed(reply.document.get("data"))]
-            # A batch that does not say when it was made may be the one.
-            recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
-            found |= {batch.batch_id: batch for batch in recent}
-            # Newest first, but nothing promises it: only a whole page of older ones ends the search.
-            if not reply.document.get("has_more") or (page and not recent):
-                return tuple(found.values())
-            if not page or page[-1].batch_id == after:
-                break
-            after = page[-1].batch_id
-        raise TransientError(
-            "listing_endless", hint="the list of batches does not end; nothing may be concluded from it"
-        )
 
     async def _nonce_of(self, batch: RemoteBatch) -> str | None:
         """Whose batch it is: a chunk's nonce, FOREIGN, or None while its results cannot be read."""
@@ -251,12 +233,6 @@ async def _lines(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         if len(held) > LINE_BYTES_MAX:
             return
     yield held
-
-
-def _listed(document: Any, now: datetime) -> RemoteBatch:
-    if not isinstance(document, dict) or text(document.get("id")) is None:
-        raise TransientError("no_batch_id", hint="the list of batches shows one without an id")
-    return _batch(document, now)
 
 
 def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:

@@ -1,19 +1,22 @@
 """One account behind the port `streams.ports.BatchProvider`: what no provider does in its own way.
 
-What lives here: an account's name, limits and connections, the exchanges of the Files API that OpenAI made and others
-took over, and our label where it is written as metadata. What must not: any provider's words for batches and rows.
+What lives here: an account's name, limits and connections; of what OpenAI made and others took over, the Files API and
+the listing by a cursor; our label where it is written as metadata. What must not: any provider's words for what a batch
+or a row is.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
 from typing import Any, ClassVar
 
 from batchmill.agents.providers.http import CallSeen, HttpSeam
+from batchmill.agents.providers.loose import listed, text
 from batchmill.agents.providers.uploads import batch_form
 from batchmill.agents.settings import AccountSettings
-from batchmill.streams.ports import Capabilities, Label, NotFoundError, RemoteBatch
+from batchmill.streams.ports import Capabilities, Label, NotFoundError, RemoteBatch, TransientError
 
-__all__ = ["COMPARED", "WRITTEN", "BatchAccount", "FilesAccount", "answers_to", "label_in", "metadata_of"]
+__all__ = ["WRITTEN", "BatchAccount", "FilesAccount", "answers_to", "label_in", "metadata_of"]
 
 #: The members of Label as they are written in a batch's metadata, among whatever else others write there.
 WRITTEN = {
@@ -23,7 +26,7 @@ WRITTEN = {
     "payload_sha256": "batchmill_sha256",
 }
 #: By what a batch is told to be a chunk's.
-COMPARED = ("app", "chunk_id", "payload_sha256")
+_COMPARED = ("app", "chunk_id", "payload_sha256")
 
 
 class BatchAccount(ABC):
@@ -58,6 +61,37 @@ class BatchAccount(ABC):
         """Close idle connections."""
         await self._http.close()
 
+    async def _made_since(
+        self,
+        since_ms: int,
+        path: str,
+        *,
+        cursor: str,
+        page_batches: int,
+        pages_max: int,
+        read: Callable[[Mapping[str, Any], datetime], RemoteBatch],
+    ) -> AsyncIterator[RemoteBatch]:
+        """Every batch of a listing that goes on after the last id of a page; perhaps some of them twice."""
+        since_ms -= round(self._account.clock_skew_seconds * 1_000)
+        after: str | None = None
+        for _ in range(pages_max):
+            params = {"limit": str(page_batches)} | ({cursor: after} if after else {})
+            reply = await self._http.call("find", "GET", path, params=params)
+            page = [read(_with_id(item), reply.server_time) for item in listed(reply.document.get("data"))]
+            # A batch that does not say when it was made may be the one.
+            recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
+            for batch in recent:
+                yield batch
+            # Newest first, but nothing promises it: only a whole page of older ones ends the search.
+            if not reply.document.get("has_more") or (page and not recent):
+                return
+            if not page or page[-1].batch_id == after:
+                break
+            after = page[-1].batch_id
+        raise TransientError(
+            "listing_endless", hint="the list of batches does not end; nothing may be concluded from it"
+        )
+
     @abstractmethod
     def _headers(self) -> dict[str, str]:
         """What every request of the account carries; with its key in clear, so never to be shown."""
@@ -83,6 +117,12 @@ class FilesAccount(BatchAccount):
             return
 
 
+def _with_id(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict) or text(document.get("id")) is None:
+        raise TransientError("no_batch_id", hint="the list of batches shows one without an id")
+    return document
+
+
 def metadata_of(label: Label) -> dict[str, str]:
     return {written: str(getattr(label, name)) for name, written in WRITTEN.items()}
 
@@ -94,4 +134,4 @@ def label_in(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def answers_to(batch: RemoteBatch, label: Label) -> bool:
     """Is it this chunk's, of any attempt, with the very same input? Another input would be another chunk's answer."""
-    return all(batch.label.get(name) == getattr(label, name) for name in COMPARED)
+    return all(batch.label.get(name) == getattr(label, name) for name in _COMPARED)

@@ -27,7 +27,6 @@ from batchmill.streams.ports import (
     RemoteBatch,
     RemoteStatus,
     RowOutcome,
-    TransientError,
 )
 
 __all__ = ["PROVIDER", "OpenAIBatchProvider", "headers", "online_path"]
@@ -77,25 +76,10 @@ class OpenAIBatchProvider(FilesAccount):
         return _batch(reply.document, reply.server_time)
 
     async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
-        since_ms -= round(self._account.clock_skew_seconds * 1_000)
-        found: dict[str, RemoteBatch] = {}
-        after: str | None = None
-        for _ in range(FIND_PAGES_MAX):
-            params = {"limit": str(PAGE_BATCHES)} | ({"after": after} if after else {})
-            reply = await self._http.call("find", "GET", "batches", params=params)
-            page = [_listed(item, reply.server_time) for item in listed(reply.document.get("data"))]
-            # A batch that does not say when it was made may be the one.
-            recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
-            found |= {batch.batch_id: batch for batch in recent if answers_to(batch, label)}
-            # Newest first, but nothing promises it: only a whole page of older ones ends the search.
-            if not reply.document.get("has_more") or (page and not recent):
-                return tuple(found.values())
-            if not page or page[-1].batch_id == after:
-                break
-            after = page[-1].batch_id
-        raise TransientError(
-            "listing_endless", hint="the list of batches does not end; nothing may be concluded from it"
+        made = self._made_since(
+            since_ms, "batches", cursor="after", page_batches=PAGE_BATCHES, pages_max=FIND_PAGES_MAX, read=_batch
         )
+        return tuple({batch.batch_id: batch async for batch in made if answers_to(batch, label)}.values())
 
     async def cancel(self, batch_id: str) -> RemoteBatch:
         reply = await self._http.call("cancel", "POST", f"batches/{batch_id}/cancel", names=True)
@@ -122,12 +106,6 @@ def headers(account: AccountSettings) -> dict[str, str]:
 def online_path(endpoint: str) -> str:
     """Where a single call goes, relative to the account's URL."""
     return endpoint.removeprefix("/v1/")
-
-
-def _listed(document: Any, now: datetime) -> RemoteBatch:
-    if not isinstance(document, dict) or not text(document.get("id")):
-        raise TransientError("no_batch_id", hint="the list of batches shows one without an id")
-    return _batch(document, now)
 
 
 def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
