@@ -274,7 +274,12 @@ class Collector:
             _log.warning("counts_do_not_reconcile", chunk_id=done.chunk_id, batch_id=done.batch_id, found=done.note)
 
     async def _settle(self, task: Task, chunk: Chunk) -> None:
-        """Let the members of a batch that never ran go, cut by cut."""
+        """Let the members of a batch that never ran go, cut by cut.
+
+        One of an attempt that was given up may have come late; its members are about to be sent by another.
+        """
+        if chunk.attempt and chunk.mode == BATCH:
+            await self._look_for_twins(task, chunk)
         place = Place(self.kit.app_id, task.partition)
         while (row := current_row(task, chunk)).state is ChunkState.ENDED:
             self._carry(task, chunk, settle_cut(task.view, row, place, clock.wall_ms()))
