@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	&& { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench exactness kafka constraints clean
+.PHONY: help demo test check format bench exactness money kafka constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,6 +38,9 @@ bench: $(VENV)/.dev ## records per second and peak memory, end to end and per st
 
 exactness: $(VENV)/.dev ## 20,000 records, many kill -9, and a count that must come out even (ARGS="--quick" for less)
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+money: $(VENV)/.dev ## every submission fault at every provider: what was paid twice, lost, wasted (ARGS="--only openai")
+	@$(BIN)/python -m tests.money $(ARGS)
 
 kafka: $(VENV)/.run ## a local Kafka in the foreground (ARGS="--port 9092"), until Ctrl-C
 	@$(BIN)/python -m batchmill.agents.kafka $(ARGS)

@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from batchmill.agents.cli import status
+from batchmill.agents.cli import batches, status
 from batchmill.agents.cli.door import Door
 from batchmill.agents.cli.exit_codes import MEANINGS, ExitCode
 from batchmill.agents.cli.program import program, run
 from batchmill.agents.cli.status import Speed, read_report
 from batchmill.agents.jobs import load_job
 from batchmill.agents.projector import ViewStore
-from batchmill.agents.projector.queries import BudgetRow
-from batchmill.schemas.status import Place
+from batchmill.agents.projector.queries import BatchRow, BudgetRow
+from batchmill.schemas.status import ChunkState, Place
 from batchmill.streams.accounting import Account
 
 NOWHERE = "127.0.0.1:1"
@@ -151,6 +151,39 @@ def test_a_budget_for_a_model_without_a_price_fails_the_gate(at: list[str], caps
     assert "price list has no model 'nobody-prices-this'" in capsys.readouterr().err
 
 
+def test_an_account_that_is_not_in_the_settings_is_told_before_anything_waits_for_it(
+    at: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*at, "init", "jobs/x"]) == 0
+    file = Path("jobs/x/job.yaml")
+    file.write_text(file.read_text().replace("provider: openai", "provider: anthropic"))
+    capsys.readouterr()
+    assert run([*at, "job", "validate", "jobs/x", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["problems"]
+    assert ("no account anthropic" in told[0]["what"], "ANTHROPIC_API_KEY" in told[0]["hint"]) == (True, True)
+    assert run([*at, "doctor", "--json"]) == ExitCode.PARTIAL
+    checks = {check["what"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert "no account anthropic" in checks["job x"]["found"]
+
+
+def test_an_account_at_another_provider_than_the_job_asks_is_told(
+    at: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*at, "init", "x"]) == 0
+    file = Path("x/job.yaml")
+    file.write_text(file.read_text().replace("provider: openai", "provider: anthropic, account: openai"))
+    capsys.readouterr()
+    assert run([*at, "job", "validate", "x"]) == 0
+    assert "account openai is at OpenAI, and the job asks Anthropic" in capsys.readouterr().err
+
+
+def test_less_than_a_dollar_is_not_told_as_nothing(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*at, "init", "x"]) == 0
+    capsys.readouterr()
+    assert run([*at, "job", "plan", "x", "--offline", "--count", "60"]) == 0
+    assert "for 60 events: at most $0.013" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words", [["topics", "plan"], ["topics", "verify"], ["job", "list"], ["pause", "x"], ["job", "show", "x"]]
 )
@@ -189,6 +222,13 @@ def test_reads_of_an_empty_view_answer_in_words_and_in_json(
 @pytest.mark.parametrize("words", ["explain x", "records show x", "batches show x", "dlq show x", "review accept x"])
 def test_a_name_nobody_knows_is_not_found(at: list[str], words: str) -> None:
     assert run([*at, *words.split()]) == ExitCode.NOT_FOUND
+
+
+@pytest.mark.usefixtures("empty_view")
+@pytest.mark.parametrize("words", ["status x", "costs x", "export requests x", "export results x"])
+def test_a_job_nobody_has_applied_is_not_found(at: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*at, *words.split()]) == ExitCode.NOT_FOUND
+    assert "batchmill job list" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("empty_view")
@@ -267,3 +307,21 @@ def test_a_budget_is_used_up_when_batches_wait_and_none_is_on_its_way() -> None:
     assert "used up" in status._budget(a_budget(waiting=2))
     assert "used up" not in status._budget(a_budget(waiting=2, reserved_nanos=1))
     assert "none any more" in status._budget(a_budget(limit_nanos=None))
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"state": ChunkState.OPEN, "note": "an old one"}, "open"),
+        ({"state": ChunkState.PREPARED, "failures": 2, "note": "http_404"}, "prepared: http_404"),
+        ({"state": ChunkState.FAILED, "note": "too large: split"}, "failed: too large: split"),
+        ({"state": ChunkState.PREPARED, "waits_for": "money/x", "note": "used up"}, "prepared, waits for money/x"),
+    ],
+)
+def test_a_batch_that_stays_behind_says_why(changes: dict[str, Any], told: str) -> None:
+    known = {each.name for each in fields(BatchRow)}
+    values = {"failures": 0, "waits_for": None, "note": None} | changes
+    assert batches._state(BatchRow(**{**dict.fromkeys(known), **values})) == told

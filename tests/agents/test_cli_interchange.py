@@ -100,7 +100,8 @@ def test_without_a_broker_nothing_is_handed_over(
         (["export", "requests", "triage", "--id", "name"], ExitCode.USAGE, "none of custom"),
         (["export", "results", "triage", "--format", "auto"], ExitCode.USAGE, "neither openai"),
         (["export", "results", "triage", "--json"], ExitCode.USAGE, "--output FILE"),
-        (["export", "requests", "nobody"], ExitCode.GATE, "no job nobody"),
+        (["export", "requests", "nobody"], ExitCode.NOT_FOUND, "no job nobody"),
+        (["export", "results", "nobody"], ExitCode.NOT_FOUND, "no job nobody"),
         (["export", "requests", "triage", "-o", "no/such/folder/x"], ExitCode.USAGE, "No such file"),
     ],
 )

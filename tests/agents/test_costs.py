@@ -88,6 +88,17 @@ def test_waste_is_told_by_its_cause_and_is_part_of_what_was_spent(log: Log) -> N
     assert (told.calls, told.unpriced_calls) == (8, 1)
 
 
+def test_an_imported_answer_is_spent_with_its_record_and_is_on_no_bill(log: Log) -> None:
+    log.row(a_life(log.raw(), "a", sends=1, status=Status.COMMITTED, cost_nanos=7))
+    fact(log, "a", answered_by="import", chunk_id="import-1", cost_nanos=7, tier="batch")
+    log.fold()
+    with log.view() as view:
+        told, sums, bills = costs(view, ALL), conservation(view, ALL), match_bills(view, [])
+    assert (told.spent_nanos, told.calls) == (7, 1)
+    assert (sums.facts_nanos, sums.lives_nanos, sums.holds) == (7, 7, True)
+    assert (bills.booked_nanos, bills.exact) == (0, True)
+
+
 def test_an_estimate_is_measured_over_the_batches_that_are_done_and_have_one(log: Log) -> None:
     a_story(log)
     with log.view() as view:

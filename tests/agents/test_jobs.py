@@ -164,7 +164,22 @@ def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
         (SMALL.replace("user.j2", "nowhere.j2"), "job.yaml:3: error: nowhere.j2 cannot be read: No such file"),
         (SMALL.replace("user.j2", "../x.j2"), "job.yaml:3: error: ../x.j2 lies outside the job's folder"),
         (SMALL + "retry: {on: {duplicate: {max_attempts: 1}}}\n", "is no reason that is ever retried"),
-        (SMALL + "retry: {backoff: 2h}\n", "job.yaml:6: error: $.retry.backoff_seconds_max"),
+        (SMALL + "retry: {backoff: 2h}\n", "job.yaml:6: error: retry.backoff_max: must not be below backoff"),
+        (SMALL + "mode: {prefer: auto}\n", "job.yaml:6: error: mode.deadline: must be there"),
+        (SMALL + "budget: {job_usd: 0}\n", "job.yaml:6: error: budget.job_usd must be more than 0"),
+        (
+            SMALL.replace("provider: openai", "provider: opnai"),
+            "job.yaml:4: error: ask.model.provider: there is no adapter for 'opnai' (did you mean",
+        ),
+        (
+            SMALL.replace("provider: openai", "provider: bedrock"),
+            "no adapter for 'bedrock' (there is one for openai,",
+        ),
+        (
+            SMALL.replace("provider: openai", "provider: mistral, endpoint: /v1/responses"),
+            "job.yaml:4: error: ask.model.endpoint: Mistral has no /v1/responses (it has",
+        ),
+        (SMALL.replace("name: ", "name: '', x: "), "ask.model.name must not be empty"),
         (SMALL + "input: {filter: 'size(input.'}\n", "job.yaml:6: error: input.filter:"),
         (SMALL + "input: {filter: 'size(row.body) > 1'}\n", "unknown variable 'row'"),
         (SMALL + "id: '$.['\n", "job.yaml:6: error: id: cannot read the path"),
@@ -296,7 +311,3 @@ def test_single_questions_at_a_provider_without_them_are_an_error(folder: Path, 
 def test_where_there_is_no_other_way_only_time_helps(folder: Path) -> None:
     (told,) = told_of(folder, "{prefer: batch, deadline: 10m}", "gemini")
     assert told.endswith("there is no other way at this provider: allow more time")
-
-
-def test_of_a_provider_that_is_not_known_nothing_is_said(folder: Path) -> None:
-    assert told_of(folder, "{prefer: online}", "acme") == []

@@ -754,6 +754,22 @@ def test_a_story_says_that_its_batch_waits_for_a_grant_and_that_nobody_gives_any
         assert (story(view, life.request_id).waits_for or "").endswith("(used up)")
 
 
+def test_a_story_of_a_batch_that_cannot_leave_says_why(log: Log) -> None:
+    chunk = a_chunk(state=ChunkState.PREPARED, failures=3, note="http_404")
+    life = a_life(log.raw(), chunk_id=chunk.chunk_id)
+    log.row(chunk)
+    log.row(life)
+    log.fold()
+    with log.view() as view:
+        assert story(view, life.request_id).waits_for == f"batch {chunk.chunk_id} (prepared: http_404)"
+    paused = {"paused": True, "pause_reason": "http_401", "cancelled_before_ms": None, "last_command_id": "1"}
+    log.row(Job(job=JOB, version=VERSION, versions_json="{}", updated_at_ms=1, **paused))
+    log.fold()
+    with log.view() as view:
+        told = story(view, life.request_id).waits_for
+    assert told == f"`batchmill resume {JOB}`: the job is paused, by itself (http_401)"
+
+
 def test_the_overseers_commands_are_not_what_people_asked_for(log: Log) -> None:
     for command, body in (("grant", {"granted": {"money/x": 1}}), ("pause_too", {"reason": "r", "after": "1"})):
         record = Control(

@@ -125,6 +125,12 @@ def test_anthropics_words_are_told_by_type_and_code(status, kind, code, error):
     assert type(looking) is (TransientError if error is OutcomeUnknownError else error)
 
 
+def test_a_key_that_is_refused_without_a_code_is_told_by_its_status():
+    said = {"error": {"message": "m", "type": "invalid_request_error", "param": None, "code": None}}
+    refused = error_for(401, complaint_in(said, "x"), spends=False, headers={}, now=NOW)
+    assert (type(refused), refused.code) == (MustPauseError, "http_401")
+
+
 def test_a_create_that_is_too_large_as_a_whole_may_pass_in_halves_and_a_look_up_may_not():
     for status, code in ((413, "request_too_large"), (400, "file_too_large"), (400, "duplicate_custom_id")):
         refused = error_for(status, Complaint(code=code), spends=True, headers={}, now=NOW)

@@ -235,3 +235,17 @@ async def test_no_call_that_the_simulator_billed_is_told_as_certainly_free(tmp_p
     billed = read_ledger(config.ledger_file).bills
     assert bool(billed) == ("bill" in fault)
     assert not billed or type(caught.value) is OutcomeUnknownError
+
+
+@pytest.mark.parametrize(("kind", "below"), [("openai", "/v1"), ("anthropic", "")])
+async def test_each_protocol_with_single_calls_completes_one_at_the_simulator(tmp_path, kind, below):
+    config = SimulatorConfig(data_dir=tmp_path, single_latency_seconds=(0.0, 0.0))
+    async with running_simulator(config) as url:
+        account = AccountSettings(kind=kind, base_url=f"{url}{below}", api_key="k")
+        providers = Providers(Settings(accounts={"a": account}, loopback_only=True), on_call=lambda _: None)
+        line = providers.of("a").request_line(custom_id="r-9", endpoint=ENDPOINT, body=orjson.dumps(BODY))
+        row = await providers.online("a").ask(endpoint=ENDPOINT, line=line, tokens=50, may_start=lambda: True)
+        await providers.close()
+    (bill,) = read_ledger(config.ledger_file).bills
+    assert (row.custom_id, row.outcome) == ("r-9", Outcome.SUCCEEDED)
+    assert (row.input_tokens, row.output_tokens) == (bill.input_tokens, bill.output_tokens)

@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from batchmill.agents.settings import Settings, load_settings
-from batchmill.agents.topics import ActualTopic, Change, ChangeKind, DesiredTopic, TopicsMismatchError, desired, diff
+from batchmill.agents.topics import (
+    ActualTopic,
+    Change,
+    ChangeKind,
+    DesiredTopic,
+    TopicsMismatchError,
+    desired,
+    diff,
+    missing,
+)
 from batchmill.streams.topology import TOPICS
 
 
@@ -52,6 +61,12 @@ def test_a_cluster_as_declared_has_an_empty_plan(settings: Settings) -> None:
 def test_an_empty_cluster_gets_every_topic(settings: Settings) -> None:
     wanted = desired(settings)
     assert [change.kind for change in diff(wanted, {})] == [ChangeKind.CREATE] * len(wanted)
+
+
+def test_only_the_topics_that_are_asked_for_can_be_missing(settings: Settings) -> None:
+    absent = missing(settings, ("control", "state"), {"t.control.v1", "other"})
+    assert [(change.topic, change.kind) for change in absent] == [("t.state.v1", ChangeKind.CREATE)]
+    assert missing(settings, ("raw",), {"t.raw.v1"}) == []
 
 
 def test_a_differing_setting_is_one_line_of_the_plan_with_both_values(settings: Settings) -> None:

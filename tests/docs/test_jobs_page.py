@@ -11,6 +11,8 @@ import yaml
 
 from batchmill.agents.cli.program import run
 from batchmill.agents.jobs import JobFileError, load_job, loader
+from batchmill.agents.settings import STANDARD_VARIABLES
+from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.rendering import compile_prompt
 from tests.docs.pages import blocks, text_of
 
@@ -72,6 +74,16 @@ def test_mistakes_are_told_as_shown(folder: Path):
     with pytest.raises(JobFileError) as told:
         load_job(folder)
     assert str(told.value).replace(f"{folder}/", "") == _labelled("broken:").strip()
+
+
+def test_every_provider_that_has_an_adapter_is_listed_with_what_it_can_do():
+    section = text_of(PAGE).partition("## Who is asked")[2].partition("##")[0]
+    listed = re.findall(r"^\| `(\w+)` \| (.*?) \| (yes|no) \| (.*) \|$", section, re.MULTILINE)
+    told = {kind: (tuple(re.findall(r"`(.*?)`", endpoints)), single == "yes") for kind, endpoints, single, _ in listed}
+    served = {kind: row.can for kind, row in PROVIDERS.items() if row.protocol is not None}
+    assert told == {kind: (can.endpoints, bool(can.online_endpoints)) for kind, can in served.items()}
+    variables = [name for *_, last in listed for name in re.findall(r"`([A-Z_]+)`", last)]
+    assert set(variables) <= set(STANDARD_VARIABLES)
 
 
 def test_what_is_refused_today_is_refused_with_that_advice(folder: Path):

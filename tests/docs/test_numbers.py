@@ -6,8 +6,8 @@ from batchmill.agents.settings import load_settings
 from batchmill.agents.stages import traces
 from batchmill.agents.supervise import _GIVE_UP_CODES, Restarts
 from batchmill.schemas.ids import request_id
+from batchmill.streams.refusing import ATTEMPTS_MAX
 from batchmill.streams.retrying import SENDS_MAX
-from batchmill.streams.submitting import ATTEMPTS_MAX
 from tests.docs.pages import text_of
 
 RUNTIME = load_settings().runtime

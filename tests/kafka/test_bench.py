@@ -31,5 +31,5 @@ def test_a_small_bench_counts_every_record_on_every_topic_and_names_every_proces
     assert set(stages) >= TOPICS
     assert found["records"] == stages["raw"]["records"] == 300
     assert stages["normalized"]["records"] + stages["excluded"]["records"] == 300
-    assert set(found["peak_memory_mib"]) == {"simulator", "worker-1", "worker-2", "projector"}
+    assert set(found["peak_memory_mib"]) == {"simulator", "worker-1", "worker-2", "projector", "overseer"}
     assert "records/s" in done.stdout

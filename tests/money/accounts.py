@@ -62,6 +62,7 @@ class Account:
             f"accounts.{self.name}.base_url": f"{base_url}{self.path}",
             f"accounts.{self.name}.api_key": "any",
             f"accounts.{self.name}.clock_skew_seconds": 2,
+            f"accounts.{self.name}.online_timeout_seconds": 3,
         }
 
 
@@ -91,6 +92,24 @@ ACCOUNTS: Mapping[str, Account] = {
             model="claude-haiku-4-5",
             endpoint="/v1/messages",
             look_up="time, count and nonce",
+        ),
+        Account(
+            name="online",
+            kind="openai",
+            path="/v1",
+            model="gpt-5-mini",
+            endpoint="/v1/chat/completions",
+            look_up=None,
+            mode="online",
+        ),
+        Account(
+            name="online-anthropic",
+            kind="anthropic",
+            path="",
+            model="claude-haiku-4-5",
+            endpoint="/v1/messages",
+            look_up=None,
+            mode="online",
         ),
         Account(
             name="gemini",

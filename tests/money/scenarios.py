@@ -80,5 +80,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         records=400,
         online=False,
     ),
+    Scenario(name="call billed, then disconnect", faults={"call_bill_then_disconnect": _rule(0.3)}, batch=False),
+    Scenario(name="call billed, then 500", faults={"call_bill_then_500": _rule(0.3)}, batch=False),
+    Scenario(name="call billed, then hang", faults={"call_bill_then_hang": {"nth": [1], "seconds": 6}}, batch=False),
+    Scenario(
+        name="call refused: 429, 500, 503", faults={"call_429": _rule(0.2, seconds=0.2), "call_503": 0.2}, batch=False
+    ),
+    Scenario(name="kill -9 before the calls", failpoint="calls.before:1:kill", batch=False),
+    Scenario(name="kill -9 among the calls", failpoint="calls.answered:1:kill", batch=False),
     Scenario(name="cancel races completion", faults={"cancel_ignored": _rule(0.5)}, cancels=True, online=False),
 )

@@ -5,18 +5,19 @@ import sys
 import time
 
 from tests.simulation.invariants import broken
-from tests.simulation.simulation import simulate
+from tests.simulation.simulation import Scale, simulate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many stories")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed")
+    parser.add_argument("--prefer", choices=("batch", "online", "auto"), default="batch", help="which way they go")
     given = parser.parse_args()
     began, lives = time.monotonic(), 0
     for seed in range(given.first, given.first + given.seeds):
         try:
-            story = simulate(seed)
+            story = simulate(seed, Scale(prefer=given.prefer))
         except Exception:
             print(f"seed {seed} stopped", file=sys.stderr)
             raise

@@ -12,6 +12,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Life, Source
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import (
+    calling,
     chunking,
     collecting,
     committing,
@@ -24,13 +25,13 @@ from batchmill.streams import (
 )
 from batchmill.streams import view as read
 from batchmill.streams.orders import Emit, Order, Put
-from batchmill.streams.ports import SinkOutcome
+from batchmill.streams.ports import NotStartedError, SinkOutcome
 from tests.simulation import provider as simulated
 from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "TIGHT", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "TIGHT", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,15 @@ def _retries_for_ever(right: Any) -> Any:
     return lambda life, *more: right(lifecycle.evolve(life, attempt=1), *more)
 
 
+def _forgets_what_it_does_not_know(right: Any) -> Any:
+    """Calls of an attempt that another process began are taken for calls that never were."""
+
+    def in_doubt(view: Any, chunk: Chunk) -> list[calling.Called]:
+        return [calling.Called(each.request_id, NotStartedError("gone")) for each in right(view, chunk)]
+
+    return in_doubt
+
+
 def _forgets_what_is_under_way(right: Any) -> Any:
     """The overseer counts a grant only when its task's row shows it."""
     del right
@@ -283,6 +293,7 @@ def _reserves_apart(right: Any) -> Any:
 
 
 FEW_SOURCES = Scale(sources=4)
+ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
@@ -304,6 +315,10 @@ BUGS = (
     Bug("create before the intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable),
     Bug("answers skipped during a pause", "ends", stages.validating, "validate", _skips_answers_of_the_paused),
     Bug("doubt not noted", "sources_tell_the_truth", committing, "_committed", _believes_only_the_first_answer),
+    Bug("unknown calls forgotten", "answers_kept", calling, "in_doubt", _forgets_what_it_does_not_know, ONLINE),
+    Bug("a call before its intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable, ONLINE),
+    Bug("calls while paused", "quiet_when_stopped", calling, "may_call", _asks_no_more, ONLINE),
+    Bug("doubt that costs nothing", "doubt_booked", stages, "worst_nanos", lambda _: lambda _life: 0, ONLINE),
     Bug("grants under way forgotten", "budget_kept", overseeing.Books, "handed", _forgets_what_is_under_way, TIGHT),
     Bug("the rest not given back", "grants_add_up", granting, "follow", _keeps_the_rest, TIGHT),
     Bug("reserved apart from the chunk", "grants_add_up", granting, "reserve", _reserves_apart, TIGHT),

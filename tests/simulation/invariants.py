@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from batchmill.schemas.ids import parse_custom_id
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, WorkItem
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
@@ -154,7 +155,10 @@ def cost_conserved(story: Story) -> Iterator[str]:
     """What the ledger billed is what lives and chunks say they cost, to the nano-dollar."""
     billed: Counter[str] = Counter()
     unpriced: Counter[str] = Counter()
+    doubted = _in_doubt(story)
     for bill in story.provider.bills:
+        if bill.custom_id in doubted:
+            continue
         sent = parse_custom_id(bill.custom_id)
         assert sent is not None
         billed[sent.request_id] += bill.nanos or 0
@@ -162,22 +166,45 @@ def cost_conserved(story: Story) -> Iterator[str]:
     for life in story.lives():
         if (life.cost_nanos, life.unpriced_calls) != (billed[life.request_id], unpriced[life.request_id]):
             yield f"{life.request_id} cost {life.cost_nanos}, the ledger says {billed[life.request_id]}"
-    chunks = [row for task in story.tasks for row in task.view.rows(Chunk.schema) if isinstance(row, Chunk)]
+    chunks = _chunks(story)
     if sum(chunk.cost_nanos + chunk.wasted_nanos for chunk in chunks) != sum(billed.values()):
         yield "the chunks do not add up to the ledger"
 
 
 @law
 def answers_kept(story: Story) -> Iterator[str]:
-    """Each answer that was billed is in `results`, once, for the line it was given to."""
+    """Each answer that was billed is in `results`, once, for the line it was given to, unless it is said to be lost."""
     results = Counter(
         record.custom_id
         for record in story.world.records("results")
         if record.outcome is Outcome.SUCCEEDED and record.answered_by == "provider"
     )
+    doubted = _in_doubt(story)
     for bill in story.provider.bills:
-        if results[bill.custom_id] != 1:
+        if results[bill.custom_id] != (bill.custom_id not in doubted):
             yield f"{bill.custom_id} was billed and is in results {results[bill.custom_id]} times"
+
+
+@law
+def doubt_booked(story: Story) -> Iterator[str]:
+    """What calls in doubt were billed is no more than their chunks have booked for them."""
+    doubted = _in_doubt(story)
+    booked = {row.chunk_id: row.doubtful_nanos for row in _chunks(story)}
+    billed: Counter[str] = Counter()
+    for bill in story.provider.bills:
+        if bill.custom_id in doubted:
+            billed[doubted[bill.custom_id]] += bill.nanos or 0
+    yield from (f"{name} booked {booked[name]} of {nanos}" for name, nanos in billed.items() if nanos > booked[name])
+
+
+def _in_doubt(story: Story) -> dict[str, str]:
+    """The lines of which the product says that it does not know what became of them, and their chunks."""
+    records = story.world.records("results")
+    return {each.custom_id: each.chunk_id for each in records if each.reason is Reason.OUTCOME_UNKNOWN}
+
+
+def _chunks(story: Story) -> list[Chunk]:
+    return [row for task in story.tasks for row in task.view.rows(Chunk.schema) if isinstance(row, Chunk)]
 
 
 @law

@@ -2,8 +2,9 @@
 
 import json
 from hashlib import sha256
+from typing import Literal
 
-__all__ = ["ATTEMPTS_MAX", "PROMPTS", "answer_to", "asked_as", "spec_of"]
+__all__ = ["ATTEMPTS_MAX", "PROMPTS", "Prefer", "answer_to", "asked_as", "spec_of"]
 
 from batchmill.schemas.jobs import (
     AskSpec,
@@ -14,11 +15,15 @@ from batchmill.schemas.jobs import (
     JudgeSpec,
     ModelSpec,
     ModeSpec,
+    OnlineSpec,
     PlaceSpec,
     RetrySpec,
 )
 
+Prefer = Literal["batch", "online", "auto"]
 ATTEMPTS_MAX = 4
+#: of a job that chooses by deadline: some batches are in time, others are given up
+DEADLINE_SECONDS = 200
 #: one per version of the job
 PROMPTS = ("Label: {{ input.text }}", "Label well: {{ input.text }}")
 
@@ -40,6 +45,7 @@ def spec_of(
     count_max: int = 12,
     seq: str = "log",
     budget_nanos: int | None = None,
+    prefer: Prefer = "batch",
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -57,7 +63,13 @@ def spec_of(
             model=ModelSpec(provider="sim", name="sim-1", params_json=params),
             output_schema_json=json.dumps(schema),
         ),
-        mode=ModeSpec(hold_submit=hold, chunk=ChunkSpec(max_count=count_max, max_age_seconds=30)),
+        mode=ModeSpec(
+            prefer=prefer,
+            deadline_seconds=DEADLINE_SECONDS if prefer == "auto" else None,
+            hold_submit=hold,
+            chunk=ChunkSpec(max_count=count_max, max_age_seconds=30),
+            online=OnlineSpec(max_count=count_max),
+        ),
         judge=JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5)),
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),

@@ -35,6 +35,8 @@ OUTPUT_TOKENS_MAX = 50
 PRICES = parse_prices('{"models": {"sim-1": {"input": "0.002", "output": "0.02"}}}')
 #: of a custom id that name the request: rows of its earlier attempts are the likeliest to be mixed up
 REQUEST_CHARS = 32
+#: stands for the batch in the bill of a single call
+ONLINE = "online"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,25 @@ class SimProvider:
             raise OutcomeUnknownError("server_error", http_status=500)
         return self._shown(batch)
 
+    def ask(self, custom_id: str, text: str) -> RowOutcome:
+        """One question by itself; what goes wrong goes wrong for it alone."""
+        self.calls.append("ask")
+        fault = self._drawn()
+        if fault == "transient":
+            raise TransientError("slow_down", http_status=429, retry_after_seconds=3)
+        if fault == "no_money":
+            raise MustPauseError("insufficient_quota", http_status=429)
+        if fault == "lost_unknown":
+            raise OutcomeUnknownError("timeout")
+        if "unreadable" in text:
+            return _unbilled(custom_id, Outcome.ERROR, Reason.REQUEST_INVALID)
+        row_fault = self.chance.choice(_CALL_FAULTS) if self.chance.random() < self.faults.row else "fine"
+        row = self._with_fault(ONLINE, custom_id, text, row_fault)
+        assert row is not None
+        if fault == "accepted_unknown":
+            raise OutcomeUnknownError("server_error", http_status=500)
+        return row
+
     def get(self, batch_id: str, now_ms: int) -> RemoteBatch:
         return self._shown(self._moved_on(self.batches[batch_id], now_ms))
 
@@ -217,9 +238,9 @@ class SimProvider:
         if batch.stops and self.chance.random() < 0.5:
             return _unbilled(custom_id, Outcome.CANCELLED, Reason.PROVIDER_CANCELLED)
         fault = self.chance.choice(_ROW_FAULTS) if self.chance.random() < self.faults.row else "fine"
-        return self._with_fault(batch, custom_id, text, fault)
+        return self._with_fault(batch.batch_id, custom_id, text, fault)
 
-    def _with_fault(self, batch: _Batch, custom_id: str, text: str, fault: str) -> RowOutcome | None:
+    def _with_fault(self, batch_id: str, custom_id: str, text: str, fault: str) -> RowOutcome | None:
         match fault:
             case "missing":
                 return None
@@ -230,9 +251,9 @@ class SimProvider:
             case "invalid":
                 return _unbilled(custom_id, Outcome.ERROR, Reason.REQUEST_INVALID)
             case _:
-                return self._billed(batch, custom_id, text, fault)
+                return self._billed(batch_id, custom_id, text, fault)
 
-    def _billed(self, batch: _Batch, custom_id: str, text: str, fault: str) -> RowOutcome:
+    def _billed(self, batch_id: str, custom_id: str, text: str, fault: str) -> RowOutcome:
         output = "I would rather not say" if fault == "chatty" else json.dumps(answer_to(text))
         row = RowOutcome(
             custom_id=custom_id,
@@ -244,7 +265,7 @@ class SimProvider:
             input_tokens=len(text),
             output_tokens=self.chance.randrange(1, OUTPUT_TOKENS_MAX),
         )
-        self.bills.append(Bill(batch.batch_id, custom_id, price(row)[0], output))
+        self.bills.append(Bill(batch_id, custom_id, price(row)[0], output))
         return row
 
     def _shown(self, batch: _Batch) -> RemoteBatch:
@@ -265,6 +286,7 @@ class SimProvider:
         return f"{kind}-{self._made}"
 
 
+_CALL_FAULTS = ("broken", "invalid", "chatty", "cut", "unpriced", "unpriced")
 _ROW_FAULTS = ("missing", "expired", "broken", "invalid", "chatty", "cut", "unpriced", "unpriced")
 
 

@@ -15,7 +15,7 @@ from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
-from tests.simulation.oracle import PROMPTS, spec_of
+from tests.simulation.oracle import PROMPTS, Prefer, spec_of
 from tests.simulation.overseer import SimOverseer
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
@@ -40,6 +40,7 @@ class Scale:
     actions: int = 1_200
     crash_share: float = 0.04
     faults: Faults = NORMAL  #: of the provider
+    prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
 
 
@@ -88,7 +89,13 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
     hold = chance.random() < 0.2
     specs = [
-        spec_of(number, hold=hold, count_max=chance.randrange(1, 12), budget_nanos=scale.budget_nanos)
+        spec_of(
+            number,
+            hold=hold,
+            count_max=chance.randrange(1, 12),
+            budget_nanos=scale.budget_nanos,
+            prefer=scale.prefer,
+        )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]

@@ -7,19 +7,23 @@ and carries the orders out. `Worker.boom` is called wherever a real worker could
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.records import Origin, Result, Verdict
 from batchmill.schemas.state import Arrival, Chunk, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import (
+    calling,
     chunking,
     collecting,
     committing,
     controlling,
     granting,
+    hastening,
     normalizing,
     queueing,
+    refusing,
     retrying,
     reviewing,
     sealing,
@@ -28,9 +32,17 @@ from batchmill.streams import (
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.ports import Label, ProviderError, RemoteBatch, SinkOutcome, StoredPayload, TransientError
+from batchmill.streams.ports import (
+    Label,
+    NotStartedError,
+    ProviderError,
+    RemoteBatch,
+    SinkOutcome,
+    StoredPayload,
+    TransientError,
+)
 from batchmill.streams.submitting import Todo
-from tests.simulation.provider import PRICES, SimProvider, price
+from tests.simulation.provider import OUTPUT_TOKEN_NANOS, PRICES, SimProvider, price
 from tests.simulation.sink import SimSink
 from tests.simulation.world import Killed, SimTask, World
 
@@ -42,6 +54,8 @@ GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
 CHUNKS_ON_THE_WAY_MAX = 4
 COMMIT_CUT = 5
+TYPICAL_MS = 60_000
+ANSWER_TOKENS_MAX = 50
 #: states whose steps the polling loop takes
 POLLED = (ChunkState.OPEN, ChunkState.ENDED, ChunkState.DOWNLOADED, ChunkState.COLLECTED)
 #: by which a provider's clock may be behind
@@ -184,11 +198,14 @@ def seal(worker: Worker, task: SimTask) -> bool:
     did = False
     for queue in sealing.queues(task.view):
         mode = _spec(task, queue.job, queue.version).spec.mode
+        if mode.prefer == "auto":
+            hasten(worker, task, queue)
+        online = queue.lane.endswith(f"|{chunking.ONLINE}")
         limits = sealing.ChunkLimits(
-            count_max=mode.chunk.max_count,
+            count_max=mode.online.max_count if online else mode.chunk.max_count,
             bytes_max=mode.chunk.max_bytes,
             tokens_max=mode.chunk.max_tokens,
-            age_ms_max=round(mode.chunk.max_age_seconds * 1000),
+            age_ms_max=0 if online else round(mode.chunk.max_age_seconds * 1000),
             chunks_on_the_way_max=CHUNKS_ON_THE_WAY_MAX,
             hold=mode.hold_submit,
         )
@@ -196,6 +213,18 @@ def seal(worker: Worker, task: SimTask) -> bool:
         task.apply(orders)
         did = did or bool(orders)
     return did
+
+
+def hasten(worker: Worker, task: SimTask, queue: sealing.Queue) -> None:
+    mode = _spec(task, queue.job, queue.version).spec.mode
+    assert mode.deadline_seconds is not None
+    haste = hastening.Haste(
+        deadline_ms=mode.deadline_seconds * 1000,
+        typical_ms=TYPICAL_MS,
+        filling_ms=round(mode.chunk.max_age_seconds * 1000),
+    )
+    task.apply(hastening.stop_late(task.view, queue.job, queue.version, haste, worker.world.now_ms))
+    task.apply(hastening.move_late(task.view, queue, haste, worker.world.now_ms))
 
 
 def stored(worker: Worker, task: SimTask) -> bool:
@@ -291,7 +320,7 @@ def _one_step(worker: Worker, task: SimTask, *, polled: bool) -> bool:
     except ProviderError as error:
         now = _reread(task, chunk)
         if now.state is chunk.state:
-            task.apply(submitting.try_later(task.view, now, error, worker.world.now_ms))
+            task.apply(refusing.try_later(task.view, now, error, worker.world.now_ms))
     finally:
         worker.busy.discard(busy)
     return True
@@ -381,7 +410,8 @@ def _upload(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     task.apply(submitting.uploaded(_reread(task, chunk), file_id, worker.world.now_ms))
 
 
-def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+def _attempted(worker: Worker, task: SimTask, chunk: Chunk) -> Chunk | None:
+    """The chunk with every member named in a durable attempt; None when it may not be, or was stopped."""
     task.commit()  # a heartbeat
     now_ms = worker.world.now_ms
     lease = submitting.may_spend(
@@ -392,20 +422,86 @@ def _begin(worker: Worker, task: SimTask, chunk: Chunk) -> None:
         http_timeout_s=HTTP_TIMEOUT_S,
     )
     if not lease:
-        return
+        return None
     if not _holds(worker, task, chunk):
-        return
-    while chunk.state is ChunkState.UPLOADED:
+        return None
+    while chunk.state in {ChunkState.PREPARED, ChunkState.UPLOADED}:
         task.apply(submitting.begin_cut(task.view, chunk, now_ms))
         worker.meanwhile(task)
         chunk = _reread(task, chunk)
     if chunk.state is not ChunkState.ATTEMPTING:
-        return
+        return None
     worker.durable(task)
     worker.meanwhile(task)
+    return chunk
+
+
+def _begin(worker: Worker, task: SimTask, found: Chunk) -> None:
+    chunk = _attempted(worker, task, found)
+    if chunk is None:
+        return
     outcome = _created(worker, task, chunk)
     worker.meanwhile(task)
     task.apply(submitting.after_create(task.view, _reread(task, chunk), outcome, worker.world.now_ms))
+
+
+def _call(worker: Worker, task: SimTask, found: Chunk) -> None:
+    """One question after the other, answers written down now and then."""
+    chunk = _attempted(worker, task, found)
+    if chunk is None:
+        return
+    payload = worker.payloads[chunk.payload_uri or ""]
+    questions = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in _lines_of(payload)}
+    asked = _all_members(task, chunk)
+    worker.world.chance.shuffle(asked)
+    ends: list[calling.Called] = []
+    for life in asked:
+        name = chunking.custom_id_of(chunk, life)
+        ends.append(calling.Called(life.request_id, _asked(worker, task, chunk, name, questions[name])))
+        worker.meanwhile(task)
+        if worker.mishap(0.4):
+            _ended(worker, task, chunk, ends)
+            ends = []
+    _ended(worker, task, chunk, ends)
+
+
+def _asked(
+    worker: Worker, task: SimTask, chunk: Chunk, name: str, question: str
+) -> collecting.RowOutcome | ProviderError:
+    if not calling.may_call(task.view, chunk):
+        return NotStartedError("lease_ended")
+    _watch_stop(worker, task, chunk)
+    intended = {record.custom_id for record in worker.world.records("submitted")}
+    worker.unintended += [] if name in intended else [name]
+    try:
+        return worker.provider.ask(name, question)
+    except ProviderError as error:
+        return error
+
+
+def _doubt(worker: Worker, task: SimTask, chunk: Chunk) -> None:
+    _ended(worker, task, chunk, calling.in_doubt(task.view, chunk))
+
+
+def _ended(worker: Worker, task: SimTask, chunk: Chunk, ends: list[calling.Called]) -> None:
+    if not ends:
+        return
+    terms = calling.Terms(
+        retry=_spec(task, chunk.job, chunk.version).spec.retry,
+        on_unknown="resend",
+        price=price,
+        worst=worst_nanos,
+        output_bytes_max=10**6,
+    )
+    task.apply(calling.after_calls(task.view, _reread(task, chunk), ends, terms, worker.world.now_ms))
+
+
+def worst_nanos(life: Life) -> int:
+    return life.bytes_estimate + OUTPUT_TOKEN_NANOS * ANSWER_TOKENS_MAX
+
+
+def _lines_of(payload: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in payload.splitlines()]
 
 
 def _created(worker: Worker, task: SimTask, chunk: Chunk) -> RemoteBatch | ProviderError:
@@ -532,6 +628,8 @@ STEPS: dict[Todo, Callable[[Worker, SimTask, Chunk], None]] = {
     Todo.UPLOAD: _upload,
     Todo.BEGIN: _begin,
     Todo.LOOK: _look,
+    Todo.CALL: _call,
+    Todo.DOUBT: _doubt,
     Todo.POLL: _poll,
     Todo.CANCEL: _cancel,
     Todo.DOWNLOAD: _download,

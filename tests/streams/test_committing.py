@@ -296,6 +296,24 @@ def test_the_newest_content_is_not_lost_when_its_older_write_was_in_doubt() -> N
     assert bench.life(first).status is Status.COMMITTED
 
 
+def test_an_older_write_that_is_settled_after_a_newer_one_does_not_recall_it() -> None:
+    """Both are in doubt after a crash, and the answers come newest first."""
+    bench = Bench()
+    first = bench.event("A")
+    bench.answered(first, "a")
+    (older,) = bench.intended()
+    bench.sink.apply(older)
+    second = bench.event("B")
+    bench.answered(second, "b")
+    (newer,) = [write for write in bench.intended() if write.request_id == second]
+    bench.settled(newer, bench.sink.apply(newer))
+    (said,) = bench.settled(older, bench.sink.apply(older))
+    assert said.request_id == first
+    assert bench.source.committed_request_id == second
+    assert bench.life(second).status is Status.COMMITTED
+    assert bench.commit() == []
+
+
 def test_a_cut_has_a_limit_and_the_next_begins_behind_it() -> None:
     bench = Bench()
     for number in range(5):

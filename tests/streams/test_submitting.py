@@ -18,6 +18,7 @@ from batchmill.streams.ports import (
     Action,
     BatchFailure,
     MustPauseError,
+    NotFoundError,
     OutcomeUnknownError,
     ProviderError,
     RefusedError,
@@ -26,17 +27,15 @@ from batchmill.streams.ports import (
     StoredPayload,
     TransientError,
 )
+from batchmill.streams.refusing import ATTEMPTS_MAX, REFUSALS_MAX, backoff_ms, fail_batch, try_later
 from batchmill.streams.submitting import (
-    ATTEMPTS_MAX,
     LEASE_SECONDS,
     NOT_FOUND,
     CreateSchedule,
     Todo,
     after_create,
     after_look,
-    backoff_ms,
     begin_cut,
-    fail_batch,
     file_deleted,
     may_create,
     may_spend,
@@ -44,7 +43,6 @@ from batchmill.streams.submitting import (
     prepared,
     refuse_member,
     todo,
-    try_later,
     twins_of,
     uploaded,
     weed,
@@ -406,6 +404,17 @@ def test_a_failed_call_changes_nothing_but_the_wait() -> None:
     carry_out(view, try_later(view, later, MustPauseError("no_key", retry_after_seconds=1), NOW_MS))
     assert getattr(read.job(view, "triage"), "paused", None) is True
     assert row(view, chunk).due_at_ms == NOW_MS + 1_000
+
+
+@pytest.mark.parametrize("error", [RefusedError("not_allowed"), NotFoundError("http_404", http_status=404)])
+def test_an_upload_that_is_refused_again_and_again_pauses_the_job(error: ProviderError) -> None:
+    view, chunk = stage(ChunkState.PREPARED)
+    for _ in range(REFUSALS_MAX):
+        assert getattr(read.job(view, "triage"), "paused", None) is False
+        carry_out(view, try_later(view, row(view, chunk), error, NOW_MS))
+    job = read.job(view, "triage")
+    assert isinstance(job, Job)
+    assert (job.paused, job.pause_reason, row(view, chunk).state) == (True, error.code, ChunkState.PREPARED)
 
 
 @given(st.integers(0, 10**6))

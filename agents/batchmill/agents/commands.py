@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from batchmill.agents import clock
 from batchmill.agents.settings import Settings
-from batchmill.agents.topics import KafkaUnreachableError, kafka_client_options
+from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError, kafka_client_options, missing
 from batchmill.schemas.codec import decode, encode
 from batchmill.schemas.ids import partition_for, place_key
 from batchmill.schemas.jobs import JobSpec
@@ -222,6 +222,9 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         isolation_level="read_committed",
     )
     async with _running(consumer, settings):
+        # About a topic that is not there a client asks without a rest until its time is over.
+        if absent := missing(settings, ("control", "state"), await consumer.topics()):
+            raise TopicsMismatchError(absent)
         yield consumer
 
 
@@ -231,7 +234,10 @@ async def _running(client: Any, settings: Settings) -> AsyncIterator[None]:
         await client.start()
     except KafkaConnectionError as error:
         await client.stop()
-        raise KafkaUnreachableError(f"no Kafka broker answers at {settings.kafka.bootstrap_servers}") from error
+        raise KafkaUnreachableError(
+            f"no Kafka broker answers at {settings.kafka.bootstrap_servers};"
+            " start one (`make kafka`) or set KAFKA_BOOTSTRAP_SERVERS"
+        ) from error
     try:
         yield
     finally:

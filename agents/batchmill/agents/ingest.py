@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
 from batchmill.agents.settings import Settings
-from batchmill.agents.topics import KafkaUnreachableError, desired, kafka_client_options
+from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError, desired, kafka_client_options, missing
 from batchmill.streams.paths import ABSENT, compile_path
 from batchmill.streams.topology import topic_name
 
@@ -300,10 +300,10 @@ class _Repeats:
 
 
 class _producer:  # noqa: N801  used as a function: `async with _producer(...)`
-    """An idempotent producer; a broker that is not there is said in words."""
+    """An idempotent producer; a broker or a topic that is not there is said in words."""
 
     def __init__(self, settings: Settings, record_bytes_max: int) -> None:
-        self._servers = settings.kafka.bootstrap_servers
+        self._settings = settings
         self._options: Mapping[str, Any] = kafka_client_options(settings.kafka) | {
             "acks": "all",
             "enable_idempotence": True,
@@ -318,7 +318,14 @@ class _producer:  # noqa: N801  used as a function: `async with _producer(...)`
             await self._producer.start()
         except KafkaConnectionError as error:
             await self._producer.stop()
-            raise KafkaUnreachableError(f"no Kafka broker answers at {self._servers}") from error
+            raise KafkaUnreachableError(
+                f"no Kafka broker answers at {self._settings.kafka.bootstrap_servers};"
+                " start one (`make kafka`) or set KAFKA_BOOTSTRAP_SERVERS"
+            ) from error
+        cluster = await self._producer.client.fetch_all_metadata()
+        if absent := missing(self._settings, ("raw",), cluster.topics()):
+            await self._producer.stop()
+            raise TopicsMismatchError(absent)
         return self._producer
 
     async def __aexit__(self, *exc_info: object) -> None:

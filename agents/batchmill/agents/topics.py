@@ -6,7 +6,7 @@ operator's own and are kept.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -33,6 +33,7 @@ __all__ = [
     "desired",
     "diff",
     "kafka_client_options",
+    "missing",
     "verify",
 ]
 
@@ -154,6 +155,12 @@ def _configs(cleanup: str, retention_ms: int, settings: Settings) -> dict[str, s
 def diff(wanted: Iterable[DesiredTopic], actual: Mapping[str, ActualTopic]) -> list[Change]:
     """What is different, in the order of `wanted`; empty when nothing is."""
     return [change for topic in wanted for change in _differences(topic, actual.get(topic.name))]
+
+
+def missing(settings: Settings, names: Iterable[str], there: Collection[str]) -> list[Change]:
+    """Those of the topics `names` that are not among `there`, the names that a cluster has."""
+    wanted = {topic_name(settings.topic_prefix, name) for name in names} - set(there)
+    return diff([topic for topic in desired(settings) if topic.name in wanted], {})
 
 
 def _differences(wanted: DesiredTopic, have: ActualTopic | None) -> list[Change]:

@@ -37,8 +37,9 @@ from batchmill.streams.ports import (
     ProviderError,
     RowOutcome,
 )
+from batchmill.streams.refusing import pause
 from batchmill.streams.settling import end_if_unwanted
-from batchmill.streams.submitting import may_create, pause
+from batchmill.streams.submitting import may_create
 from batchmill.streams.view import StateView
 
 __all__ = ["Called", "Terms", "after_calls", "in_doubt", "may_call"]

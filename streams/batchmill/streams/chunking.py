@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from batchmill.schemas import ids
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Life, Meta
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
@@ -21,9 +22,11 @@ __all__ = [
     "CUT_MEMBERS",
     "ONLINE",
     "Place",
+    "at_step",
     "custom_id_of",
     "cut_done",
     "driven_by",
+    "ended_for",
     "in_mode",
     "members",
     "members_done",
@@ -176,3 +179,14 @@ def sends_of(life: Life) -> int:
 def custom_id_of(chunk: Chunk, life: Life) -> str:
     """What the member's line is called at the provider."""
     return ids.custom_id(life.request_id, sends_of(life), ids.chunk_nonce(chunk.chunk_id))
+
+
+def at_step(chunk: Chunk, state: ChunkState, now_ms: int, **changes: object) -> Chunk:
+    """The chunk at the beginning of a step: nothing of it failed yet, no cut of it is done."""
+    fresh: dict[str, object] = {"cursor": None, "due_at_ms": None, "failures": 0, "updated_at_ms": now_ms}
+    return replace(chunk, state=state, **{**fresh, **changes})  # type: ignore[arg-type]  # names checked by replace
+
+
+def ended_for(chunk: Chunk, reason: Reason, note: str, now_ms: int) -> Chunk:
+    """The chunk, whose batch never ran, on its way to let its members go."""
+    return at_step(chunk, ChunkState.ENDED, now_ms, reason=reason, note=note)

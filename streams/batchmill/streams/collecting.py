@@ -41,8 +41,8 @@ from batchmill.streams.facts import (
 from batchmill.streams.lifecycle import Impossible
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.ports import Action, BatchFailure, RemoteBatch, RemoteStatus, RowOutcome, StoredPayload
+from batchmill.streams.refusing import fail_batch
 from batchmill.streams.settling import ImpossibleError, end_if_unwanted, moved, obituary
-from batchmill.streams.submitting import fail_batch
 from batchmill.streams.view import StateView
 
 __all__ = [

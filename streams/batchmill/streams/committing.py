@@ -147,10 +147,16 @@ def _committed(
     done = moved(life, fact, now_ms)
     orders: list[Order] = [Put(done), Emit(_record(done, write, result, sink, now_ms), life_key(done))]
     source = read.source(view, life.job, life.source_id)
-    if source is None:
+    if source is None or _is_older(write, source):
         return orders
     held = _holding(source, write, now_ms)
     return [*orders, Put(held), *recall(view, held, now_ms)]
+
+
+def _is_older(write: SinkWrite, source: Source) -> bool:
+    """Two writes of one source may be in doubt together, and the answer to the older one may be the later one."""
+    noted = (source.committed_seq or 0, source.committed_promotion or 0)
+    return source.committed_seq is not None and (write.seq, write.promotion) < noted
 
 
 def _holding(source: Source, write: SinkWrite, now_ms: int) -> Source:

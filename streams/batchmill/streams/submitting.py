@@ -10,8 +10,7 @@ A provider without input files takes the payload with the create call itself: th
 once, after attempt n is durable; whoever finds a chunk in `attempting` that he did not just put there himself does not
 know its outcome and has to look at the provider first. Every function returns orders; the calls are the effect's.
 
-A batch that is refused as a whole never burns its members' attempts. If the refusal names a line, that member alone is
-refused; the others dissolve into smaller chunks, so that a bad line which is not named is found by halving.
+What a refusal means is in `refusing`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +26,11 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import (
     CUT_MEMBERS,
     ONLINE,
+    at_step,
     custom_id_of,
     cut_done,
     driven_by,
-    members,
+    ended_for,
     members_done,
     next_members,
     without_members,
@@ -40,7 +40,6 @@ from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.ports import (
     Action,
     BatchFailure,
-    MustPauseError,
     NotFoundError,
     OutcomeUnknownError,
     ProviderError,
@@ -48,11 +47,11 @@ from batchmill.streams.ports import (
     RemoteStatus,
     StoredPayload,
 )
-from batchmill.streams.settling import carried, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.refusing import fail_batch
+from batchmill.streams.settling import end_if_unwanted, life_key, moved, obituary
 from batchmill.streams.view import StateView
 
 __all__ = [
-    "ATTEMPTS_MAX",
     "LEASE_SECONDS",
     "LOOK_SPACING_MS",
     "CreateSchedule",
@@ -60,19 +59,15 @@ __all__ = [
     "Todo",
     "after_create",
     "after_look",
-    "backoff_ms",
     "begin_cut",
-    "fail_batch",
     "file_deleted",
     "may_create",
     "may_spend",
     "may_upload",
-    "pause",
     "payload_missing",
     "prepared",
     "refuse_member",
     "todo",
-    "try_later",
     "twins_of",
     "uploaded",
     "weed",
@@ -87,12 +82,8 @@ LOOK_SPACING_MS: Final = 30_000
 LOOKS_MIN: Final = 2
 #: `remote_status` of an attempt that no look found during the grace time
 NOT_FOUND: Final = "not_found"
-#: create calls of one chunk before a person is asked
-ATTEMPTS_MAX: Final = 100
-_BACKOFF_MS_BASE: Final = 2_000
 #: longest gap between two looks at batches that cannot be told from ours yet
 _DOUBT_MS_MAX: Final = 300_000
-_BACKOFF_MS_MAX: Final = 300_000
 
 
 class Todo(StrEnum):
@@ -236,11 +227,11 @@ def prepared(chunk: Chunk, stored: StoredPayload, now_ms: int, *, bytes_max: int
         return [Put(replace(chunk, state=ChunkState.FAILED, note="no member is left", updated_at_ms=now_ms))]
     if chunk.payload_sha256 not in {None, stored.sha256}:
         note = "the payload was rebuilt after an attempt and came out different: approve it, or cancel the job"
-        return [Put(_at(chunk, ChunkState.HELD, now_ms, payload_sha256=stored.sha256, note=note))]
+        return [Put(at_step(chunk, ChunkState.HELD, now_ms, payload_sha256=stored.sha256, note=note))]
     if stored.size_bytes > bytes_max:
         note = f"its payload has {stored.size_bytes} bytes, the provider takes {bytes_max}"
-        return [Put(_ended(chunk, Reason.PROVIDER_CANCELLED, note, now_ms)), Wake("poll")]
-    row = _at(chunk, ChunkState.PREPARED, now_ms, payload_uri=stored.uri, payload_sha256=stored.sha256)
+        return [Put(ended_for(chunk, Reason.PROVIDER_CANCELLED, note, now_ms)), Wake("poll")]
+    row = at_step(chunk, ChunkState.PREPARED, now_ms, payload_uri=stored.uri, payload_sha256=stored.sha256)
     return [Put(row), driven_by(row)]
 
 
@@ -248,7 +239,7 @@ def payload_missing(chunk: Chunk, now_ms: int) -> list[Order]:
     """The payload file is gone from the store: build it again."""
     if chunk.state is not ChunkState.PREPARED:
         return []
-    return [Put(_at(chunk, ChunkState.SEALED, now_ms, payload_uri=None)), driven_by(chunk)]
+    return [Put(at_step(chunk, ChunkState.SEALED, now_ms, payload_uri=None)), driven_by(chunk)]
 
 
 def uploaded(chunk: Chunk, file_id: str, now_ms: int) -> list[Order]:
@@ -257,7 +248,7 @@ def uploaded(chunk: Chunk, file_id: str, now_ms: int) -> list[Order]:
         return [Put(replace(chunk, file_id=file_id, updated_at_ms=now_ms))]
     if chunk.state is not ChunkState.PREPARED:
         return []
-    return [Put(_at(chunk, ChunkState.UPLOADED, now_ms, file_id=file_id)), Wake("dispatch")]
+    return [Put(at_step(chunk, ChunkState.UPLOADED, now_ms, file_id=file_id)), Wake("dispatch")]
 
 
 def file_deleted(chunk: Chunk, now_ms: int) -> list[Order]:
@@ -290,7 +281,9 @@ def begin_cut(view: StateView, chunk: Chunk, now_ms: int) -> list[Order]:
         return [Put(replace(chunk, cursor=cut_done(chunk, cut), updated_at_ms=now_ms)), *orders]
     done = members_done(chunk) + len(cut)
     assert done == chunk.members, f"chunk {chunk.chunk_id} has {chunk.members} members, {done} were found"
-    row = _at(chunk, ChunkState.ATTEMPTING, now_ms, attempt=attempt, attempt_at_ms=now_ms, looks=0, remote_status=None)
+    row = at_step(
+        chunk, ChunkState.ATTEMPTING, now_ms, attempt=attempt, attempt_at_ms=now_ms, looks=0, remote_status=None
+    )
     return [Put(row), *orders]
 
 
@@ -376,11 +369,11 @@ def after_look(
         due = now_ms + patience.spacing_ms
         return Looked((Put(replace(chunk, looks=looks, due_at_ms=due, updated_at_ms=now_ms)),))
     if chunk.file_id is not None:
-        row = _at(chunk, ChunkState.ATTEMPTING, now_ms, looks=looks, remote_status=NOT_FOUND)
+        row = at_step(chunk, ChunkState.ATTEMPTING, now_ms, looks=looks, remote_status=NOT_FOUND)
         return Looked((Put(row), Wake("dispatch")))
     if chunk.cancel_requested:
-        return Looked((Put(_ended(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("poll")))
-    return Looked((Put(_at(chunk, ChunkState.PREPARED, now_ms, remote_status=None)), Wake("dispatch")))
+        return Looked((Put(ended_for(chunk, Reason.CANCELLED, "cancelled before it ran", now_ms)), Wake("poll")))
+    return Looked((Put(at_step(chunk, ChunkState.PREPARED, now_ms, remote_status=None)), Wake("dispatch")))
 
 
 def twins_of(chunk: Chunk, found: Sequence[RemoteBatch], price: Callable[[RemoteBatch], int], now_ms: int) -> Looked:
@@ -411,7 +404,7 @@ def _in_doubt(chunk: Chunk, unread: Sequence[RemoteBatch], patience: CreateSched
 
 
 def _opened(chunk: Chunk, remote: RemoteBatch, now_ms: int) -> list[Order]:
-    row = _at(
+    row = at_step(
         chunk, ChunkState.OPEN, now_ms, batch_id=remote.batch_id, remote_status=str(remote.status), looks=0, note=None
     )
     return [Put(row), Wake("poll")]
@@ -429,101 +422,3 @@ def _adoption_order(batch: RemoteBatch) -> tuple[bool, int, str]:
 
 def _runs(batch: RemoteBatch) -> bool:
     return batch.status is RemoteStatus.RUNNING
-
-
-# -- refusals ----------------------------------------------------------------------------------------------------------
-
-
-def fail_batch(
-    view: StateView, chunk: Chunk, failure: BatchFailure, now_ms: int, *, not_before_ms: int | None = None
-) -> list[Order]:
-    """A batch was refused as a whole, at create or after it had been accepted; certainly nothing ran.
-
-    `not_before_ms` is how long the provider asked us to wait.
-    """
-    match failure.action:
-        case Action.DEFER_CHUNK:
-            return [Put(_deferred(chunk, failure, now_ms, not_before_ms)), Wake("dispatch")]
-        case Action.PAUSE_JOB:
-            return [Put(_again(chunk, failure.code, None, now_ms)), *pause(view, chunk, failure.code, now_ms)]
-        case Action.RETRY_ROW:
-            return [*_without_line(view, chunk, failure, now_ms), Wake("poll")]
-        case Action.TERMINAL:
-            # Whatever is wrong is wrong for the next chunk too: one chunk of dead letters, not the whole queue.
-            ended = _ended(chunk, Reason.REFUSED_BY_PROVIDER, failure.code, now_ms)
-            return [Put(ended), *pause(view, chunk, failure.code, now_ms), Wake("poll")]
-
-
-def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) -> list[Order]:
-    """A call other than create failed: the chunk stays where it is and waits; money pauses the job.
-
-    What we believe about the remote batch does not change.
-    """
-    waits = error.retry_after_seconds
-    due = now_ms + (backoff_ms(chunk.failures) if waits is None else round(waits * 1000))
-    row = replace(chunk, failures=chunk.failures + 1, due_at_ms=due, note=error.code, updated_at_ms=now_ms)
-    return [Put(row), *(pause(view, chunk, error.code, now_ms) if isinstance(error, MustPauseError) else [])]
-
-
-def backoff_ms(failures: int) -> int:
-    """How long a step waits after it failed for the (failures + 1)th time in a row."""
-    return int(min(_BACKOFF_MS_MAX, _BACKOFF_MS_BASE * 2 ** min(failures, 16)))
-
-
-def _deferred(chunk: Chunk, failure: BatchFailure, now_ms: int, not_before_ms: int | None) -> Chunk:
-    if chunk.attempt >= ATTEMPTS_MAX and not chunk.cancel_requested:
-        note = f"{failure.code} on attempt {chunk.attempt}: approve it to go on, or cancel the job"
-        return _at(chunk, ChunkState.HELD, now_ms, batch_id=None, remote_status=None, note=note)
-    wait = max(not_before_ms or 0, backoff_ms(chunk.attempt - 1))
-    return _again(chunk, failure.code, now_ms + wait, now_ms)
-
-
-def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk:
-    """Back to where the next attempt begins; a cancelled chunk has none."""
-    if chunk.cancel_requested:
-        return _ended(chunk, Reason.CANCELLED, note, now_ms)
-    return _at(chunk, ChunkState.PREPARED, now_ms, due_at_ms=due_at_ms, batch_id=None, remote_status=None, note=note)
-
-
-def pause(view: StateView, chunk: Chunk, code: str, now_ms: int) -> list[Order]:
-    """Pause the chunk's job in this task, for the provider's `code`; the overseer tells the other tasks."""
-    job = read.job(view, chunk.job)
-    if job is None or job.paused:
-        return []
-    return [Put(replace(job, paused=True, pause_reason=code, updated_at_ms=now_ms))]
-
-
-def _without_line(view: StateView, chunk: Chunk, failure: BatchFailure, now_ms: int) -> list[Order]:
-    """Refuse the member whose line is named, and let the others dissolve into smaller chunks."""
-    ended = _ended(chunk, Reason.PROVIDER_CANCELLED, failure.code, now_ms)
-    life = None if failure.line is None else _member_at(view, chunk, failure.line)
-    if life is None:
-        return [Put(ended)]
-    fact = AttemptRefused(sends=life.sends, reason=Reason.REQUEST_INVALID, charge=FREE)
-    refused, _ = carried(life, fact, now_ms)
-    said = obituary(refused, stage=_STAGE, error=failure.code, now_ms=now_ms)
-    return [Put(replace(ended, errored=1)), Put(refused), said]
-
-
-def _member_at(view: StateView, chunk: Chunk, line: int) -> Life | None:
-    """The member on a 1-based line of the payload: lines are in the order of ids."""
-    after: str | None = None
-    passed = 0
-    while cut := members(view, chunk.chunk_id, after=after):
-        if line <= passed + len(cut):
-            return cut[line - passed - 1] if line > passed else None
-        passed, after = passed + len(cut), cut[-1].request_id
-    return None
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def _at(chunk: Chunk, state: ChunkState, now_ms: int, **changes: object) -> Chunk:
-    """The chunk at the beginning of a step: nothing of it failed yet, no cut of it is done."""
-    fresh: dict[str, object] = {"cursor": None, "due_at_ms": None, "failures": 0, "updated_at_ms": now_ms}
-    return replace(chunk, state=state, **{**fresh, **changes})  # type: ignore[arg-type]  # names checked by replace
-
-
-def _ended(chunk: Chunk, reason: Reason, note: str, now_ms: int) -> Chunk:
-    return _at(chunk, ChunkState.ENDED, now_ms, reason=reason, note=note)

@@ -80,7 +80,7 @@ def _row(each: "BatchRow") -> list[Any]:
     return [
         each.chunk_id,
         each.job,
-        each.state if each.waits_for is None else f"{each.state}, waits for {each.waits_for}",
+        _state(each),
         each.members,
         each.succeeded,
         failed,
@@ -89,6 +89,14 @@ def _row(each: "BatchRow") -> list[Any]:
         f"{cost:.6f}",
         utc(each.updated_at_ms),
     ]
+
+
+def _state(each: "BatchRow") -> str:
+    """The state, and why a batch is where it is: `failed` alone would look like a loss where it was split."""
+    if each.waits_for is not None:
+        return f"{each.state}, waits for {each.waits_for}"
+    stuck = each.state in {ChunkState.FAILED, ChunkState.HELD} or each.failures
+    return f"{each.state}: {each.note}" if stuck and each.note else str(each.state)
 
 
 def _readable(field: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchmill.agents.cli.door import JSON, door
+from batchmill.agents.cli.door import JSON, door, known_job
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 
@@ -47,6 +47,8 @@ def costs(
     values = Scope(job=job, run=run, version=version).values
     with here.view() as view:
         found = of_scope(view, values)
+        if job is not None and not found.records:
+            known_job(view, job)
         groups = None if by is None else cost_groups(view, By(by), values)
         sums = conservation(view, values)
     if not sums.holds:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batchmill.agents.projector.reading import View
     from batchmill.agents.settings import Settings
 
-__all__ = ["JSON", "YES", "Door", "door", "utc"]
+__all__ = ["JSON", "YES", "Door", "door", "known_job", "utc"]
 
 JSON = typer.Option("--json", help="Print one JSON document (lists: under `items`) instead of a table.")
 YES = typer.Option("--yes", "-y", help="Do not ask.")
@@ -98,6 +98,12 @@ def door(context: typer.Context) -> Door:
     """The door of the running command."""
     found: Door = context.find_root().obj
     return found
+
+
+def known_job(view: "View", job: str) -> str:
+    if view.row("SELECT 1 FROM jobs WHERE job = ?", (job,)) is None:
+        raise CommandError(f"the read model knows no job {job}; see `batchmill job list`", ExitCode.NOT_FOUND)
+    return job
 
 
 def utc(milliseconds: int | None) -> str:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from batchmill.agents import clock
+from batchmill.agents.cli.accounts import account_trouble, key_hint
 
 if TYPE_CHECKING:
     from batchmill.agents.settings import AccountSettings, Settings
@@ -17,7 +18,6 @@ _DISK_BYTES_WARN = 5 * 2**30
 _DISK_BYTES_FAIL = 2**29
 _HTTP_SECONDS = 5.0
 _STALE_MS = 60_000
-_UNAUTHORISED = (401, 403)
 
 
 class Level(StrEnum):
@@ -106,34 +106,56 @@ async def _transactions(settings: "Settings") -> Finding:
 
 
 async def _account(name: str, account: "AccountSettings", settings: "Settings") -> AsyncIterator[Finding]:
-    import httpx
+    from batchmill.agents.settings import is_loopback
 
-    from batchmill.agents.settings import env_name, is_loopback
-
-    what, key = f"account {name}", account.key()
-    if key is None and not is_loopback(account.url):
-        mend = f"set OPENAI_API_KEY, or {env_name(f'accounts.{name}.api_key_file')}"
-        yield Finding(what=what, level=Level.FAIL, found=f"no key for {account.url}", mend=mend)
+    what = f"account {name}"
+    if account.key() is None and not is_loopback(account.url):
+        yield Finding(what=what, level=Level.FAIL, found=f"no key for {account.url}", mend=key_hint(name))
         return
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     if settings.loopback_only and not is_loopback(account.url):
         yield Finding(what=what, level=Level.WARN, found="not asked: loopback_only is set")
         return
+    yield await _batches(name, account)
+    yield await _clock(name, account)
+
+
+async def _batches(name: str, account: "AccountSettings") -> Finding:
+    """The account's batches are listed, as after a lost answer: it tries address, key and permission at once."""
+    from batchmill.agents.providers.registry import provider_for
+    from batchmill.agents.settings import env_name
+    from batchmill.streams.ports import Label, MustPauseError, NotFoundError, ProviderError
+
+    what, address = f"account {name}", env_name(f"accounts.{name}.base_url")
+    nobody = Label(app="doctor", chunk_id="doctor", chunk_attempt=0, payload_sha256="", members=0)
+    client = provider_for(name, account, on_call=lambda _seen: None, loopback_only=False)
+    try:
+        await client.find(label=nobody, since_ms=clock.wall_ms())
+    except MustPauseError as error:
+        mend = f"use a key that may use batches: {key_hint(name)}"
+        return Finding(what=what, level=Level.FAIL, found=f"{account.url} refuses the key: {error}", mend=mend)
+    except NotFoundError as error:
+        # A server of one's own may have single calls only.
+        level = Level.WARN if account.kind == "compatible" else Level.FAIL
+        return Finding(what=what, level=level, found=f"no batches at {account.url}: {error}", mend=f"check {address}")
+    except ProviderError as error:
+        mend = f"check {address} and the network; `batchmill simulate` gives one to try with"
+        return Finding(what=what, level=Level.FAIL, found=f"{account.url} does not answer: {error}", mend=mend)
+    finally:
+        await client.close()
+    return Finding(what=what, level=Level.OK, found=f"{account.url} lists its batches")
+
+
+async def _clock(name: str, account: "AccountSettings") -> Finding:
+    """Any answer tells the time, a refusal too; so no key is sent."""
+    import httpx
+
     try:
         async with httpx.AsyncClient(timeout=_HTTP_SECONDS) as client:
             asked_ms = clock.wall_ms()
-            answer = await client.get(f"{account.url.rstrip('/')}/models", headers=headers)
+            answer = await client.get(account.url)
     except httpx.HTTPError as error:
-        mend = "check OPENAI_BASE_URL and the network; `batchmill simulate` gives one to try with"
-        found = f"{account.url} does not answer: {type(error).__name__}"
-        yield Finding(what=what, level=Level.FAIL, found=found, mend=mend)
-        return
-    if answer.status_code in _UNAUTHORISED:
-        found = f"{account.url} refuses the key (HTTP {answer.status_code})"
-        yield Finding(what=what, level=Level.FAIL, found=found, mend="use a key that may use the Batch API")
-        return
-    yield Finding(what=what, level=Level.OK, found=f"{account.url} answers")
-    yield _skew(name, account, answer, asked_ms)
+        return Finding(what=f"clock against {name}", level=Level.WARN, found=f"not known: {type(error).__name__}")
+    return _skew(name, account, answer, asked_ms)
 
 
 def _skew(name: str, account: "AccountSettings", answer: Any, asked_ms: int) -> Finding:
@@ -213,10 +235,13 @@ def _jobs(settings: "Settings") -> list[Finding]:
         try:
             loaded = load_job(file)
         except JobFileError as error:
+            first = next(problem for problem in error.problems if problem.level == "error")
             mend = f"batchmill job validate {file.parent}"
-            found.append(
-                Finding(what=f"job {file.parent.name}", level=Level.FAIL, found=str(error.problems[0]), mend=mend)
-            )
+            found.append(Finding(what=f"job {file.parent.name}", level=Level.FAIL, found=str(first), mend=mend))
             continue
-        found.append(Finding(what=f"job {loaded.spec.job}", level=Level.OK, found=f"version {loaded.version}"))
+        what, trouble = f"job {loaded.spec.job}", account_trouble(settings, loaded.spec.ask.model)
+        if trouble is not None:
+            found.append(Finding(what=what, level=Level.FAIL, found=trouble[0], mend=trouble[1]))
+            continue
+        found.append(Finding(what=what, level=Level.OK, found=f"version {loaded.version}"))
     return found

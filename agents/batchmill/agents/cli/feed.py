@@ -60,19 +60,19 @@ def ingest(
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def tell(here: Door, report: "IngestReport", *, json: bool) -> None:
+def tell(here: Door, report: "IngestReport", *, json: bool, dry_run: bool = False) -> None:
     """What became of the records, and what a person should know of it."""
     for line, trouble in report.refused_lines:
         here.say(f"line {line}: not sent: {trouble}")
     if json:
-        here.emit("ingest", {name: getattr(report, name) for name in report.__slots__})
+        here.emit("ingest", {name: getattr(report, name) for name in report.__slots__} | {"dry_run": dry_run})
     else:
         here.fields(
             [
                 ("run", report.run),
                 ("topic", report.topic),
                 ("read", report.read),
-                ("sent", report.sent),
+                ("would send" if dry_run else "sent", report.sent),
                 ("bytes", report.bytes),
                 ("refused", report.refused or None),
                 ("without key", report.without_key or None),

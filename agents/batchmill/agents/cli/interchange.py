@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from batchmill.agents.cli.door import JSON, Door, door
+from batchmill.agents.cli.door import JSON, Door, door, known_job
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.schemas.status import Status
@@ -75,7 +75,13 @@ def export_requests(
 
     async def work(view: "View", bodies: "Bodies", write: Callable[[bytes], object]) -> "ExportReport":
         return await exporting.export_requests(
-            view, bodies, job=job, form=_form(form), named=_named(named), statuses=status or (), write=write
+            view,
+            bodies,
+            job=known_job(view, job),
+            form=_form(form),
+            named=_named(named),
+            statuses=status or (),
+            write=write,
         )
 
     _export(here, "export.requests", work, output, json=json)
@@ -105,7 +111,13 @@ def export_results(
 
     async def work(view: "View", bodies: "Bodies", write: Callable[[bytes], object]) -> "ExportReport":
         return await exporting.export_results(
-            view, bodies, job=job, form=_form(form), named=_named(named), every_attempt=every_attempt, write=write
+            view,
+            bodies,
+            job=known_job(view, job),
+            form=_form(form),
+            named=_named(named),
+            every_attempt=every_attempt,
+            write=write,
         )
 
     _export(here, "export.results", work, output, json=json)
@@ -145,7 +157,7 @@ def import_requests(
         with Progress(here, RecordFile(records, size_bytes, position)) as progress:
             sent = ingest(here.settings, records, run=name, job=job, on_progress=progress.moved, dry_run=dry_run)
             report = asyncio.run(sent)
-    tell(here, report, json=json)
+    tell(here, report, json=json, dry_run=dry_run)
     if dry_run:
         here.say("dry run: nothing was sent")
     if report.refused:
@@ -187,7 +199,7 @@ def import_results(
     with _opened(file) as (opened, _), here.view() as view, Parts() as parts:
         joiner = Joiner(
             view,
-            job=_known_job(view, job),
+            job=known_job(view, job),
             form=_any_form(form),
             by_source=by == "source",
             output_bytes_max=limits.output_bytes_max,
@@ -319,12 +331,6 @@ def _opened(file: str) -> Iterator[tuple[IO[bytes], int | None]]:
         raise CommandError(f"{file}: {error.strerror}", ExitCode.NOT_FOUND) from None
     with opened:
         yield opened, size_bytes
-
-
-def _known_job(view: "View", job: str) -> str:
-    if view.row("SELECT 1 FROM jobs WHERE job = ?", (job,)) is None:
-        raise CommandError(f"the read model knows no job {job}; see `batchmill job list`", ExitCode.NOT_FOUND)
-    return job
 
 
 def _form(text: str) -> "Form":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
@@ -196,24 +197,43 @@ def show(
 
 
 def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
+    from dataclasses import replace
+
     from batchmill.agents.jobs import load_job
 
     loaded = load_job(folder)
     _bounded(here, loaded)
+    loaded = replace(loaded, warnings=(*loaded.warnings, *_account_warnings(here, loaded)))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
 
 
+def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
+    """The workers may have other settings than this command; without the account nothing of the job is sent."""
+    from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.problems import Problem
+
+    trouble = account_trouble(here.settings, loaded.spec.ask.model)
+    if trouble is None:
+        return []
+    lined, (what, hint) = read_yaml(loaded.file), trouble
+    line = lined.line(("ask", "model", "account"))
+    return [Problem(file=loaded.file, line=line, what=what, hint=hint, level="warning")]
+
+
 def _bounded(here: Door, loaded: "LoadedJob") -> None:
     """A budget is kept by reserving the most a request can cost: the price list has to know the model."""
     from batchmill.agents.jobs import JobFileError, Problem
+    from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.settings import env_name
 
     spec = loaded.spec
     if spec.budget is not None and _prices_of(here, spec).of(spec.ask.model.name) is None:
         what = f"budget: the price list has no model {spec.ask.model.name!r}, so nobody knows what may be spent"
-        hint = "name a price list that has it (setting prices_file), or leave the budget out"
-        raise JobFileError([Problem(file=loaded.file, line=1, what=what, hint=hint)])
+        hint = f"name a price list that has it: {env_name('prices_file')}; or leave the budget out"
+        line = read_yaml(loaded.file).line(("budget",))
+        raise JobFileError([Problem(file=loaded.file, line=line, what=what, hint=hint)])
 
 
 def _prices_of(here: Door, spec: "JobSpec") -> "Prices":
@@ -375,9 +395,12 @@ def _tell_estimate(here: Door, made: "Plan", count: int | None) -> None:
     likely = "" if expected is None else f", about ${expected / _NANOS:.6f}"
     typer.echo(f"\nper event: {made.tokens_mean:.0f} input tokens (estimate), {most}{likely}")
     if count is not None and cost is not None and expected is not None:
-        typer.echo(
-            f"for {count:,} events: at most ${cost * count / _NANOS:,.2f}, about ${expected * count / _NANOS:,.2f}"
-        )
+        typer.echo(f"for {count:,} events: at most {_usd(cost * count)}, about {_usd(expected * count)}")
+
+
+def _usd(nanos: float) -> str:
+    """Cents where there are dollars; less would be told as nothing."""
+    return f"${nanos / _NANOS:,.2f}" if nanos >= _NANOS else f"${nanos / _NANOS:.6f}"
 
 
 def _jobs(here: Door) -> list[dict[str, Any]]:

@@ -220,6 +220,9 @@ def simulate(
         async with running_simulator(config, port=port) as url:
             here.say(f"the simulator answers at {url}/v1 (ledger: {config.ledger_file}); Ctrl-C ends it")
             here.say(f"use it with: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any batchmill up")
+            here.say(
+                f"base_url of other accounts: azure and anthropic {url}, gemini {url}/gemini, mistral {url}/mistral/v1"
+            )
             await _until_signalled()
 
     asyncio.run(serve())

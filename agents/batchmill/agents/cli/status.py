@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchmill.agents.cli.door import JSON, Door, door, utc
+from batchmill.agents.cli.door import JSON, Door, door, known_job, utc
 
 if TYPE_CHECKING:
     from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
@@ -87,6 +87,9 @@ def status(
     here = door(context)
     if not watch:
         report = read_report(here, job=job, run=run)
+        if job is not None and not report.accounting.account.raw:  # events may name a job that nobody has applied
+            with here.view() as view:
+                known_job(view, job)
         if json:
             here.emit("status", plain(report, None))
         else:

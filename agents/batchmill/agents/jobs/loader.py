@@ -86,6 +86,7 @@ def load_job(path: Path) -> LoadedJob:
     lined = read_yaml(file)
     _stop_on([*_unsupported(lined), *_misspelt(lined)])
     texts = _Texts(lined)
+    texts.problems += _unserved(lined)
     try:
         spec = _spec(lined.data, texts)
     except JobSpecError as error:
@@ -121,6 +122,23 @@ def _unsupported(lined: Lined) -> Iterator[Problem]:
                 what=f"`{name}` is not supported by this version of batchmill",
                 hint=instead,
             )
+
+
+def _unserved(lined: Lined) -> Iterator[Problem]:
+    """A provider that there is no adapter for, or an endpoint that it does not have."""
+    model = lined.data["ask"]["model"]
+    kind, endpoint = model["provider"], model.get("endpoint")
+    facts = PROVIDERS.get(kind)
+    if facts is None or facts.protocol is None:
+        served = [name for name, row in PROVIDERS.items() if row.protocol is not None]
+        near = difflib.get_close_matches(kind, served, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there is one for {', '.join(served)}"
+        what = f"ask.model.provider: there is no adapter for {kind!r}"
+        yield Problem(file=lined.file, line=lined.line(("ask", "model", "provider")), what=what, hint=hint)
+    elif endpoint is not None and endpoint not in facts.can.endpoints:
+        what = f"ask.model.endpoint: {facts.title} has no {endpoint}"
+        hint = f"it has {', '.join(facts.can.endpoints)}"
+        yield Problem(file=lined.file, line=lined.line(("ask", "model", "endpoint")), what=what, hint=hint)
 
 
 def _misspelt(lined: Lined) -> Iterator[Problem]:
@@ -167,6 +185,10 @@ def _expected(error: Any) -> str:
             return _PATTERN_NAMES.get(kind["pattern"], f"must match {kind['pattern']}")
         case "minimum" | "maximum":
             return f"must be at {'least' if error.kind.name == 'minimum' else 'most'} {kind['limit']}"
+        case "exclusiveMinimum":
+            return f"must be more than {kind['limit']}"
+        case "minLength" | "minItems":
+            return "must not be empty"
         case "oneOf":
             return _one_of(error)
         case name:
@@ -204,9 +226,27 @@ def _one_of(error: Any) -> str:
 
 
 def _of_spec_error(lined: Lined, error: JobSpecError) -> Problem:
-    """A mistake the frozen spec found: its members are named almost as in the file."""
-    steps: Steps = tuple(part for part in error.where.removeprefix("$").split(".") if part)
-    return Problem(file=lined.file, line=lined.line(steps), what=str(error))
+    """A mistake the frozen spec found, with its members named as in the file."""
+    told = _FILE_NAME.sub(lambda found: _FILE_NAMES[found[0]], str(error))
+    where = _FILE_NAME.sub(lambda found: _FILE_NAMES[found[0]], error.where)
+    steps: Steps = tuple(part for part in where.removeprefix("$").split(".") if part)
+    return Problem(file=lined.file, line=lined.line(steps), what=told.removeprefix("$."))
+
+
+#: member of the frozen spec -> what the file calls it
+_FILE_NAMES = {
+    "backoff_seconds_base": "backoff",
+    "backoff_seconds_max": "backoff_max",
+    "deadline_seconds": "deadline",
+    "id_path": "id",
+    "job_nanos": "job_usd",
+    "max_age_seconds": "max_age",
+    "output_schema_json": "output",
+    "params_json": "params",
+    "record_nanos": "record_usd",
+    "schema_json": "schema",
+}
+_FILE_NAME = re.compile(rf"\b(?:{'|'.join(_FILE_NAMES)})\b")
 
 
 class _Texts:

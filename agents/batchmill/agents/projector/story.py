@@ -214,18 +214,30 @@ def _waits_for_grant(view: View, chunk: BatchRow, pool: str) -> str:
     return f"{told} ({chunk.note})" if chunk.note else told
 
 
+def _paused(view: View, row: LifeRow) -> str | None:
+    """That a person must act, and why; None when the record's task has not paused the job."""
+    sql = "SELECT pause_reason FROM jobs WHERE partition = ? AND job = ? AND paused"
+    found = view.row(sql, (row.partition, row.job))
+    if found is None:
+        return None
+    why = f", by itself ({found['pause_reason']})" if found["pause_reason"] else ""
+    return f"`batchmill resume {row.job}`: the job is paused{why}"
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
     if chunk is not None and chunk.waits_for is not None:
         return _waits_for_grant(view, chunk, chunk.waits_for)
+    paused = _paused(view, row)
+    if chunk is not None and chunk.batch_id is not None:
+        return f"batch {chunk.chunk_id} ({chunk.state}, provider's {chunk.batch_id}: {chunk.remote_status})"
     if chunk is not None:
-        told = f"batch {chunk.chunk_id} ({chunk.state}"
-        return f"{told}, provider's {chunk.batch_id}: {chunk.remote_status})" if chunk.batch_id else f"{told})"
-    paused = view.row("SELECT 1 FROM jobs WHERE partition = ? AND job = ? AND paused", (row.partition, row.job))
+        note = f": {chunk.note}" if chunk.note and chunk.failures else ""
+        return paused or f"batch {chunk.chunk_id} ({chunk.state}{note})"
     match row.status.value:
         case "queued":
-            return "its job is paused" if paused else "a batch to fill up"
+            return paused or "a batch to fill up"
         case "failed_retryable":
             return f"its next attempt, due at {row.due_at_ms}"
         case "needs_review":
@@ -233,6 +245,6 @@ def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str |
         case "succeeded_unvalidated":
             return "its judgement"
         case "validated":
-            return "its job is paused" if paused else "the sink"
+            return paused or "the sink"
         case _:
             return None

@@ -76,6 +76,8 @@ STANDING_CODES = frozenset(
         "API_KEY_IP_ADDRESS_BLOCKED",
     }
 )
+#: OpenAI's type of every refusal; as a code it says nothing
+NAMELESS = "invalid_request_error"
 AUTH_STATUSES = frozenset({401, 402, 403})
 #: Of a call that spends: the account is not ready for it (no billing, say). Of others: too late, or too soon.
 PRECONDITION = "FAILED_PRECONDITION"
@@ -189,6 +191,7 @@ def error_for(
         return OutcomeUnknownError(code, http_status=status, retry_after_seconds=wait_seconds)
     stands = code in STANDING_CODES or (spends and code == PRECONDITION)
     if status in AUTH_STATUSES or complaint.about_money or stands:
+        code = f"http_{status}" if code == NAMELESS else code  # what `status` then shows as the reason of the pause
         return MustPauseError(code, http_status=status, hint="look at the account's key, balance and limits")
     if unclear or status == THROTTLED:
         return TransientError(code, http_status=status, retry_after_seconds=wait_seconds)

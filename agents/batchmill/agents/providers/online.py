@@ -43,6 +43,8 @@ from batchmill.streams.ports import (
 __all__ = ["OnlineClient"]
 
 OPERATION = "ask"
+#: Names the call in the provider's own logs, where it keeps such names: a call in doubt can be asked about.
+REQUEST_ID = "x-client-request-id"
 #: Shorter than the idle limit of common servers, so that we rarely send into a connection they are closing.
 KEEPALIVE_SECONDS = 2.0
 #: How long a name is remembered: with hundreds of calls a second it must not be looked up for each.
@@ -128,7 +130,8 @@ class OnlineClient:
             if not may_start():
                 raise NotStartedError("lease_ended", hint="a pause, or no recent commit: it may not start any more")
             call.sent = True
-            status, headers, answer = await self._exchange(self._base + self._paths.online_path(endpoint), body, call)
+            url = self._base + self._paths.online_path(endpoint)
+            status, headers, answer = await self._exchange(url, custom_id, body, call)
             self.pacer.heard(turn, rates_in(headers))
             row = self._understood(custom_id, status, headers, answer, call)
             if row.usage_known and row.billed:
@@ -147,10 +150,13 @@ class OnlineClient:
         if self._session is not None:
             await self._session.close()
 
-    async def _exchange(self, url: str, body: bytes, call: _Call) -> tuple[int, Mapping[str, str], bytes | None]:
+    async def _exchange(
+        self, url: str, custom_id: str, body: bytes, call: _Call
+    ) -> tuple[int, Mapping[str, str], bytes | None]:
         """Status, headers and body of the answer; None for a body that is too large to be read."""
         try:
-            async with self._opened().post(url, data=body, allow_redirects=False) as response:
+            named = {REQUEST_ID: custom_id}
+            async with self._opened().post(url, data=body, headers=named, allow_redirects=False) as response:
                 call.http_status = response.status
                 return response.status, response.headers, await _bounded(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -194,6 +194,7 @@ class _Round:
             cut, found[:] = found[:CUT_CALLS], found[CUT_CALLS:]
             if not found:
                 came.clear()
+            await FAILPOINTS.reach("calls.answered")
             left -= len(cut)
             await self._write(asked, cut)
 

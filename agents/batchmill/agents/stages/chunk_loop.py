@@ -21,7 +21,8 @@ from batchmill.streams import view as read
 from batchmill.streams.granting import waits
 from batchmill.streams.isolating import isolate_chunk
 from batchmill.streams.ports import ProviderError, TransientError
-from batchmill.streams.submitting import Todo, todo, try_later
+from batchmill.streams.refusing import try_later
+from batchmill.streams.submitting import Todo, todo
 
 __all__ = ["ChunkLoop", "Step", "current_row"]
 

@@ -24,7 +24,7 @@ from batchmill.streams import view as read
 from batchmill.streams.committing import Intent, intend, meet_verdict, place_of, settle, write_of
 from batchmill.streams.isolating import isolate_commit, verdict_gone
 from batchmill.streams.ports import Sink, SinkWrite
-from batchmill.streams.submitting import backoff_ms
+from batchmill.streams.refusing import backoff_ms
 
 __all__ = ["Committer"]
 
