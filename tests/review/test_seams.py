@@ -171,6 +171,13 @@ def test_a_batch_that_came_late_is_cancelled_and_counted_before_its_members_are_
     assert (after.state, after.twins, provider.calls) == (ChunkState.FAILED, 1, ["cancel"])
 
 
+def test_a_cancelled_batch_of_an_account_that_is_gone_lets_its_members_go_in_the_end(tmp_path: Path) -> None:
+    told = {"attempt": 1, "account": "gone", "failures": TWIN_TRIES_MAX}
+    task, chunk = a_task(ChunkState.ENDED, Status.PROCESSING, reason=Reason.CANCELLED, cancel_requested=True, **told)
+    collector = a_collector(a_kit(), providers(), tmp_path)  # type: ignore[arg-type]
+    assert run(one_step(collector.poll(), task, chunk, Todo.SETTLE)).state is ChunkState.FAILED
+
+
 def test_members_of_a_chunk_that_was_never_attempted_go_without_a_look(tmp_path: Path) -> None:
     task, chunk = a_task(ChunkState.ENDED, reason=Reason.CANCELLED, cancel_requested=True)
     provider = Provider()

@@ -14,7 +14,7 @@ from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import FAILPOINTS, Slice, Task
-from batchmill.agents.settings import EffectSettings
+from batchmill.agents.settings import EffectSettings, SettingsError
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.lines import placed_lines
@@ -163,14 +163,14 @@ class Collector:
             return None
 
     async def _look_for_twins(self, task: Task, chunk: Chunk) -> Sequence[RemoteBatch]:
-        provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
         try:
+            provider = self._provider(chunk)
             found = await provider.find(label=label, since_ms=chunk.created_at_ms)
-        except ProviderError as error:
+        except (ProviderError, SettingsError) as error:
             if chunk.failures < TWIN_TRIES_MAX:
                 raise
-            _log.warning("twins_not_looked_for", chunk_id=chunk.chunk_id, batch_id=chunk.batch_id, error=error.code)
+            _log.warning("twins_not_looked_for", chunk_id=chunk.chunk_id, batch_id=chunk.batch_id, error=str(error))
             return ()
         looked = twins_of(
             current_row(task, chunk), found, lambda twin: self._cost_of(task, chunk, twin), clock.wall_ms()
