@@ -70,8 +70,13 @@ def _demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     log = tmp_path / "said"
     command = [*DEMO, "--records", "600", "--work-dir", str(tmp_path / "demo")]
     with log.open("wb") as said:
-        process = subprocess.Popen(  # noqa: PLW1509 - no thread runs here yet
-            command, stdout=said, stderr=said, cwd=tmp_path, env=_environment(), preexec_fn=_hears_ctrl_c
+        process = subprocess.Popen(
+            command,
+            stdout=said,
+            stderr=said,
+            cwd=tmp_path,
+            env=_environment(),
+            preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 - no thread runs here yet
         )
         try:
             yield process, log
