@@ -42,7 +42,7 @@ from batchmill.streams.ports import CreateOrder, Label, ProviderError, RefusedEr
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
-from batchmill.streams.sealing import ChunkLimits, Queue, queues, seal
+from batchmill.streams.sealing import ChunkLimits, Queue, age_ms_max, queues, seal
 from batchmill.streams.submitting import (
     CreateSchedule,
     Todo,
@@ -158,7 +158,7 @@ class Submitter:
             count_max=min(mode.chunk.max_count, can.members_max, queue_max if by_request else _NO_LIMIT),
             bytes_max=min(mode.chunk.max_bytes, can.bytes_max),
             tokens_max=min(mode.chunk.max_tokens, _NO_LIMIT if by_request else queue_max),
-            age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
+            age_ms_max=age_ms_max(mode, typical_seconds=can.typical_seconds),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
             account=account,
