@@ -20,7 +20,7 @@ from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.granting import needs_of
 from batchmill.streams.overseeing import Books
-from batchmill.streams.ports import CreateOrder, RefusedError, RemoteBatch, RemoteStatus
+from batchmill.streams.ports import CreateOrder, ProviderError, RefusedError, RemoteBatch, RemoteStatus, TransientError
 from batchmill.streams.sealing import Queue, seal
 from batchmill.streams.submitting import Todo
 from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
@@ -183,3 +183,22 @@ def test_members_of_a_chunk_that_was_never_attempted_go_without_a_look(tmp_path:
     provider = Provider()
     after = run(one_step(a_collector(a_kit(), provider, tmp_path).poll(), task, chunk, Todo.SETTLE))
     assert (after.state, provider.calls) == (ChunkState.FAILED, [])
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state"),
+    [(TransientError("busy"), ChunkState.ATTEMPTING), (RefusedError("ended", http_status=400), ChunkState.OPEN)],
+)
+def test_one_of_two_batches_is_adopted_when_the_other_is_told_to_stop(
+    tmp_path: Path, refusal: ProviderError, state: ChunkState
+) -> None:
+    task, chunk = a_task(ChunkState.ATTEMPTING, Status.PROCESSING, attempt=1)
+    provider = Provider()
+    provider.refusals["cancel"] = refusal
+
+    async def found(**_: Any) -> list[RemoteBatch]:
+        return [replace(provider.remote, batch_id=name) for name in ("one", "other")]
+
+    provider.find = found  # type: ignore[method-assign]
+    after = run(one_step(a_submitter(a_kit(), provider, tmp_path).dispatch(), task, chunk, Todo.LOOK))
+    assert (after.state, provider.calls) == (state, ["cancel"])
