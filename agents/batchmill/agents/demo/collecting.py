@@ -19,7 +19,7 @@ from batchmill.agents.demo.events import Hostile, Script
 from batchmill.agents.demo.report import Hostiles, Ledgers, Log, Money
 from batchmill.agents.projector.metrics import Accounting
 from batchmill.agents.projector.reading import View
-from batchmill.agents.providers.openai_batch import WRITTEN
+from batchmill.agents.providers.batch_account import WRITTEN
 from batchmill.agents.runtime import BodyCache, LogReader
 from batchmill.agents.settings import Settings
 from batchmill.agents.simulator import Ledger

@@ -12,16 +12,19 @@ its custom ids. A result names no file: it is read by the id of its batch.
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from typing_extensions import override
+
 from batchmill.agents.providers.anthropic_rows import parse_row, request_line
-from batchmill.agents.providers.http import CallSeen, HttpSeam
+from batchmill.agents.providers.batch_account import BatchAccount
+from batchmill.agents.providers.http import CallSeen
+from batchmill.agents.providers.loose import listed, plain_count, text, time_ms
 from batchmill.agents.settings import AccountSettings
 from batchmill.schemas.ids import chunk_nonce, parse_custom_id
 from batchmill.schemas.reasons import Reason
 from batchmill.streams.ports import (
-    Capabilities,
     CreateOrder,
     Label,
     NotFoundError,
@@ -66,26 +69,14 @@ _STATUS = {
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
-class AnthropicBatchProvider:
+class AnthropicBatchProvider(BatchAccount):
     """One account at Anthropic."""
 
     def __init__(
         self, *, name: str, account: AccountSettings, on_call: Callable[[CallSeen], None], loopback_only: bool
     ) -> None:
-        self._name, self._account = name, account
-        self._http = HttpSeam(
-            name=name, account=account, headers=headers(account), on_call=on_call, loopback_only=loopback_only
-        )
+        super().__init__(name=name, account=account, on_call=on_call, loopback_only=loopback_only)
         self._nonces: dict[str, str] = {}
-        self.set_share = self._http.gate.set_share
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._account.can
 
     def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
         if endpoint not in ASKED_AS:
@@ -149,9 +140,9 @@ class AnthropicBatchProvider:
     async def delete_file(self, file_id: str) -> None:
         raise AssertionError(f"{self._name} has no input file to delete ({file_id})")
 
-    async def close(self) -> None:
-        """Close idle connections."""
-        await self._http.close()
+    @override
+    def _headers(self) -> dict[str, str]:
+        return headers(self._account)
 
     # -- finding -------------------------------------------------------------------------------------------------------
 
@@ -162,7 +153,7 @@ class AnthropicBatchProvider:
         for _ in range(FIND_PAGES_MAX):
             params = {"limit": str(PAGE_BATCHES)} | ({"after_id": after} if after else {})
             reply = await self._http.call("find", "GET", BATCHES, params=params)
-            page = [_listed(item, reply.server_time) for item in _list(reply.document.get("data"))]
+            page = [_listed(item, reply.server_time) for item in listed(reply.document.get("data"))]
             # A batch that does not say when it was made may be the one.
             recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
             found |= {batch.batch_id: batch for batch in recent}
@@ -263,7 +254,7 @@ async def _lines(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 
 def _listed(document: Any, now: datetime) -> RemoteBatch:
-    if not isinstance(document, dict) or not isinstance(document.get("id"), str) or not document["id"]:
+    if not isinstance(document, dict) or text(document.get("id")) is None:
         raise TransientError("no_batch_id", hint="the list of batches shows one without an id")
     return _batch(document, now)
 
@@ -275,12 +266,12 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     archived = document.get("archived_at") is not None
     if status is RemoteStatus.ENDED and not there and not archived and _is_fresh(document, now):
         status = RemoteStatus.RUNNING
-    counts = {name: _int(said.get(name)) for name in _COUNTS} if isinstance(said, dict) else {}
+    counts = {name: plain_count(said.get(name)) for name in _COUNTS} if isinstance(said, dict) else {}
     return RemoteBatch(
         batch_id=str(document["id"]),
         status=status,
         status_text=ARCHIVED if archived else word,
-        created_at_ms=_time_ms(document.get("created_at")) or 0,
+        created_at_ms=time_ms(document.get("created_at")),
         output_file_id=str(document["id"]) if status is RemoteStatus.ENDED and there else None,
         total=sum(counts.values()) if counts else None,
         completed=counts.get("succeeded"),
@@ -289,30 +280,13 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
 
 
 def _is_fresh(document: Mapping[str, Any], now: datetime) -> bool:
-    ended_ms = _time_ms(document.get("ended_at"))
-    return ended_ms is not None and now.timestamp() * 1_000 - ended_ms <= RESULTS_GRACE_SECONDS * 1_000
+    ended_ms = time_ms(document.get("ended_at"))
+    return ended_ms != 0 and now.timestamp() * 1_000 - ended_ms <= RESULTS_GRACE_SECONDS * 1_000
 
 
 def _is_archived(batch: RemoteBatch) -> bool:
     """Its results are gone for good: nobody can ever tell whose it was, and nobody gets anything from it."""
     return batch.status_text == ARCHIVED
-
-
-def _time_ms(value: Any) -> int | None:
-    """An RFC 3339 instant."""
-    try:
-        said = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return round(said.replace(tzinfo=said.tzinfo or UTC).timestamp() * 1_000)
-
-
-def _int(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 #: What the registry makes of an account whose row names this protocol.

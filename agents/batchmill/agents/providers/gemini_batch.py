@@ -19,16 +19,16 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from typing_extensions import override
+
+from batchmill.agents.providers.batch_account import BatchAccount
 from batchmill.agents.providers.errors import GOOGLE_CODES, batch_action
 from batchmill.agents.providers.gemini_rows import parse_row, request_line
-from batchmill.agents.providers.http import CallSeen, HttpSeam
 from batchmill.agents.providers.loose import count, listed, mapping, text, time_ms, whole
 from batchmill.agents.providers.uploads import exactly
-from batchmill.agents.settings import AccountSettings
 from batchmill.streams.ports import (
     Action,
     BatchFailure,
-    Capabilities,
     CreateOrder,
     Label,
     MustPauseError,
@@ -75,30 +75,10 @@ CANCELLED = "CANCELLED"
 EXPIRED = "EXPIRED"
 
 
-class GeminiBatchProvider:
+class GeminiBatchProvider(BatchAccount):
     """One account (a key of one project) at the Gemini Developer API."""
 
-    def __init__(
-        self, *, name: str, account: AccountSettings, on_call: Callable[[CallSeen], None], loopback_only: bool
-    ) -> None:
-        self._name, self._account = name, account
-        self._http = HttpSeam(
-            name=name,
-            account=account,
-            headers=_headers(account),
-            on_call=on_call,
-            loopback_only=loopback_only,
-            id_member="name",
-        )
-        self.set_share = self._http.gate.set_share
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._account.can
+    id_member = "name"
 
     def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:  # noqa: ARG002 - there is but one
         return request_line(custom_id=custom_id, body=body)
@@ -226,14 +206,10 @@ class GeminiBatchProvider:
                 return
             raise refused from None
 
-    async def close(self) -> None:
-        """Close idle connections."""
-        await self._http.close()
-
-
-def _headers(account: AccountSettings) -> dict[str, str]:
-    said = {"x-goog-api-key": account.key(), "user-agent": "batchmill"}
-    return {name: value for name, value in said.items() if value}
+    @override
+    def _headers(self) -> dict[str, str]:
+        said = {"x-goog-api-key": self._account.key(), "user-agent": "batchmill"}
+        return {name: value for name, value in said.items() if value}
 
 
 def _about_a_file(error: MustPauseError) -> ProviderError:

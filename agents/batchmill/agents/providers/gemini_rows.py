@@ -9,7 +9,6 @@ Tokens of thoughts are billed as output; tokens of results of tools as input.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ import orjson
 from batchmill.agents.providers.errors import GOOGLE_CODES, Complaint, row_reason
 from batchmill.agents.providers.gemini_schema import response_schema
 from batchmill.agents.providers.loose import count, listed, mapping, text
+from batchmill.agents.providers.row_outcomes import Usage, answered, failed, loaded, never_ran, spoilt
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
@@ -67,13 +67,13 @@ def request_line(*, custom_id: str, body: bytes) -> bytes:
 
 def parse_row(line: bytes) -> RowOutcome | None:
     """Read one line of a result file."""
-    row, damaged = _loaded(line)
+    row, damaged = loaded(line)
     key = text(row.get("key"))
     if key is None:
         return None
     response = row.get("response")
     outcome = _answered(key, response) if isinstance(response, dict) else _failure(key, row)
-    return _spoilt(outcome) if damaged else outcome
+    return spoilt(outcome) if damaged else outcome
 
 
 # -- the question ------------------------------------------------------------------------------------------------------
@@ -119,21 +119,6 @@ def _form(asked: Mapping[str, Any]) -> dict[str, Any]:
 # -- the answer --------------------------------------------------------------------------------------------------------
 
 
-def _loaded(line: bytes) -> tuple[dict[str, Any], bool]:
-    """Decode a line; bytes that are not UTF-8 are replaced, because the row was paid for and must be told apart."""
-    damaged = False
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        decoded = line.decode("utf-8", errors="replace")
-        damaged = "�" in decoded
-        try:
-            row = orjson.loads(decoded)
-        except orjson.JSONDecodeError:
-            return {}, True
-    return mapping(row), damaged
-
-
 def _answered(key: str, response: Mapping[str, Any]) -> RowOutcome:
     candidate = mapping(next(iter(listed(response.get("candidates"))), None))
     blocked = text(mapping(response.get("promptFeedback")).get("blockReason"))
@@ -143,9 +128,9 @@ def _answered(key: str, response: Mapping[str, Any]) -> RowOutcome:
         return _succeeded(key, response, usage, said or "", finish=CONTENT_FILTER, refusal=reason)
     if reason is not None and reason not in _FINISH:
         # It stopped for a reason that is no end of an answer: what is there cannot be taken for a whole one.
-        return _failed(key, Reason.PROVIDER_ERROR, reason, usage=usage, billed=True)
+        return failed(key, Reason.PROVIDER_ERROR, reason, http_status=200, usage=usage, billed=True)
     if said is None and reason != "MAX_TOKENS":
-        return _failed(key, Reason.PROVIDER_ERROR, "no_answer", usage=usage, billed=True)
+        return failed(key, Reason.PROVIDER_ERROR, "no_answer", http_status=200, usage=usage, billed=True)
     return _succeeded(key, response, usage, said or "", finish=None if reason is None else _FINISH[reason])
 
 
@@ -157,21 +142,16 @@ def _said(candidate: Mapping[str, Any]) -> str | None:
 
 
 def _succeeded(
-    key: str, response: Mapping[str, Any], usage: "_Usage", said: str, *, finish: str | None, refusal: str | None = None
+    key: str, response: Mapping[str, Any], usage: Usage, said: str, *, finish: str | None, refusal: str | None = None
 ) -> RowOutcome:
-    return RowOutcome(
-        custom_id=key,
-        outcome=Outcome.SUCCEEDED,
-        reason=None,
-        output=said,
+    return answered(
+        key,
+        said,
+        usage=usage,
         finish_reason=finish,
         refusal=refusal,
         http_status=200,
         model=text(response.get("modelVersion")),
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_tokens=usage.cached_tokens,
-        usage_known=usage.known,
     )
 
 
@@ -180,61 +160,17 @@ def _failure(key: str, row: Mapping[str, Any]) -> RowOutcome:
     number = count(error.get("code"))
     code, status = GOOGLE_CODES.get(number, (f"http_{number}" if number else "empty_row", number))
     if code == CANCELLED:
-        return RowOutcome(
-            custom_id=key,
-            outcome=Outcome.CANCELLED,
-            reason=Reason.PROVIDER_CANCELLED,
-            error_code=code,
-            billed=False,
-        )
+        return never_ran(key, code, Outcome.CANCELLED)
     reason = row_reason(status, Complaint(code=code))
     # A failed request is not billed, as far as anything says.
-    return _failed(key, reason, code, http_status=status or None, usage=_Usage(known=False), billed=False)
+    return failed(key, reason, code, http_status=status or None, usage=Usage(known=False), billed=False)
 
 
-def _failed(
-    key: str, reason: Reason, code: str, *, usage: "_Usage", billed: bool, http_status: int | None = 200
-) -> RowOutcome:
-    return RowOutcome(
-        custom_id=key,
-        outcome=Outcome.ERROR,
-        reason=reason,
-        http_status=http_status,
-        error_code=code,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_tokens=usage.cached_tokens,
-        usage_known=usage.known or not billed,
-        billed=billed,
-    )
-
-
-def _spoilt(row: RowOutcome) -> RowOutcome:
-    """Keep what a damaged line cost; its text cannot be trusted."""
-    if row.outcome is not Outcome.SUCCEEDED:
-        return row
-    usage = _Usage(
-        known=row.usage_known,
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
-        cached_tokens=row.cached_tokens,
-    )
-    return _failed(row.custom_id, Reason.PROVIDER_ERROR, "line_not_utf8", usage=usage, billed=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Usage:
-    known: bool
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-
-
-def _usage(response: Mapping[str, Any]) -> _Usage:
+def _usage(response: Mapping[str, Any]) -> Usage:
     said = response.get("usageMetadata")
     if not isinstance(said, dict):
-        return _Usage(known=False)
-    return _Usage(
+        return Usage(known=False)
+    return Usage(
         known=True,
         input_tokens=count(said.get("promptTokenCount")) + count(said.get("toolUsePromptTokenCount")),
         output_tokens=count(said.get("candidatesTokenCount")) + count(said.get("thoughtsTokenCount")),

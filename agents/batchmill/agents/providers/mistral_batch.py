@@ -11,23 +11,21 @@ where it has); whether an ended job names its files at once (it is given a while
 or timed out job did not come to. A job says why it failed in messages only, which are not read.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from batchmill.agents.providers.http import CallSeen, HttpSeam
+from typing_extensions import override
+
+from batchmill.agents.providers.batch_account import WRITTEN, FilesAccount, answers_to, label_in, metadata_of
 from batchmill.agents.providers.loose import count, listed, mapping, text, whole
 from batchmill.agents.providers.mistral_rows import parse_row, request_line
-from batchmill.agents.providers.uploads import batch_form
-from batchmill.agents.settings import AccountSettings
 from batchmill.streams.ports import (
     Action,
     BatchFailure,
-    Capabilities,
     CreateOrder,
     Label,
-    NotFoundError,
     RemoteBatch,
     RemoteStatus,
     RowOutcome,
@@ -45,16 +43,8 @@ FILES_GRACE_SECONDS = 120
 WINDOW_SECONDS = 86_400
 HOUR_SECONDS = 3_600
 
-#: The members of Label as they are written on a job, among whatever else others write there.
-WRITTEN = {
-    "app": "batchmill_app",
-    "chunk_id": "batchmill_chunk",
-    "chunk_attempt": "batchmill_attempt",
-    "payload_sha256": "batchmill_sha256",
-}
 #: By what the server is asked to choose; the rest is compared here.
 FILTERED_BY = ("app", "chunk_id")
-COMPARED = ("app", "chunk_id", "payload_sha256")
 
 _STATUS = {
     "CANCELLATION_REQUESTED": RemoteStatus.CANCELLING,
@@ -65,25 +55,8 @@ _STATUS = {
 }
 
 
-class MistralBatchProvider:
+class MistralBatchProvider(FilesAccount):
     """One account (a key of one workspace) at Mistral."""
-
-    def __init__(
-        self, *, name: str, account: AccountSettings, on_call: Callable[[CallSeen], None], loopback_only: bool
-    ) -> None:
-        self._name, self._account = name, account
-        self._http = HttpSeam(
-            name=name, account=account, headers=_headers(account), on_call=on_call, loopback_only=loopback_only
-        )
-        self.set_share = self._http.gate.set_share
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._account.can
 
     def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
         return request_line(custom_id=custom_id, endpoint=endpoint, body=body)
@@ -91,19 +64,12 @@ class MistralBatchProvider:
     def parse_row(self, line: bytes) -> RowOutcome | None:
         return parse_row(line)
 
-    async def upload(
-        self, *, name: str, size_bytes: int, content: AsyncIterator[bytes], may_start: Callable[[], bool]
-    ) -> str:
-        form = batch_form(name=name, size_bytes=size_bytes, content=content)
-        reply = await self._http.send_file("upload", "files", headers=form.headers, body=form.body, may_start=may_start)
-        return str(reply.document["id"])
-
     async def create(self, order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
         body = {
             "input_files": [order.file_id],
             "endpoint": order.endpoint,
             "model": order.model,
-            "metadata": _metadata(order.label),
+            "metadata": metadata_of(order.label),
             "timeout_hours": max(1, self._account.can.window_seconds // HOUR_SECONDS),
         }
         reply = await self._http.call(
@@ -117,7 +83,7 @@ class MistralBatchProvider:
 
     async def find(self, *, label: Label, since_ms: int) -> Sequence[RemoteBatch]:
         since_ms -= round(self._account.clock_skew_seconds * 1_000)
-        written = _metadata(label)
+        written = metadata_of(label)
         chosen = {WRITTEN[name]: written[WRITTEN[name]] for name in FILTERED_BY}
         return await self._found(label, since_ms, chosen) or await self._found(label, since_ms, {})
 
@@ -130,7 +96,7 @@ class MistralBatchProvider:
             page = [_listed(item, reply.server_time) for item in listed(reply.document.get("data"))]
             # A job that does not say when it was made may be the one.
             recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
-            found |= {batch.batch_id: batch for batch in recent if _answers_to(batch, label)}
+            found |= {batch.batch_id: batch for batch in recent if answers_to(batch, label)}
             # A page that is not full may still be followed by others; an empty one is the end of the list, and so is
             # a whole page of older jobs, because the newest were asked for first.
             if not recent:
@@ -141,32 +107,10 @@ class MistralBatchProvider:
         reply = await self._http.call("cancel", "POST", f"batch/jobs/{batch_id}/cancel", names=True)
         return _batch(reply.document, reply.server_time)
 
-    def download(self, file_id: str) -> AsyncIterator[bytes]:
-        return self._http.receive_file("download", f"files/{file_id}/content")
-
-    async def delete_file(self, file_id: str) -> None:
-        try:
-            await self._http.call("delete_file", "DELETE", f"files/{file_id}")
-        except NotFoundError:
-            return
-
-    async def close(self) -> None:
-        """Close idle connections."""
-        await self._http.close()
-
-
-def _headers(account: AccountSettings) -> dict[str, str]:
-    said = {"authorization": f"Bearer {key}" if (key := account.key()) else None, "user-agent": "batchmill"}
-    return {name: value for name, value in said.items() if value}
-
-
-def _metadata(label: Label) -> dict[str, str]:
-    return {written: str(getattr(label, name)) for name, written in WRITTEN.items()}
-
-
-def _answers_to(batch: RemoteBatch, label: Label) -> bool:
-    """Is it this chunk's, of any attempt, with the very same input? Another input would be another chunk's answer."""
-    return all(batch.label.get(name) == getattr(label, name) for name in COMPARED)
+    @override
+    def _headers(self) -> dict[str, str]:
+        said = {"authorization": f"Bearer {key}" if (key := self._account.key()) else None, "user-agent": "batchmill"}
+        return {name: value for name, value in said.items() if value}
 
 
 def _listed(document: Any, now: datetime) -> RemoteBatch:
@@ -177,7 +121,6 @@ def _listed(document: Any, now: datetime) -> RemoteBatch:
 
 def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     word = str(document.get("status"))
-    metadata = mapping(document.get("metadata"))
     batch = RemoteBatch(
         batch_id=str(document["id"]),
         status=_STATUS.get(word, RemoteStatus.RUNNING),
@@ -186,7 +129,7 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
         input_file_id=text(next(iter(listed(document.get("input_files"))), None)),
         output_file_id=text(document.get("output_file")),
         error_file_id=text(document.get("error_file")),
-        label={name: str(metadata[at]) for name, at in WRITTEN.items() if metadata.get(at) is not None},
+        label=label_in(mapping(document.get("metadata"))),
         total=whole(document.get("total_requests")),
         completed=whole(document.get("succeeded_requests")),
         failed=whole(document.get("failed_requests")),

@@ -7,31 +7,30 @@ Learned from the real service and its imitators: a batch can be `completed` befo
 file id is none; `errors` is a list object or a bare list; an unknown status is a running one; absent means null.
 """
 
-import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from typing_extensions import override
+
+from batchmill.agents.providers.batch_account import FilesAccount, answers_to, label_in, metadata_of
 from batchmill.agents.providers.errors import batch_action
-from batchmill.agents.providers.http import CallSeen, HttpSeam
+from batchmill.agents.providers.loose import listed, mapping, number, text
 from batchmill.agents.providers.openai_rows import parse_row, request_line
-from batchmill.agents.providers.uploads import batch_form
 from batchmill.agents.settings import AccountSettings
 from batchmill.streams.ports import (
     Action,
     BatchFailure,
-    Capabilities,
     CreateOrder,
     Label,
-    NotFoundError,
     RemoteBatch,
     RemoteStatus,
     RowOutcome,
     TransientError,
 )
 
-__all__ = ["PROVIDER", "WRITTEN", "OpenAIBatchProvider", "headers", "online_path"]
+__all__ = ["PROVIDER", "OpenAIBatchProvider", "headers", "online_path"]
 
 PAGE_BATCHES = 100
 #: 100,000 batches: beyond this the listing is broken, and "not found" would be a guess.
@@ -41,13 +40,6 @@ FILES_GRACE_SECONDS = 120
 #: A service that does not say when a batch ended: by then it had.
 WINDOW_SECONDS = 86_400
 
-#: The members of Label as they are written on a batch, among whatever else others write there.
-WRITTEN = {
-    "app": "batchmill_app",
-    "chunk_id": "batchmill_chunk",
-    "chunk_attempt": "batchmill_attempt",
-    "payload_sha256": "batchmill_sha256",
-}
 AZURE = "azure"
 
 _STATUS = {
@@ -59,25 +51,8 @@ _STATUS = {
 }
 
 
-class OpenAIBatchProvider:
+class OpenAIBatchProvider(FilesAccount):
     """One account at OpenAI, or at a service that speaks its batch protocol."""
-
-    def __init__(
-        self, *, name: str, account: AccountSettings, on_call: Callable[[CallSeen], None], loopback_only: bool
-    ) -> None:
-        self._name, self._account = name, account
-        self._http = HttpSeam(
-            name=name, account=account, headers=headers(account), on_call=on_call, loopback_only=loopback_only
-        )
-        self.set_share = self._http.gate.set_share
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._account.can
 
     def request_line(self, *, custom_id: str, endpoint: str, body: bytes) -> bytes:
         return request_line(custom_id=custom_id, endpoint=endpoint, body=body)
@@ -85,19 +60,12 @@ class OpenAIBatchProvider:
     def parse_row(self, line: bytes) -> RowOutcome | None:
         return parse_row(line)
 
-    async def upload(
-        self, *, name: str, size_bytes: int, content: AsyncIterator[bytes], may_start: Callable[[], bool]
-    ) -> str:
-        form = batch_form(name=name, size_bytes=size_bytes, content=content)
-        reply = await self._http.send_file("upload", "files", headers=form.headers, body=form.body, may_start=may_start)
-        return str(reply.document["id"])
-
     async def create(self, order: CreateOrder, *, may_start: Callable[[], bool]) -> RemoteBatch:
         body = {
             "input_file_id": order.file_id,
             "endpoint": order.endpoint,
             "completion_window": "24h",
-            "metadata": _metadata(order.label),
+            "metadata": metadata_of(order.label),
         }
         reply = await self._http.call(
             "create", "POST", "batches", json=body, names=True, spends=True, may_start=may_start
@@ -115,10 +83,10 @@ class OpenAIBatchProvider:
         for _ in range(FIND_PAGES_MAX):
             params = {"limit": str(PAGE_BATCHES)} | ({"after": after} if after else {})
             reply = await self._http.call("find", "GET", "batches", params=params)
-            page = [_listed(item, reply.server_time) for item in _list(reply.document.get("data"))]
+            page = [_listed(item, reply.server_time) for item in listed(reply.document.get("data"))]
             # A batch that does not say when it was made may be the one.
             recent = [batch for batch in page if batch.created_at_ms >= since_ms or not batch.created_at_ms]
-            found |= {batch.batch_id: batch for batch in recent if _answers_to(batch, label)}
+            found |= {batch.batch_id: batch for batch in recent if answers_to(batch, label)}
             # Newest first, but nothing promises it: only a whole page of older ones ends the search.
             if not reply.document.get("has_more") or (page and not recent):
                 return tuple(found.values())
@@ -133,18 +101,9 @@ class OpenAIBatchProvider:
         reply = await self._http.call("cancel", "POST", f"batches/{batch_id}/cancel", names=True)
         return _batch(reply.document, reply.server_time)
 
-    def download(self, file_id: str) -> AsyncIterator[bytes]:
-        return self._http.receive_file("download", f"files/{file_id}/content")
-
-    async def delete_file(self, file_id: str) -> None:
-        try:
-            await self._http.call("delete_file", "DELETE", f"files/{file_id}")
-        except NotFoundError:
-            return
-
-    async def close(self) -> None:
-        """Close idle connections."""
-        await self._http.close()
+    @override
+    def _headers(self) -> dict[str, str]:
+        return headers(self._account)
 
 
 def headers(account: AccountSettings) -> dict[str, str]:
@@ -165,47 +124,33 @@ def online_path(endpoint: str) -> str:
     return endpoint.removeprefix("/v1/")
 
 
-def _metadata(label: Label) -> dict[str, str]:
-    return {written: str(getattr(label, name)) for name, written in WRITTEN.items()}
-
-
-def _label(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What a batch carries of a label, by the label's own names; what others wrote on it is none of ours."""
-    return {name: str(metadata[written]) for name, written in WRITTEN.items() if metadata.get(written) is not None}
-
-
-def _answers_to(batch: RemoteBatch, label: Label) -> bool:
-    """Is it this chunk's, of any attempt, with the very same input? Another input would be another chunk's answer."""
-    return all(batch.label.get(name) == getattr(label, name) for name in ("app", "chunk_id", "payload_sha256"))
-
-
 def _listed(document: Any, now: datetime) -> RemoteBatch:
-    if not isinstance(document, dict) or not _text(document.get("id")):
+    if not isinstance(document, dict) or not text(document.get("id")):
         raise TransientError("no_batch_id", hint="the list of batches shows one without an id")
     return _batch(document, now)
 
 
 def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     word = str(document.get("status"))
-    counts = _mapping(document.get("request_counts"))
-    metadata = _mapping(document.get("metadata"))
-    usage = _mapping(document.get("usage"))
+    counts = mapping(document.get("request_counts"))
+    metadata = mapping(document.get("metadata"))
+    usage = mapping(document.get("usage"))
     batch = RemoteBatch(
         batch_id=str(document["id"]),
         status=_STATUS.get(word, RemoteStatus.RUNNING),
         status_text=word,
-        created_at_ms=(_int(document.get("created_at")) or 0) * 1_000,
-        input_file_id=_text(document.get("input_file_id")),
-        output_file_id=_text(document.get("output_file_id")),
-        error_file_id=_text(document.get("error_file_id")),
-        label=_label(metadata),
-        total=_int(counts.get("total")),
-        completed=_int(counts.get("completed")),
-        failed=_int(counts.get("failed")),
+        created_at_ms=(number(document.get("created_at")) or 0) * 1_000,
+        input_file_id=text(document.get("input_file_id")),
+        output_file_id=text(document.get("output_file_id")),
+        error_file_id=text(document.get("error_file_id")),
+        label=label_in(metadata),
+        total=number(counts.get("total")),
+        completed=number(counts.get("completed")),
+        failed=number(counts.get("failed")),
         failure=_failure(document) if word == "failed" else None,
-        input_tokens=_int(usage.get("input_tokens")),
-        output_tokens=_int(usage.get("output_tokens")),
-        cached_tokens=_int(_mapping(usage.get("input_tokens_details")).get("cached_tokens")) or 0,
+        input_tokens=number(usage.get("input_tokens")),
+        output_tokens=number(usage.get("output_tokens")),
+        cached_tokens=number(mapping(usage.get("input_tokens_details")).get("cached_tokens")) or 0,
     )
     if batch.status is RemoteStatus.FAILED and _ran(batch):
         batch = replace(batch, status=RemoteStatus.ENDED, failure=None)
@@ -225,7 +170,7 @@ def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) ->
     promised = promised and (not batch.failed or batch.error_file_id)
     if promised and (batch.output_file_id or batch.error_file_id or batch.total == 0):
         return True
-    ended_at = _int(document.get(f"{batch.status_text}_at")) or batch.created_at_ms // 1_000 + WINDOW_SECONDS
+    ended_at = number(document.get(f"{batch.status_text}_at")) or batch.created_at_ms // 1_000 + WINDOW_SECONDS
     return now.timestamp() - ended_at > FILES_GRACE_SECONDS
 
 
@@ -236,31 +181,12 @@ def _still_running(batch: RemoteBatch) -> RemoteBatch:
 
 def _failure(document: Mapping[str, Any]) -> BatchFailure:
     errors = document.get("errors")
-    listed = _list(errors.get("data") if isinstance(errors, dict) else errors)
-    first = _mapping(listed[0]) if listed else {}
-    code, line = _text(first.get("code")), _int(first.get("line"))
+    complaints = listed(errors.get("data") if isinstance(errors, dict) else errors)
+    first = mapping(complaints[0]) if complaints else {}
+    code, line = text(first.get("code")), number(first.get("line"))
     if code is None:
         return BatchFailure(action=Action.RETRY_ROW, code="unexplained", line=line)
     return BatchFailure(action=batch_action(code, line=line), code=code, line=line)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _int(value: Any) -> int | None:
-    """Numbers as whole ones: some services write times with a fraction."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 #: What the registry makes of an account whose row names this protocol.

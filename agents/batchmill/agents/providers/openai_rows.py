@@ -18,17 +18,19 @@ from typing import Any
 import orjson
 
 from batchmill.agents.providers.errors import complaint_in, row_reason
+from batchmill.agents.providers.loose import listed, mapping, plain_count, string, text
 from batchmill.agents.providers.openai_bodies import body_for
+from batchmill.agents.providers.row_outcomes import Usage, answered, failed, loaded, never_ran, spoilt
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
 
 __all__ = ["call_of", "parse_row", "request_line", "row_of"]
 
-#: Codes of rows that never ran: unbilled, and no fault of theirs.
+#: Codes of rows that never ran.
 _NEVER_RAN = {
-    "batch_expired": (Outcome.EXPIRED, Reason.EXPIRED),
-    "batch_cancelled": (Outcome.CANCELLED, Reason.PROVIDER_CANCELLED),
+    "batch_expired": Outcome.EXPIRED,
+    "batch_cancelled": Outcome.CANCELLED,
 }
 
 
@@ -50,64 +52,43 @@ def call_of(line: bytes) -> bytes:
 
 def row_of(custom_id: str, http_status: int, body: bytes) -> RowOutcome:
     """Read the answer to a single call, or its refusal."""
-    document, damaged = _loaded(body)
+    document, damaged = loaded(body)
     outcome = _answered(custom_id, {"status_code": http_status, "body": document})
-    return _spoilt(outcome) if damaged else outcome
+    return spoilt(outcome) if damaged else outcome
 
 
 def parse_row(line: bytes) -> RowOutcome | None:
     """Read one line of an output or error file."""
-    row, damaged = _loaded(line)
-    custom_id = row.get("custom_id")
-    if not isinstance(custom_id, str) or not custom_id:
+    row, damaged = loaded(line)
+    custom_id = text(row.get("custom_id"))
+    if custom_id is None:
         return None
     response, error = row.get("response"), row.get("error")
     if isinstance(response, dict) and not (isinstance(error, dict) and error):
         outcome = _answered(custom_id, response)
     else:
         outcome = _without_response(custom_id, error)
-    return _spoilt(outcome) if damaged else outcome
-
-
-def _loaded(line: bytes) -> tuple[dict[str, Any], bool]:
-    """Decode a line; bytes that are not UTF-8 are replaced, because the row was paid for and must be told apart."""
-    damaged = False
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        text = line.decode("utf-8", errors="replace")
-        damaged = "�" in text
-        try:
-            row = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return {}, True
-    return (row if isinstance(row, dict) else {}), damaged
+    return spoilt(outcome) if damaged else outcome
 
 
 def _answered(custom_id: str, response: Mapping[str, Any]) -> RowOutcome:
-    status = _count(response.get("status_code"))
-    body = _mapping(response.get("body"))
+    status = plain_count(response.get("status_code"))
+    body = mapping(response.get("body"))
     if not 200 <= status < 300:
         return _http_failure(custom_id, status, body)
     usage, said = _usage(body), _said(body)
     if said.text is None and said.refusal is None:
         # Paid for, perhaps, but there is nothing in it.
         code = complaint_in(body, "no_answer").code if body.get("error") else "no_answer"
-        return _failed(custom_id, Reason.PROVIDER_ERROR, code, http_status=status, usage=usage, billed=True)
-    return RowOutcome(
-        custom_id=custom_id,
-        outcome=Outcome.SUCCEEDED,
-        reason=None,
-        output=said.text or "",
+        return failed(custom_id, Reason.PROVIDER_ERROR, code, http_status=status, usage=usage, billed=True)
+    return answered(
+        custom_id,
+        said.text or "",
+        usage=usage,
         finish_reason=said.finish_reason,
         refusal=said.refusal,
         http_status=status,
-        model=_text(body.get("model")),
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_tokens=usage.cached_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        usage_known=usage.known,
+        model=string(body.get("model")),
     )
 
 
@@ -126,28 +107,28 @@ def _said(body: Mapping[str, Any]) -> _Said:
         return _said_by_response(body)
     if isinstance(body.get("data"), list):
         return _said_by_embedding(body)
-    choice = _mapping(next(iter(_list(body.get("choices"))), None))
-    message = _mapping(choice.get("message"))
+    choice = mapping(next(iter(listed(body.get("choices"))), None))
+    message = mapping(choice.get("message"))
     return _Said(
-        text=_text(message.get("content")),
-        refusal=_text(message.get("refusal")),
-        finish_reason=_text(choice.get("finish_reason")),
+        text=string(message.get("content")),
+        refusal=string(message.get("refusal")),
+        finish_reason=string(choice.get("finish_reason")),
     )
 
 
 def _said_by_response(body: Mapping[str, Any]) -> _Said:
     """Join the texts of all messages; other items (reasoning, say) are not part of the answer."""
     parts = [
-        _mapping(part)
-        for item in map(_mapping, _list(body.get("output")))
+        mapping(part)
+        for item in map(mapping, listed(body.get("output")))
         if item.get("type") == "message"
-        for part in _list(item.get("content"))
+        for part in listed(item.get("content"))
     ]
     texts = [
-        text for part in parts if part.get("type") == "output_text" and (text := _text(part.get("text"))) is not None
+        said for part in parts if part.get("type") == "output_text" and (said := string(part.get("text"))) is not None
     ]
-    refusals = [text for part in parts if part.get("type") == "refusal" and (text := _text(part.get("refusal")))]
-    cut = _text(_mapping(body.get("incomplete_details")).get("reason"))
+    refusals = [said for part in parts if part.get("type") == "refusal" and (said := text(part.get("refusal")))]
+    cut = string(mapping(body.get("incomplete_details")).get("reason"))
     if not texts and cut is not None:
         texts = [""]  # all room went into reasoning: cut off before the first word
     return _Said(
@@ -163,7 +144,7 @@ _FINISH = {"max_output_tokens": "length"}
 
 def _said_by_embedding(body: Mapping[str, Any]) -> _Said:
     """The vector as a JSON array: one text was asked, so one vector is the answer."""
-    vector = _mapping(next(iter(_list(body.get("data"))), None)).get("embedding")
+    vector = mapping(next(iter(listed(body.get("data"))), None)).get("embedding")
     if isinstance(vector, str):
         vector = _unpacked(vector)
     if not isinstance(vector, list) or not vector:
@@ -171,10 +152,10 @@ def _said_by_embedding(body: Mapping[str, Any]) -> _Said:
     return _Said(text=orjson.dumps(vector).decode(), finish_reason="stop")
 
 
-def _unpacked(text: str) -> list[float] | None:
+def _unpacked(packed: str) -> list[float] | None:
     """A vector sent as base64 is 32-bit floats, little-endian."""
     try:
-        floats = array.array("f", base64.b64decode(text, validate=True))
+        floats = array.array("f", base64.b64decode(packed, validate=True))
     except (binascii.Error, ValueError):
         return None
     if sys.byteorder == "big":
@@ -186,7 +167,7 @@ def _http_failure(custom_id: str, status: int, body: Mapping[str, Any]) -> RowOu
     complaint = complaint_in(body, f"http_{status}")
     usage = _usage(body)
     # A failed request is not billed, unless the provider says what it used.
-    return _failed(
+    return failed(
         custom_id, row_reason(status, complaint), complaint.code, http_status=status, usage=usage, billed=usage.known
     )
 
@@ -194,82 +175,22 @@ def _http_failure(custom_id: str, status: int, body: Mapping[str, Any]) -> RowOu
 def _without_response(custom_id: str, error: object) -> RowOutcome:
     complaint = complaint_in(error, "empty_row")
     if complaint.code in _NEVER_RAN:
-        outcome, reason = _NEVER_RAN[complaint.code]
-        return RowOutcome(custom_id=custom_id, outcome=outcome, reason=reason, error_code=complaint.code, billed=False)
-    return _failed(
-        custom_id, row_reason(0, complaint), complaint.code, http_status=None, usage=_Usage(known=False), billed=False
+        return never_ran(custom_id, complaint.code, _NEVER_RAN[complaint.code])
+    return failed(
+        custom_id, row_reason(0, complaint), complaint.code, http_status=None, usage=Usage(known=False), billed=False
     )
 
 
-def _failed(
-    custom_id: str, reason: Reason, code: str, *, http_status: int | None, usage: "_Usage", billed: bool
-) -> RowOutcome:
-    return RowOutcome(
-        custom_id=custom_id,
-        outcome=Outcome.ERROR,
-        reason=reason,
-        http_status=http_status,
-        error_code=code,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_tokens=usage.cached_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        usage_known=usage.known or not billed,
-        billed=billed,
-    )
-
-
-def _spoilt(row: RowOutcome) -> RowOutcome:
-    """Keep what a damaged line cost; its text cannot be trusted."""
-    if row.outcome is not Outcome.SUCCEEDED:
-        return row
-    usage = _Usage(
-        known=row.usage_known,
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
-        cached_tokens=row.cached_tokens,
-        cache_write_tokens=row.cache_write_tokens,
-    )
-    return _failed(
-        row.custom_id, Reason.PROVIDER_ERROR, "line_not_utf8", http_status=row.http_status, usage=usage, billed=True
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Usage:
-    known: bool
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-
-
-def _usage(body: Mapping[str, Any]) -> _Usage:
+def _usage(body: Mapping[str, Any]) -> Usage:
     said = body.get("usage")
     if not isinstance(said, dict):
-        return _Usage(known=False)
+        return Usage(known=False)
     # Responses say input and output, the others prompt and completion; an embedding has no output.
-    details = _mapping(said.get("input_tokens_details") or said.get("prompt_tokens_details"))
-    return _Usage(
+    details = mapping(said.get("input_tokens_details") or said.get("prompt_tokens_details"))
+    return Usage(
         known=True,
-        input_tokens=_count(said.get("input_tokens", said.get("prompt_tokens"))),
-        output_tokens=_count(said.get("output_tokens", said.get("completion_tokens"))),
-        cached_tokens=_count(details.get("cached_tokens")),
-        cache_write_tokens=_count(details.get("cache_write_tokens")),
+        input_tokens=plain_count(said.get("input_tokens", said.get("prompt_tokens"))),
+        output_tokens=plain_count(said.get("output_tokens", said.get("completion_tokens"))),
+        cached_tokens=plain_count(details.get("cached_tokens")),
+        cache_write_tokens=plain_count(details.get("cache_write_tokens")),
     )
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
