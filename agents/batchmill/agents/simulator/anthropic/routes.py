@@ -6,10 +6,10 @@ Faults of creates, reads and downloads strike here, because here is where an ans
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batchmill.agents import clock
@@ -29,8 +29,22 @@ from batchmill.agents.simulator.anthropic.rows import (
     question_of,
 )
 from batchmill.agents.simulator.calling import NO_MODEL, Call, Called
+from batchmill.agents.simulator.doors import (
+    Refusal,
+    after_create,
+    batch_at,
+    body_of,
+    cancelled,
+    content_of,
+    flaps,
+    guarded,
+    object_in,
+    retry_after,
+    struck,
+    within,
+)
 from batchmill.agents.simulator.elements import ElementReader, ElementsError
-from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note, silence
+from batchmill.agents.simulator.exchange import note, silence
 from batchmill.agents.simulator.faults import Fault, Place
 
 if TYPE_CHECKING:
@@ -74,24 +88,6 @@ _CALL_FAILURES: Final = {
 }
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
-    def __init__(
-        self,
-        kind: str,
-        message: str,
-        *,
-        status: int | None = None,
-        code: str | None = None,
-        retry_after_seconds: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.kind, self.message, self.code = kind, message, code
-        self.status = status or _STATUS[kind]
-        wait = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
-        self.headers = {**(headers or {}), **wait}
-
-
 def routes() -> Sequence[Route]:
     return [
         Route(ENDPOINT, _endpoint(_single_call, control=False), methods=["POST"]),
@@ -107,31 +103,44 @@ def routes() -> Sequence[Route]:
 def _endpoint(
     handler: Callable[[Core, Request], Awaitable[Response]], *, control: bool = True
 ) -> Callable[[Request], Awaitable[Response]]:
+    answer = guarded(handler, provider=PROVIDER, key_of=_authorized, throttled=_throttled, control=control, told=_told)
+
     async def endpoint(request: Request) -> Response:
-        core: Core = request.app.state.core
-        request_id = f"req_{secrets.token_hex(12)}"
-        try:
-            key = _authorized(core, request)
-            if control:
-                _within(core.ask_control(PROVIDER, key))
-            response = await handler(core, request)
-        except _Refusal as refusal:
-            body = error_object(refusal.kind, refusal.message, request_id=request_id, code=refusal.code)
-            response = JSONResponse(body, status_code=refusal.status, headers=refusal.headers)
-        response.headers["request-id"] = request_id
+        request.state.request_id = f"req_{secrets.token_hex(12)}"
+        response = await answer(request)
+        response.headers["request-id"] = request.state.request_id
         return response
 
     return endpoint
 
 
+def _told(core: Core, request: Request, refusal: Refusal) -> Refusal:  # noqa: ARG001 - of every provider's
+    """A refusal names its request in its body too."""
+    body = {**refusal.body, "request_id": request.state.request_id}
+    return Refusal(refusal.status, body, headers=refusal.headers)
+
+
+def _refusal(
+    kind: str,
+    message: str,
+    *,
+    status: int | None = None,
+    code: str | None = None,
+    retry_after_seconds: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Refusal:
+    body = error_object(kind, message, request_id=None, code=code)
+    return Refusal(status or _STATUS[kind], body, headers={**(headers or {}), **retry_after(retry_after_seconds)})
+
+
 def _authorized(core: Core, request: Request) -> str:
     key = _key_of(request)
     if not key:
-        raise _Refusal("authentication_error", "x-api-key header is required")
+        raise _refusal("authentication_error", "x-api-key header is required")
     if core.config.api_key is not None and key != core.config.api_key:
-        raise _Refusal("authentication_error", "invalid x-api-key")
+        raise _refusal("authentication_error", "invalid x-api-key")
     if not request.headers.get("anthropic-version"):
-        raise _Refusal("invalid_request_error", "anthropic-version: header is required")
+        raise _refusal("invalid_request_error", "anthropic-version: header is required")
     return key
 
 
@@ -141,19 +150,14 @@ def _key_of(request: Request) -> str:
     return (request.headers.get("x-api-key") or token).strip()
 
 
-def _within(rates: Verdict) -> None:
-    if rates.limited_by is not None:
-        raise _throttled(rates)
-
-
-def _throttled(rates: Verdict) -> _Refusal:
+def _throttled(rates: Verdict) -> Refusal:
     message = f"This request would exceed your rate limit ({rates.limited_by} per minute). Please try again later."
     headers = rate_headers(rates, now_ms=clock.wall_ms())
-    return _Refusal("rate_limit_error", message, retry_after_seconds=rates.wait_seconds, headers=headers)
+    return _refusal("rate_limit_error", message, retry_after_seconds=rates.wait_seconds, headers=headers)
 
 
-def _server_error(status: int = 500) -> _Refusal:
-    return _Refusal("api_error", "Internal server error", status=status)
+def _server_error(status: int = 500) -> Refusal:
+    return _refusal("api_error", "Internal server error", status=status)
 
 
 # Create ------------------------------------------------------------------------------------------------------------
@@ -163,11 +167,10 @@ async def _create_batch(core: Core, request: Request) -> Response:
     upload = core.upload()
     try:
         rows = await _receive(request, upload)
-        _within(core.ask_create(PROVIDER, _key_of(request)))
+        within(core.ask_create(PROVIDER, _key_of(request)), _throttled)
         if not core.has_room(PROVIDER, requests=rows):
-            raise _Refusal("rate_limit_error", "This batch would exceed the number of requests that may be queued.")
-        fault = core.strike(Place.CREATE, upload.sha256)
-        note(request, **({"fault": fault} if fault else {}))
+            raise _refusal("rate_limit_error", "This batch would exceed the number of requests that may be queued.")
+        fault = struck(core, request, Place.CREATE, upload.sha256)
         _reject(core, fault)
         batch = await core.create_inline_batch(
             upload, provider=PROVIDER, id_prefix="msgbatch_", endpoint=ENDPOINT, window=WINDOW, rows=rows
@@ -175,7 +178,7 @@ async def _create_batch(core: Core, request: Request) -> Response:
     finally:
         upload.discard()
     note(request, batch_id=batch.id)
-    return _accepted(core, request, batch, fault)
+    return after_create(core, fault, _shown(request, batch), _server_error)
 
 
 async def _receive(request: Request, upload: Upload) -> int:
@@ -187,13 +190,13 @@ async def _receive(request: Request, upload: Upload) -> int:
         async for chunk in request.stream():
             size += len(chunk)
             if size > BODY_BYTES_MAX:
-                raise _Refusal("request_too_large", "Request exceeds the maximum size")
+                raise _refusal("request_too_large", "Request exceeds the maximum size")
             elements.feed(chunk)
         elements.close()
     except (ElementsError, RequestError) as error:
-        raise _Refusal("invalid_request_error", str(error)) from None
+        raise _refusal("invalid_request_error", str(error)) from None
     if not reader.count:
-        raise _Refusal("invalid_request_error", "requests: List should have at least 1 item")
+        raise _refusal("invalid_request_error", "requests: List should have at least 1 item")
     upload.close()
     return reader.count
 
@@ -204,36 +207,21 @@ def _reject(core: Core, fault: Fault | None) -> None:
         case Fault.REJECT_500:
             raise _server_error()
         case Fault.REJECT_OVERLOADED:
-            raise _Refusal("overloaded_error", "Overloaded")
+            raise _refusal("overloaded_error", "Overloaded")
         case Fault.REJECT_429:
             message = "This request would exceed your organization's rate limit. Please try again later."
-            raise _Refusal("rate_limit_error", message, retry_after_seconds=core.plan[fault].seconds)
+            raise _refusal("rate_limit_error", message, retry_after_seconds=core.plan[fault].seconds)
         case Fault.REJECT_QUOTA:
             message = "You have reached the spend limit of your tier."
-            raise _Refusal("rate_limit_error", message, code="enforced_spend_limit_reached")
+            raise _refusal("rate_limit_error", message, code="enforced_spend_limit_reached")
         case Fault.REJECT_BILLING:
             raise _no_money()
         case _:
             return
 
 
-def _no_money() -> _Refusal:
-    return _Refusal("billing_error", "Your credit balance is too low to access the API.")
-
-
-def _accepted(core: Core, request: Request, batch: Batch, fault: Fault | None) -> Response:
-    """The batch exists; what the client hears of it is another matter."""
-    match fault:
-        case Fault.ACCEPT_THEN_500:
-            raise _server_error()
-        case Fault.ACCEPT_THEN_503:
-            raise _server_error(503)
-        case Fault.ACCEPT_THEN_DISCONNECT:
-            return Disconnect()
-        case Fault.ACCEPT_THEN_HANG:
-            return Hang(core.plan[fault].seconds)
-        case _:
-            return _shown(request, batch)
+def _no_money() -> Refusal:
+    return _refusal("billing_error", "Your credit balance is too low to access the API.")
 
 
 def _shown(request: Request, batch: Batch, *, flapping: bool = False) -> Response:
@@ -250,27 +238,16 @@ def _base_url(request: Request) -> str:
 
 
 def _batch(core: Core, request: Request) -> Batch:
-    batch_id = request.path_params["batch_id"]
-    note(request, batch_id=batch_id)
-    batch = core.store.batch(batch_id)
-    if batch is None or batch.provider != PROVIDER:
-        raise _no_batch(batch_id)
-    return batch
+    return batch_at(core, request, request.path_params["batch_id"], provider=PROVIDER, absent=_no_batch)
 
 
-def _no_batch(batch_id: str) -> _Refusal:
-    return _Refusal("not_found_error", f"Message batch not found: {batch_id}")
+def _no_batch(batch_id: str) -> Refusal:
+    return _refusal("not_found_error", f"Message batch not found: {batch_id}")
 
 
 async def _get_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
-    fault = core.strike(Place.RETRIEVE, batch.stable_key)
-    note(request, **({"fault": fault} if fault else {}))
-    if fault is Fault.RETRIEVE_500:
-        raise _server_error()
-    if fault is Fault.RETRIEVE_404:
-        raise _no_batch(batch.id)
-    flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
+    flapping = flaps(core, request, batch, absent=_no_batch, failed=_server_error)
     return _shown(request, batch, flapping=flapping)
 
 
@@ -278,9 +255,8 @@ async def _list_batches(core: Core, request: Request) -> Response:
     after, before = request.query_params.get("after_id"), request.query_params.get("before_id")
     limit = _limit(request)
     if after is not None and before is not None:
-        raise _Refusal("invalid_request_error", "after_id and before_id: give one of them")
-    if core.strike(Place.LIST, after or before or "") is not None:
-        note(request, fault=Fault.LIST_500)
+        raise _refusal("invalid_request_error", "after_id and before_id: give one of them")
+    if struck(core, request, Place.LIST, after or before or "") is not None:
         raise _server_error()
     now = clock.wall_ms()
     if before is None:
@@ -298,26 +274,22 @@ async def _list_batches(core: Core, request: Request) -> Response:
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", str(PAGE_DEFAULT))
     if not text.isdecimal() or not 1 <= int(text) <= PAGE_MAX:
-        raise _Refusal("invalid_request_error", f"limit: Input should be from 1 to {PAGE_MAX}")
+        raise _refusal("invalid_request_error", f"limit: Input should be from 1 to {PAGE_MAX}")
     return int(text)
 
 
 async def _cancel_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
     if batch.status.ended:
-        raise _Refusal("invalid_request_error", "The batch has ended and cannot be canceled.")
-    faults = core.strikes(Place.CANCEL, batch.stable_key)
-    note(request, **({"fault": faults[0]} if faults else {}))
-    asked = await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
-    if Fault.CANCEL_500 in faults:
-        raise _server_error()
+        raise _refusal("invalid_request_error", "The batch has ended and cannot be canceled.")
+    asked = await cancelled(core, request, batch, _server_error)
     return _shown(request, asked)
 
 
 async def _delete_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
     if not batch.status.ended:
-        raise _Refusal("invalid_request_error", "The batch is still being processed: cancel it first.")
+        raise _refusal("invalid_request_error", "The batch is still being processed: cancel it first.")
     await core.delete_batch(batch)
     return JSONResponse(deleted_object(batch.id))
 
@@ -328,29 +300,23 @@ async def _delete_batch(core: Core, request: Request) -> Response:
 async def _results(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
     if not has_results(batch, now_ms=clock.wall_ms()):
-        raise _Refusal("not_found_error", "The results of this batch are not available.")
+        raise _refusal("not_found_error", "The results of this batch are not available.")
     file = None if batch.output_file_id is None else core.store.file(PROVIDER, batch.output_file_id)
     if file is None:
         return Response(b"", media_type="application/x-jsonl")
-    fault = core.strike(Place.DOWNLOAD, file.sha256)
-    path = core.store.payload_path(file.id)
-    if fault is None:
-        return FileResponse(path, media_type="application/x-jsonl")
-    note(request, fault=fault)
-    if fault is Fault.DOWNLOAD_500:
-        raise _server_error()
-    return HalfFile(path)
+    return content_of(core, request, file, _server_error, media_type="application/x-jsonl")
 
 
 # Single calls ------------------------------------------------------------------------------------------------------
 
 
 async def _single_call(core: Core, request: Request) -> Response:
-    body = await _body(request)
-    params = _json_object(body)
+    too_large = _refusal("request_too_large", "Request exceeds the maximum size")
+    body = await body_of(request, bytes_max=CALL_BYTES_MAX, too_large=too_large)
+    params = object_in(body, otherwise=_refusal("invalid_request_error", "The request body is not valid JSON"))
     problem = call_problem(params)
     if problem is not None:
-        raise _Refusal("invalid_request_error", problem)
+        raise _refusal("invalid_request_error", problem)
     question = question_of(params)
     call = Call(
         provider=PROVIDER,
@@ -367,35 +333,16 @@ async def _single_call(core: Core, request: Request) -> Response:
     return Response(orjson.dumps(message), media_type="application/json", headers=_call_headers(called))
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > CALL_BYTES_MAX:
-            raise _Refusal("request_too_large", "Request exceeds the maximum size")
-    return bytes(body)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise _Refusal("invalid_request_error", "The request body is not valid JSON")
-    return value
-
-
 def _unanswered(called: Called, model: str) -> Response:
     """Refused by a limit, by the model's absence, or by a fault."""
     if called.rates.limited_by is not None:
         raise _throttled(called.rates)
     if called.status == NO_MODEL:
-        raise _Refusal("not_found_error", f"model: {model}")
+        raise _refusal("not_found_error", f"model: {model}")
     if called.fault is Fault.CALL_QUOTA:
         raise _no_money()
     kind, message = _CALL_FAILURES[called.status]
-    raise _Refusal(kind, message, retry_after_seconds=called.seconds, headers=_call_headers(called))
+    raise _refusal(kind, message, retry_after_seconds=called.seconds, headers=_call_headers(called))
 
 
 def _call_headers(called: Called) -> dict[str, str]:

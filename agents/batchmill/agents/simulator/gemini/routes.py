@@ -17,8 +17,11 @@ from batchmill.agents import clock
 from batchmill.agents.simulator.doors import (
     Refusal,
     after_create,
+    batch_at,
     body_of,
+    cancelled,
     content_of,
+    flaps,
     guarded,
     keep_lines,
     object_in,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from batchmill.agents.simulator.core import Core
+    from batchmill.agents.simulator.limits import Verdict
     from batchmill.agents.simulator.records import Batch, StoredFile
 
 __all__ = ["PREFIX", "PROVIDER", "routes"]
@@ -65,7 +69,7 @@ def routes() -> Sequence[Route]:
     sessions = Sessions()
 
     def door(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        return guarded(handler, provider=PROVIDER, key_of=_key_of, throttled=_throttled)
+        return guarded(handler, provider=PROVIDER, key_of=_key_of, throttled=_limited)
 
     async def upload(core: Core, request: Request) -> Response:
         return await _upload(sessions, core, request)
@@ -96,6 +100,10 @@ def _refusal(status: int, message: str, *, word: str | None = None, reason: str 
 
 def _failed(status: int) -> Refusal:
     return _refusal(status, "An internal error has occurred. Please retry.")
+
+
+def _limited(rates: Verdict) -> Refusal:
+    return _throttled(rates.wait_seconds)
 
 
 def _throttled(wait_seconds: float | None) -> Refusal:
@@ -223,7 +231,7 @@ async def _create_batch(core: Core, request: Request) -> Response:
     name, source = _checked(asked.get("batch"))
     file = await _input(core, source)
     note(request, file_id=file.id)
-    within(core.ask_create(PROVIDER, _key_of(core, request)), _throttled)
+    within(core.ask_create(PROVIDER, _key_of(core, request)), _limited)
     fault = struck(core, request, Place.CREATE, file.sha256)
     _reject(core, fault)
     batch = await core.create_batch(
@@ -318,12 +326,7 @@ def _readable(line: bytes) -> dict[str, Any] | None:
 
 
 def _batch(core: Core, request: Request) -> Batch:
-    batch_id = request.path_params["batch_id"]
-    note(request, batch_id=batch_id)
-    batch = core.store.batch(batch_id)
-    if batch is None or batch.provider != PROVIDER:
-        raise _no_batch(batch_id)
-    return batch
+    return batch_at(core, request, request.path_params["batch_id"], provider=PROVIDER, absent=_no_batch)
 
 
 def _no_batch(batch_id: str) -> Refusal:
@@ -332,12 +335,7 @@ def _no_batch(batch_id: str) -> Refusal:
 
 async def _get_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
-    fault = struck(core, request, Place.RETRIEVE, batch.stable_key)
-    if fault is Fault.RETRIEVE_500:
-        raise _failed(500)
-    if fault is Fault.RETRIEVE_404:
-        raise _no_batch(batch.id)
-    flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
+    flapping = flaps(core, request, batch, absent=_no_batch, failed=_failed)
     return JSONResponse(_shown(core, batch, flapping=flapping))
 
 
@@ -356,11 +354,7 @@ async def _cancel_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
     if operation_ended(batch):
         raise _refusal(400, f"batches/{batch.id} has ended.", word="FAILED_PRECONDITION")
-    faults = core.strikes(Place.CANCEL, batch.stable_key)
-    note(request, **({"fault": faults[0]} if faults else {}))
-    await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
-    if Fault.CANCEL_500 in faults:
-        raise _failed(500)
+    await cancelled(core, request, batch, _failed)
     return JSONResponse({})
 
 

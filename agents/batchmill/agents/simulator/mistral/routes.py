@@ -18,11 +18,15 @@ from batchmill.agents import clock
 from batchmill.agents.simulator.doors import (
     Refusal,
     after_create,
+    batch_at,
     body_of,
+    cancelled,
     content_of,
+    flaps,
     guarded,
     keep_lines,
     object_in,
+    retry_after,
     struck,
     within,
 )
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from batchmill.agents.simulator.core import Core, Upload
+    from batchmill.agents.simulator.limits import Verdict
     from batchmill.agents.simulator.records import Batch, StoredFile
 
 __all__ = ["PREFIX", "PROVIDER", "routes"]
@@ -65,7 +70,7 @@ LISTING: Final = frozenset(
 
 def routes() -> Sequence[Route]:
     def door(handler: Callable[[Core, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        return guarded(handler, provider=PROVIDER, key_of=_key_of, throttled=_throttled)
+        return guarded(handler, provider=PROVIDER, key_of=_key_of, throttled=_limited)
 
     return [
         Route(f"{PREFIX}/files", door(_create_file), methods=["POST"]),
@@ -96,9 +101,13 @@ def _failed(status: int) -> Refusal:
     return _refusal(status, "Internal server error", kind="server_error")
 
 
+def _limited(rates: Verdict) -> Refusal:
+    return _throttled(rates.wait_seconds)
+
+
 def _throttled(wait_seconds: float | None) -> Refusal:
     body = error_object("Rate limit exceeded", kind="rate_limited", code="1300", status=429)
-    return Refusal(429, body, headers={} if wait_seconds is None else {"retry-after": f"{wait_seconds:g}"})
+    return Refusal(429, body, headers=retry_after(wait_seconds))
 
 
 def _key_of(core: Core, request: Request) -> str:
@@ -194,7 +203,7 @@ async def _create_job(core: Core, request: Request) -> Response:
     endpoint, model, hours, metadata = _endpoint(asked), _model(core, asked), _hours(asked), _metadata(asked)
     file = await _input(core, asked)
     note(request, file_id=file.id)
-    within(core.ask_create(PROVIDER, _key_of(core, request)), _throttled)
+    within(core.ask_create(PROVIDER, _key_of(core, request)), _limited)
     fault = struck(core, request, Place.CREATE, file.sha256)
     _reject(core, fault)
     batch = await core.create_batch(file, endpoint=endpoint, window=f"{hours}h", metadata=metadata, model=model)
@@ -273,12 +282,7 @@ def _reject(core: Core, fault: Fault | None) -> None:
 
 
 def _job(core: Core, request: Request) -> Batch:
-    job_id = request.path_params["job_id"]
-    note(request, batch_id=job_id)
-    batch = core.store.batch(job_id)
-    if batch is None or batch.provider != PROVIDER:
-        raise _no_job(job_id)
-    return batch
+    return batch_at(core, request, request.path_params["job_id"], provider=PROVIDER, absent=_no_job)
 
 
 def _no_job(job_id: str) -> Refusal:
@@ -287,12 +291,7 @@ def _no_job(job_id: str) -> Refusal:
 
 async def _get_job(core: Core, request: Request) -> Response:
     batch = _job(core, request)
-    fault = struck(core, request, Place.RETRIEVE, batch.stable_key)
-    if fault is Fault.RETRIEVE_500:
-        raise _failed(500)
-    if fault is Fault.RETRIEVE_404:
-        raise _no_job(batch.id)
-    flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
+    flapping = flaps(core, request, batch, absent=_no_job, failed=_failed)
     inline = request.query_params.get("inline", "").lower() == "true"
     outputs = _outputs(core, batch) if inline and batch.status.ended else None
     return JSONResponse(job_object(batch, now_ms=clock.wall_ms(), flapping=flapping, outputs=outputs))
@@ -359,11 +358,7 @@ async def _cancel_job(core: Core, request: Request) -> Response:
     batch = _job(core, request)
     if batch.status.ended:
         raise _refusal(400, f"Batch job {batch.id} has ended with status {status_of(batch)}.")
-    faults = core.strikes(Place.CANCEL, batch.stable_key)
-    note(request, **({"fault": faults[0]} if faults else {}))
-    asked = await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
-    if Fault.CANCEL_500 in faults:
-        raise _failed(500)
+    asked = await cancelled(core, request, batch, _failed)
     return JSONResponse(job_object(asked, now_ms=clock.wall_ms()))
 
 

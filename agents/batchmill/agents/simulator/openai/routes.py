@@ -8,12 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batchmill.agents import clock
 from batchmill.agents.simulator.calling import NO_MODEL, Call, Called
-from batchmill.agents.simulator.exchange import Disconnect, HalfFile, Hang, note, silence
+from batchmill.agents.simulator.doors import (
+    Refusal,
+    after_create,
+    batch_at,
+    body_of,
+    cancelled,
+    content_of,
+    flaps,
+    guarded,
+    object_in,
+    retry_after,
+    struck,
+    within,
+)
+from batchmill.agents.simulator.exchange import Disconnect, note, silence
 from batchmill.agents.simulator.faults import Fault, Place
 from batchmill.agents.simulator.multipart import FormReader, MultipartError, boundary_of
 from batchmill.agents.simulator.openai.endpoints import CHAT, ENDPOINTS, Endpoint
@@ -47,25 +61,6 @@ METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_seconds: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = error_object(message, kind=kind, param=param, code=code)
-        wait = {} if retry_after_seconds is None else {"retry-after": f"{retry_after_seconds:g}"}
-        self.headers = {**(headers or {}), **wait}
-
-
 def routes() -> Sequence[Route]:
     return [route for prefix in (PREFIX, AZURE_PREFIX) for route in _routes_under(prefix)]
 
@@ -92,24 +87,32 @@ def _routes_under(prefix: str) -> list[Route]:
 def _endpoint(
     handler: Callable[[Core, Request], Awaitable[Response]], *, control: bool = True
 ) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        core: Core = request.app.state.core
-        try:
-            key = _authorized(core, request)
-            if control:
-                _within(core.ask_control(PROVIDER, key))
-            return await handler(core, request)
-        except _Refusal as refused:
-            refusal = refused
-            if refused.status in _SAYS_NO and core.strike(Place.ANSWER, request.url.path) is not None:
-                note(request, fault=Fault.REFUSED_AS_500)
-                refusal = _server_error()
-            return JSONResponse(refusal.body, status_code=refusal.status, headers=refusal.headers)
-
-    return endpoint
+    return guarded(handler, provider=PROVIDER, key_of=_authorized, throttled=_throttled, control=control, told=_told)
 
 
 _SAYS_NO: Final = frozenset({400, 404})
+
+
+def _told(core: Core, request: Request, refusal: Refusal) -> Refusal:
+    """A fault may make what says no look like a failure of the service."""
+    if refusal.status not in _SAYS_NO or core.strike(Place.ANSWER, request.url.path) is None:
+        return refusal
+    note(request, fault=Fault.REFUSED_AS_500)
+    return _server_error()
+
+
+def _refusal(
+    status: int,
+    message: str,
+    *,
+    kind: str = "invalid_request_error",
+    param: str | None = None,
+    code: str | None = None,
+    retry_after_seconds: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Refusal:
+    body = error_object(message, kind=kind, param=param, code=code)
+    return Refusal(status, body, headers={**(headers or {}), **retry_after(retry_after_seconds)})
 
 
 def _is_azure(request: Request) -> bool:
@@ -120,9 +123,9 @@ def _authorized(core: Core, request: Request) -> str:
     """The API key: a bearer token, or the header `api-key` as Azure has it."""
     key = _key_of(request)
     if not key:
-        raise _Refusal(401, "You didn't provide an API key. Provide it as a Bearer token in the Authorization header.")
+        raise _refusal(401, "You didn't provide an API key. Provide it as a Bearer token in the Authorization header.")
     if core.config.api_key is not None and key != core.config.api_key:
-        raise _Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
+        raise _refusal(401, "Incorrect API key provided.", code="invalid_api_key")
     return key
 
 
@@ -131,16 +134,11 @@ def _key_of(request: Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
 
 
-def _within(rates: Verdict) -> None:
-    if rates.limited_by is not None:
-        raise _throttled(rates)
-
-
-def _throttled(rates: Verdict) -> _Refusal:
+def _throttled(rates: Verdict) -> Refusal:
     message = f"Rate limit reached ({rates.limited_by} per minute). Please try again later."
     if rates.wait_seconds is None:
         message = "Request too large: it asks for more tokens than the rate limit lets through at once."
-    return _Refusal(
+    return _refusal(
         429,
         message,
         kind=rates.limited_by or "requests",
@@ -150,16 +148,15 @@ def _throttled(rates: Verdict) -> _Refusal:
     )
 
 
-def _server_error(status: int = 500) -> _Refusal:
-    return _Refusal(status, "The server had an error while processing your request.", kind="server_error")
+def _server_error(status: int = 500) -> Refusal:
+    return _refusal(status, "The server had an error while processing your request.", kind="server_error")
 
 
 # Files -------------------------------------------------------------------------------------------------------------
 
 
 async def _create_file(core: Core, request: Request) -> Response:
-    fault = core.strike(Place.UPLOAD, request.headers.get("content-length", ""))
-    note(request, **({"fault": fault} if fault else {}))
+    fault = struck(core, request, Place.UPLOAD, request.headers.get("content-length", ""))
     if fault is Fault.UPLOAD_500:
         raise _server_error()
     if fault is Fault.UPLOAD_DISCONNECT:
@@ -186,10 +183,10 @@ async def _receive(core: Core, request: Request, upload: Upload) -> FormReader:
         async for chunk in request.stream():
             form.feed(chunk)
             if upload.size_bytes > core.config.upload_bytes_max:
-                raise _Refusal(413, f"The file is larger than {core.config.upload_bytes_max} bytes.", param="file")
+                raise _refusal(413, f"The file is larger than {core.config.upload_bytes_max} bytes.", param="file")
         form.close()
     except MultipartError as error:
-        raise _Refusal(400, f"Invalid form: {error}.") from None
+        raise _refusal(400, f"Invalid form: {error}.") from None
     upload.close()
     return form
 
@@ -203,7 +200,7 @@ def _check_lines(core: Core, upload: Upload) -> None:
         problem = next((found for found in problems if found is not None), None) or checker.end()
     if problem is not None:
         message = f"Line {problem.line}: {problem.message}"
-        raise _Refusal(400, message, param=problem.param, code=problem.code)
+        raise _refusal(400, message, param=problem.param, code=problem.code)
 
 
 def _endpoint_of(line: bytes) -> str:
@@ -216,9 +213,9 @@ def _endpoint_of(line: bytes) -> str:
 
 async def _keep(core: Core, form: FormReader, upload: Upload) -> StoredFile:
     if form.filename is None:
-        raise _Refusal(400, "'file' is a required property", param="file")
+        raise _refusal(400, "'file' is a required property", param="file")
     if form.fields.get("purpose") != "batch":
-        raise _Refusal(400, "Invalid value for 'purpose': this simulator takes 'batch' only.", param="purpose")
+        raise _refusal(400, "Invalid value for 'purpose': this simulator takes 'batch' only.", param="purpose")
     return await core.keep_upload(upload, provider=PROVIDER, filename=form.filename, purpose="batch")
 
 
@@ -231,15 +228,15 @@ def _file(core: Core, request: Request) -> StoredFile:
     return file
 
 
-def _no_file(file_id: str) -> _Refusal:
-    return _Refusal(404, f"No such File object: {file_id}", param="id")
+def _no_file(file_id: str) -> Refusal:
+    return _refusal(404, f"No such File object: {file_id}", param="id")
 
 
 async def _list_files(core: Core, request: Request) -> Response:
     limit = _limit(request, default=FILES_PAGE_MAX, most=FILES_PAGE_MAX)
     found = core.store.files_after(PROVIDER, request.query_params.get("after"), limit + 1)
     if found is None:
-        raise _Refusal(404, "No such File object in 'after'.", param="after")
+        raise _refusal(404, "No such File object in 'after'.", param="after")
     return JSONResponse(list_object([file_object(file) for file in found[:limit]], has_more=len(found) > limit))
 
 
@@ -255,37 +252,27 @@ async def _delete_file(core: Core, request: Request) -> Response:
 
 async def _file_content(core: Core, request: Request) -> Response:
     file = _file(core, request)
-    fault = core.strike(Place.DOWNLOAD, file.sha256)
-    path = core.store.payload_path(file.id)
-    if fault is None:
-        return FileResponse(path, media_type="application/octet-stream")
-    note(request, fault=fault)
-    if fault is Fault.DOWNLOAD_500:
-        raise _server_error()
-    if fault is Fault.DOWNLOAD_404:
-        raise _no_file(file.id)
-    return HalfFile(path)
+    return content_of(core, request, file, _server_error, absent=_no_file)
 
 
 # Batches -----------------------------------------------------------------------------------------------------------
 
 
 async def _create_batch(core: Core, request: Request) -> Response:
-    asked = _json_object(await _body(request, BODY_BYTES_MAX))
+    _, asked = await _asked(request, BODY_BYTES_MAX)
     endpoint, metadata = _checked(asked)
     file = core.store.file(PROVIDER, str(asked["input_file_id"]))
     if file is None or file.purpose != "batch":
         message = f"Invalid 'input_file_id': no such File object for a batch: {asked['input_file_id']}"
-        raise _Refusal(400, message, param="input_file_id", code="invalid_input_file_id")
+        raise _refusal(400, message, param="input_file_id", code="invalid_input_file_id")
     note(request, file_id=file.id)
-    _within(core.ask_create(PROVIDER, _key_of(request)))
-    fault = core.strike(Place.CREATE, file.sha256)
-    note(request, **({"fault": fault} if fault else {}))
+    within(core.ask_create(PROVIDER, _key_of(request)), _throttled)
+    fault = struck(core, request, Place.CREATE, file.sha256)
     _reject(core, fault)
     quirks = [Fault.EMPTY_ERROR_FILE] if _is_azure(request) else []
     batch = await core.create_batch(file, endpoint=endpoint, window=WINDOW, metadata=metadata, quirks=quirks)
     note(request, batch_id=batch.id)
-    return _accepted(core, request, batch, fault)
+    return after_create(core, fault, _shown(core, request, batch), _server_error)
 
 
 def _reject(core: Core, fault: Fault | None) -> None:
@@ -296,33 +283,18 @@ def _reject(core: Core, fault: Fault | None) -> None:
         raise _server_error(503)
     if fault is Fault.REJECT_BILLING:
         message = "Your account is not active, please check your billing details."
-        raise _Refusal(402, message, kind="billing_error", code="billing_not_active")
+        raise _refusal(402, message, kind="billing_error", code="billing_not_active")
     if fault is Fault.REJECT_429:
         wait = core.plan[fault].seconds
         message = "Rate limit reached for batch creation."
-        raise _Refusal(429, message, kind="requests", code="rate_limit_exceeded", retry_after_seconds=wait)
+        raise _refusal(429, message, kind="requests", code="rate_limit_exceeded", retry_after_seconds=wait)
     if fault is Fault.REJECT_QUOTA:
         raise _no_money()
 
 
-def _no_money() -> _Refusal:
+def _no_money() -> Refusal:
     message = "You exceeded your current quota, please check your plan and billing details."
-    return _Refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
-
-
-def _accepted(core: Core, request: Request, batch: Batch, fault: Fault | None) -> Response:
-    """The batch exists; what the client hears of it is another matter."""
-    match fault:
-        case Fault.ACCEPT_THEN_500:
-            raise _server_error()
-        case Fault.ACCEPT_THEN_503:
-            raise _server_error(503)
-        case Fault.ACCEPT_THEN_DISCONNECT:
-            return Disconnect()
-        case Fault.ACCEPT_THEN_HANG:
-            return Hang(core.plan[fault].seconds)
-        case _:
-            return _shown(core, request, batch)
+    return _refusal(429, message, kind="insufficient_quota", code="insufficient_quota")
 
 
 def _shown(core: Core, request: Request, batch: Batch, *, flapping: bool = False) -> Response:
@@ -333,36 +305,22 @@ def _shown(core: Core, request: Request, batch: Batch, *, flapping: bool = False
     return JSONResponse(batch_object(batch, now_ms=clock.wall_ms(), flapping=flapping), headers=headers)
 
 
-async def _body(request: Request, bytes_max: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > bytes_max:
-            raise _Refusal(413, "The request body is too large.")
-    return bytes(body)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise _Refusal(400, "We could not parse the JSON body of your request.")
-    return value
+async def _asked(request: Request, bytes_max: int) -> tuple[bytes, dict[str, Any]]:
+    body = await body_of(request, bytes_max=bytes_max, too_large=_refusal(413, "The request body is too large."))
+    return body, object_in(body, otherwise=_refusal(400, "We could not parse the JSON body of your request."))
 
 
 def _checked(asked: dict[str, Any]) -> tuple[str, dict[str, str]]:
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not isinstance(asked.get(name), str):
             message = f"Missing required parameter: '{name}'."
-            raise _Refusal(400, message, param=name, code="missing_required_parameter")
+            raise _refusal(400, message, param=name, code="missing_required_parameter")
     if asked["endpoint"] not in ENDPOINTS:
         message = f"Invalid value for 'endpoint': supported values are {', '.join(ENDPOINTS)}."
-        raise _Refusal(400, message, param="endpoint", code="invalid_value")
+        raise _refusal(400, message, param="endpoint", code="invalid_value")
     if asked["completion_window"] != WINDOW:
         message = f"Invalid value for 'completion_window': the supported value is {WINDOW}."
-        raise _Refusal(400, message, param="completion_window", code="invalid_value")
+        raise _refusal(400, message, param="completion_window", code="invalid_value")
     return asked["endpoint"], _metadata(asked.get("metadata"))
 
 
@@ -370,49 +328,37 @@ def _metadata(value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise _Refusal(400, "Invalid type for 'metadata': give an object of strings.", param="metadata")
+        raise _refusal(400, "Invalid type for 'metadata': give an object of strings.", param="metadata")
     if len(value) > METADATA_PAIRS_MAX:
-        raise _Refusal(400, f"Invalid 'metadata': more than {METADATA_PAIRS_MAX} pairs.", param="metadata")
+        raise _refusal(400, f"Invalid 'metadata': more than {METADATA_PAIRS_MAX} pairs.", param="metadata")
     if any(len(key) > METADATA_KEY_CHARS_MAX or len(text) > METADATA_VALUE_CHARS_MAX for key, text in value.items()):
-        raise _Refusal(400, "Invalid 'metadata': a key or value is too long.", param="metadata")
+        raise _refusal(400, "Invalid 'metadata': a key or value is too long.", param="metadata")
     return value
 
 
 def _batch(core: Core, request: Request) -> Batch:
-    batch_id = request.path_params["batch_id"]
-    note(request, batch_id=batch_id)
-    batch = core.store.batch(batch_id)
-    if batch is None or batch.provider != PROVIDER:
-        raise _no_batch(batch_id)
-    return batch
+    return batch_at(core, request, request.path_params["batch_id"], provider=PROVIDER, absent=_no_batch)
 
 
-def _no_batch(batch_id: str) -> _Refusal:
-    return _Refusal(404, f"No batch found with id '{batch_id}'.")
+def _no_batch(batch_id: str) -> Refusal:
+    return _refusal(404, f"No batch found with id '{batch_id}'.")
 
 
 async def _get_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
-    fault = core.strike(Place.RETRIEVE, batch.stable_key)
-    note(request, **({"fault": fault} if fault else {}))
-    if fault is Fault.RETRIEVE_500:
-        raise _server_error()
-    if fault is Fault.RETRIEVE_404:
-        raise _no_batch(batch.id)
-    flapping = Fault.STATUS_FLAP in batch.faults and batch.status.ended and core.store.count(f"read:{batch.id}") == 2
+    flapping = flaps(core, request, batch, absent=_no_batch, failed=_server_error)
     return _shown(core, request, batch, flapping=flapping)
 
 
 async def _list_batches(core: Core, request: Request) -> Response:
     after = request.query_params.get("after")
     limit = _limit(request, default=PAGE_DEFAULT, most=BATCHES_PAGE_MAX)
-    if core.strike(Place.LIST, after or "") is not None:
-        note(request, fault=Fault.LIST_500)
+    if struck(core, request, Place.LIST, after or "") is not None:
         raise _server_error()
     now = clock.wall_ms()
     found = core.store.batches_after(PROVIDER, after, now_ms=now, limit=limit + 1)
     if found is None:
-        raise _Refusal(404, f"No batch found with id '{after}'.", param="after")
+        raise _refusal(404, f"No batch found with id '{after}'.", param="after")
     shown = [batch_object(batch, now_ms=now) for batch in found[:limit]]
     return JSONResponse(list_object(shown, has_more=len(found) > limit))
 
@@ -420,19 +366,15 @@ async def _list_batches(core: Core, request: Request) -> Response:
 async def _cancel_batch(core: Core, request: Request) -> Response:
     batch = _batch(core, request)
     if batch.status.ended:
-        raise _Refusal(409, f"Cannot cancel a batch with status '{batch.status}'.")
-    faults = core.strikes(Place.CANCEL, batch.stable_key)
-    note(request, **({"fault": faults[0]} if faults else {}))
-    asked = await core.cancel_batch(batch, ignored=Fault.CANCEL_IGNORED in faults)
-    if Fault.CANCEL_500 in faults:
-        raise _server_error()
+        raise _refusal(409, f"Cannot cancel a batch with status '{batch.status}'.")
+    asked = await cancelled(core, request, batch, _server_error)
     return _shown(core, request, asked)
 
 
 def _limit(request: Request, *, default: int, most: int) -> int:
     text = request.query_params.get("limit", str(default))
     if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise _Refusal(400, f"Invalid 'limit': a whole number from 1 to {most}.", param="limit")
+        raise _refusal(400, f"Invalid 'limit': a whole number from 1 to {most}.", param="limit")
     return int(text)
 
 
@@ -441,8 +383,7 @@ def _limit(request: Request, *, default: int, most: int) -> int:
 
 async def _single_call(core: Core, request: Request) -> Response:
     endpoint = ENDPOINTS[request.url.path.removeprefix("/openai")]
-    body = await _body(request, CALL_BYTES_MAX)
-    asked = _json_object(body)
+    body, asked = await _asked(request, CALL_BYTES_MAX)
     _check_call(endpoint, asked)
     question = endpoint.question(asked)
     custom_id = request.headers.get(REQUEST_ID, "")
@@ -458,12 +399,12 @@ async def _single_call(core: Core, request: Request) -> Response:
 
 def _check_call(endpoint: Endpoint, asked: dict[str, Any]) -> None:
     if not isinstance(asked.get("model"), str) or not asked["model"]:
-        raise _Refusal(400, "you must provide a model parameter", param="model")
+        raise _refusal(400, "you must provide a model parameter", param="model")
     if asked.get("stream"):
-        raise _Refusal(400, "This simulator does not stream.", param="stream", code="streaming_unsupported")
+        raise _refusal(400, "This simulator does not stream.", param="stream", code="streaming_unsupported")
     wrong = endpoint.check(asked)
     if wrong is not None:
-        raise _Refusal(400, wrong.message, param=wrong.param, code=wrong.code)
+        raise _refusal(400, wrong.message, param=wrong.param, code=wrong.code)
 
 
 def _unanswered(called: Called, model: str) -> Response:
@@ -471,15 +412,15 @@ def _unanswered(called: Called, model: str) -> Response:
     if called.rates.limited_by is not None:
         raise _throttled(called.rates)
     if called.status == NO_MODEL:
-        raise _Refusal(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
+        raise _refusal(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
     if called.fault is Fault.CALL_QUOTA:
         raise _no_money()
     headers = _call_headers(called)
     if called.fault is Fault.CALL_429:
         message, code = "Rate limit reached. Please try again later.", "rate_limit_exceeded"
-        raise _Refusal(429, message, kind="requests", code=code, retry_after_seconds=called.seconds, headers=headers)
+        raise _refusal(429, message, kind="requests", code=code, retry_after_seconds=called.seconds, headers=headers)
     message = "The server had an error while processing your request."
-    raise _Refusal(called.status, message, kind="server_error", retry_after_seconds=called.seconds, headers=headers)
+    raise _refusal(called.status, message, kind="server_error", retry_after_seconds=called.seconds, headers=headers)
 
 
 def _call_headers(called: Called) -> dict[str, str]:
