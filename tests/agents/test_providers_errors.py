@@ -84,6 +84,12 @@ def test_a_server_error_that_speaks_of_money_may_still_have_made_the_batch():
     assert type(error_for(500, complaint, spends=False, headers={}, now=NOW)) is MustPauseError
 
 
+def test_results_that_were_removed_are_not_there_and_a_create_that_meets_the_same_word_is_refused():
+    removed = error_for(410, Complaint(code="x"), spends=False, headers={}, now=NOW)
+    assert type(removed) is NotFoundError
+    assert type(error_for(410, Complaint(code="x"), spends=True, headers={}, now=NOW)) is RefusedError
+
+
 @pytest.mark.parametrize("status", [400, 405, 413, 418, 422, 301])
 def test_what_was_understood_and_declined_is_refused(status):
     assert type(error_for(status, Complaint(code="x"), spends=True, headers={}, now=NOW)) is RefusedError

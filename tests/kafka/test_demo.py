@@ -60,12 +60,24 @@ def _environment() -> dict[str, str]:
     return {**kept, "COLUMNS": "200"}
 
 
+def _hears_ctrl_c() -> None:
+    """A shell that runs the tests in the background has them ignore it, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def _demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     log = tmp_path / "said"
     command = [*DEMO, "--records", "600", "--work-dir", str(tmp_path / "demo")]
     with log.open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=tmp_path, env=_environment())
+        process = subprocess.Popen(
+            command,
+            stdout=said,
+            stderr=said,
+            cwd=tmp_path,
+            env=_environment(),
+            preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 - no thread runs here yet
+        )
         try:
             yield process, log
         finally:

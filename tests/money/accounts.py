@@ -29,6 +29,7 @@ class Account:
     endpoint: str
     look_up: str | None  #: None: nothing can be looked up, a crash leaves calls in doubt
     mode: str = "batch"
+    tells_usage: bool = False  #: of a batch as a whole, so that a row which told nothing costs what is left
 
     def job(self, *, chunk_count: int) -> LoadedJob:
         """The marks job, asked of this provider, in small chunks."""
@@ -76,6 +77,7 @@ ACCOUNTS: Mapping[str, Account] = {
             model="gpt-5-mini",
             endpoint="/v1/chat/completions",
             look_up="metadata",
+            tells_usage=True,
         ),
         Account(
             name="azure",
@@ -84,6 +86,7 @@ ACCOUNTS: Mapping[str, Account] = {
             model="gpt-5-mini",
             endpoint="/v1/chat/completions",
             look_up="metadata",
+            tells_usage=True,
         ),
         Account(
             name="anthropic",

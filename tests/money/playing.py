@@ -21,7 +21,7 @@ from tests.money.scenarios import Scenario
 __all__ = ["REST_SECONDS_MAX", "WORKER", "Row", "Table", "play", "texts_of"]
 
 WORKER = "worker-1"
-REST_SECONDS_MAX = 150.0
+REST_SECONDS_MAX = 240.0
 QUIET_SECONDS = 1.5
 OPEN_SECONDS_MAX = 5.0
 OPEN_CHUNKS = 3
@@ -42,6 +42,7 @@ class Row:
     said_nanos: int  #: what the product itself says it wasted, was not told, or has in doubt
     ledger_nanos: int
     booked_nanos: int  #: cost facts of all calls, waste and untold bills
+    unsaid_nanos: int  #: billed for rows that never came, or that came without their usage: no row says it
     seconds: float
     died: bool  #: the worker was killed by its failpoint
     rested: bool  #: everything ended in time
@@ -145,6 +146,7 @@ def _row(
         said_nanos=sum(chunk.wasted_nanos + chunk.untold_nanos + chunk.doubtful_nanos for chunk in chunks),
         ledger_nanos=ledger_nanos,
         booked_nanos=sum(cost or 0 for cost in facts.values()) + _told_beyond_rows(chunks),
+        unsaid_nanos=sum(b.cost_nanos for b in bills if not b.delivered or facts.get(b.custom_id, 0) is None),
         seconds=seconds,
         died=died,
         rested=rested,

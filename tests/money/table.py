@@ -27,8 +27,12 @@ def faults_of(account: Account, scenario: Scenario, row: Row) -> Iterator[str]:
     if account.look_up is not None:
         if not scenario.asks_again and (row.twins or row.billed_twice):
             yield f"{where}: {row.twins} batches and {row.billed_twice} requests were paid twice"
-        if row.booked_nanos != row.ledger_nanos:
-            yield f"{where}: {row.booked_nanos} nano-dollars are booked, the provider billed {row.ledger_nanos}"
+        unsaid = 0 if account.tells_usage else row.unsaid_nanos
+        if row.booked_nanos + unsaid != row.ledger_nanos:
+            yield (
+                f"{where}: {row.booked_nanos} nano-dollars are booked and {unsaid} said by nobody,"
+                f" the provider billed {row.ledger_nanos}"
+            )
     elif row.wasted_nanos > row.said_nanos:
         yield f"{where}: {row.wasted_nanos} nano-dollars were wasted, the product says {row.said_nanos}"
 
@@ -45,14 +49,14 @@ def printed(rows: Mapping[str, Sequence[Row]]) -> str:
 
 _HEAD = (
     "| what went wrong | chunks | batches paid | paid twice | rows lost | rows billed twice | wasted (said) $ |"
-    " booked = billed $ | recovery s |"
+    " booked (+ said by nobody) = billed $ | recovery s |"
 )
 
 
 def _line(row: Row, clean_seconds: float) -> str:
     wasted = f"{_dollars(row.wasted_nanos)} ({_dollars(row.said_nanos)})"
-    sign = "=" if row.booked_nanos == row.ledger_nanos else "≠"
-    equal = f"{_dollars(row.booked_nanos)} {sign} {_dollars(row.ledger_nanos)}"
+    unsaid = row.ledger_nanos - row.booked_nanos
+    equal = f"{_dollars(row.booked_nanos)}{f' + {_dollars(unsaid)}' if unsaid else ''} = {_dollars(row.ledger_nanos)}"
     recovery = max(0.0, row.seconds - clean_seconds)
     return (
         f"| {row.scenario} | {row.chunks} | {row.batches_paid} | {row.twins} | {row.lost} | {row.billed_twice} |"

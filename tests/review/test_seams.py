@@ -14,12 +14,13 @@ from batchmill.agents.settings import load_settings
 from batchmill.agents.stages.collector import TWIN_TRIES_MAX
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.schemas.jobs import ModeSpec
-from batchmill.schemas.state import Chunk
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.state import Chunk, Meta
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.granting import needs_of
 from batchmill.streams.overseeing import Books
-from batchmill.streams.ports import CreateOrder, RefusedError, RemoteBatch, RemoteStatus
+from batchmill.streams.ports import CreateOrder, ProviderError, RefusedError, RemoteBatch, RemoteStatus, TransientError
 from batchmill.streams.sealing import Queue, seal
 from batchmill.streams.submitting import Todo
 from tests.review.stage import MemoryTask, Provider, a_collector, a_kit, a_submitter
@@ -152,3 +153,52 @@ def test_answers_are_collected_although_the_provider_never_lists_its_batches(tmp
         chunk = run(one_step(loop, task, chunk, Todo.DOWNLOAD))
     assert (chunk.state, tries) == (ChunkState.DOWNLOADED, TWIN_TRIES_MAX + 1)
     assert chunk.output_uri is not None
+
+
+@pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.PROVIDER_CANCELLED])
+def test_a_batch_that_came_late_is_cancelled_and_counted_before_its_members_are_sent_by_another(
+    tmp_path: Path, reason: Reason
+) -> None:
+    task, chunk = a_task(ChunkState.ENDED, Status.PROCESSING, attempt=1, reason=reason, cancel_requested=True)
+    task.put(Meta(name="chunks", value_json="9"))
+    provider = Provider()
+
+    async def found(**_: Any) -> list[RemoteBatch]:
+        return [replace(provider.remote, batch_id="late", input_tokens=0, output_tokens=0)]
+
+    provider.find = found  # type: ignore[method-assign]
+    after = run(one_step(a_collector(a_kit(), provider, tmp_path).poll(), task, chunk, Todo.SETTLE))
+    assert (after.state, after.twins, provider.calls) == (ChunkState.FAILED, 1, ["cancel"])
+
+
+def test_a_cancelled_batch_of_an_account_that_is_gone_lets_its_members_go_in_the_end(tmp_path: Path) -> None:
+    told = {"attempt": 1, "account": "gone", "failures": TWIN_TRIES_MAX}
+    task, chunk = a_task(ChunkState.ENDED, Status.PROCESSING, reason=Reason.CANCELLED, cancel_requested=True, **told)
+    collector = a_collector(a_kit(), providers(), tmp_path)  # type: ignore[arg-type]
+    assert run(one_step(collector.poll(), task, chunk, Todo.SETTLE)).state is ChunkState.FAILED
+
+
+def test_members_of_a_chunk_that_was_never_attempted_go_without_a_look(tmp_path: Path) -> None:
+    task, chunk = a_task(ChunkState.ENDED, reason=Reason.CANCELLED, cancel_requested=True)
+    provider = Provider()
+    after = run(one_step(a_collector(a_kit(), provider, tmp_path).poll(), task, chunk, Todo.SETTLE))
+    assert (after.state, provider.calls) == (ChunkState.FAILED, [])
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state"),
+    [(TransientError("busy"), ChunkState.ATTEMPTING), (RefusedError("ended", http_status=400), ChunkState.OPEN)],
+)
+def test_one_of_two_batches_is_adopted_when_the_other_is_told_to_stop(
+    tmp_path: Path, refusal: ProviderError, state: ChunkState
+) -> None:
+    task, chunk = a_task(ChunkState.ATTEMPTING, Status.PROCESSING, attempt=1)
+    provider = Provider()
+    provider.refusals["cancel"] = refusal
+
+    async def found(**_: Any) -> list[RemoteBatch]:
+        return [replace(provider.remote, batch_id=name) for name in ("one", "other")]
+
+    provider.find = found  # type: ignore[method-assign]
+    after = run(one_step(a_submitter(a_kit(), provider, tmp_path).dispatch(), task, chunk, Todo.LOOK))
+    assert (after.state, provider.calls) == (state, ["cancel"])

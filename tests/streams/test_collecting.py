@@ -306,6 +306,14 @@ def test_a_row_of_ours_that_no_member_asked_for_is_counted() -> None:
     assert (row(view, chunk).unknown_rows, row(view, chunk).missing) == (1, 1)
 
 
+def test_files_that_were_lost_after_they_were_collected_take_no_row_away() -> None:
+    _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=3)
+    (put,) = finish(chunk, RowIndex.of(chunk), NOW_MS)
+    assert isinstance(put, Put)
+    assert isinstance(put.row, Chunk)
+    assert (put.row.unknown_rows, put.row.note) == (0, None)
+
+
 def test_a_ledger_that_does_not_add_up_is_not_closed() -> None:
     _, chunk = stage(ChunkState.COLLECTED, 3, succeeded=2)
     with pytest.raises(ImpossibleError, match="3 members and 2 outcomes"):

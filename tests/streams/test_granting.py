@@ -442,3 +442,19 @@ def test_a_chunk_whose_need_has_grown_keeps_no_part_while_it_waits_and_loses_non
     carried(view, [Put(replace(waiting, state=ChunkState.ENDED, reason=Reason.CANCELLED))])
     grant = the_grant(view)
     assert (grant.reserved, grant.returned, grant.asked) == (0, 100, 100)
+
+
+def test_what_the_waiting_batches_of_a_paused_job_hold_goes_back_so_that_no_other_job_waits_for_its_resume() -> None:
+    queue, creates = queue_pool("default", "gpt-5-mini"), creates_pool("default")
+    rows = [replace(prepared(each), reserved_nanos=10, reserved_tokens=40, waits_for=creates) for each in (1, 2)]
+    view = view_of(*rows, asked=20, granted=20, reserved=20)
+    view.put(replace(a_grant(asked=80, granted=80, reserved=80), pool=queue))
+    view.put(replace(a_grant(asked=1), pool=creates))
+    carried(view, [Put(replace(job_with(job_nanos=1_000), paused=True))])
+    for pool, returned in ((POOL, 20), (queue, 80), (creates, 0)):
+        grant = the_grant(view, pool)
+        assert (grant.reserved, grant.returned, grant.asked) == (0, returned, grant.granted)
+    assert [(each.reserved_nanos, each.reserved_tokens) for each in (the_chunk(view, 1), the_chunk(view, 2))] == [
+        (0, 0),
+        (0, 0),
+    ]

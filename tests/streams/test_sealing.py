@@ -3,17 +3,19 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas.ids import chunk_id
+from batchmill.schemas.jobs import ChunkSpec, ModeSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.chunking import CUT_MEMBERS, members
 from batchmill.streams.costing import Expectation, expected_nanos, prices_of
 from batchmill.streams.orders import Put
-from batchmill.streams.sealing import ChunkLimits, Queue, next_age_ms, queues, seal
+from batchmill.streams.sealing import ChunkLimits, Queue, age_ms_max, next_age_ms, queues, seal
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out
 from tests.streams.rows import LANE, NOW_MS, PLACE, make_chunk, make_job, make_life, put_rows
@@ -231,3 +233,14 @@ def test_an_unpriced_chunk_carries_no_estimate() -> None:
 def put_rows_into(view: MemoryView, *lives: Life) -> None:
     for life in lives:
         view.put(life)
+
+
+@pytest.mark.parametrize(
+    ("max_age", "deadline", "age_ms"),
+    [(60, None, 60_000), (60, 86_400, 60_000), (60, 7_230, 30_000), (60, 7_200, 0), (60, 10, 0)],
+)
+def test_a_chunk_fills_no_longer_than_leaves_a_batch_its_time(
+    max_age: float, deadline: int | None, age_ms: int
+) -> None:
+    mode = ModeSpec(deadline_seconds=deadline, chunk=ChunkSpec(max_age_seconds=max_age))
+    assert age_ms_max(mode, typical_seconds=7_200) == age_ms

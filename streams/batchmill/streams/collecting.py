@@ -237,7 +237,8 @@ def finish(
     if settled != chunk.members:
         why = f"chunk {chunk.chunk_id} has {chunk.members} members and {settled} outcomes"
         raise ImpossibleError(Impossible(chunk.chunk_id, Status.PROCESSING, "Finished", why))
-    unclaimed = len(index.places) - (settled - chunk.missing)
+    # Fewer rows than outcomes: the files were lost after they had been collected, and the provider has them no more.
+    unclaimed = max(0, len(index.places) - (settled - chunk.missing))
     row = replace(
         chunk,
         state=ChunkState.DONE,

@@ -257,7 +257,8 @@ def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -
         line = [other for other in _line(view, need.pool) if other.chunk_id != chunk.chunk_id]
         first = not line or _age(row) < _age(line[0])
         if not first or available(grant) < lacks:
-            row, back = _given_back(view, row, needs[at:], now_ms)
+            back: dict[str, Grant] = {}
+            row = _give_back(view, row, [each.pool for each in needs[at:]], back, now_ms)
             orders += [Put(each) for each in back.values()]
             if first:
                 orders += _asked(back.get(need.pool, grant), need.amount, now_ms)
@@ -270,17 +271,16 @@ def reserve(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -
     return Reserved((*_changed(chunk, row, now_ms), *orders), held=True)
 
 
-def _given_back(view: StateView, chunk: Chunk, needs: Sequence[Need], now_ms: int) -> tuple[Chunk, Mapping[str, Grant]]:
-    """The chunk without what it holds of these pools, and the rows of those that get something back."""
-    row, back = chunk, {}
-    for need in needs:
-        if held := _held(row, need.pool):
-            grant = _grant(view, need.pool, now_ms)
-            back[need.pool] = replace(
-                grant, reserved=grant.reserved - held, returned=grant.returned + held, updated_at_ms=now_ms
-            )
-            row = _holding(row, need.pool, 0)
-    return row, back
+def _give_back(view: StateView, chunk: Chunk, pools: Iterable[str], grants: dict[str, Grant], now_ms: int) -> Chunk:
+    """The chunk without what it holds of these pools; it goes back in `grants`, rows that are about to be put."""
+    row = chunk
+    for pool in pools:
+        if held := _held(row, pool):
+            grant = grants.get(pool) or _grant(view, pool, now_ms)
+            sums = grant.reserved - held, grant.returned + held
+            grants[pool] = replace(grant, reserved=sums[0], returned=sums[1], updated_at_ms=now_ms)
+            row = _holding(row, pool, 0)
+    return row
 
 
 def _asked(grant: Grant, lacks: int, now_ms: int) -> list[Order]:
@@ -407,23 +407,37 @@ def _is_over(before: Chunk | None, row: Chunk) -> bool:
 
 
 def _left_the_line(view: StateView, job: Job) -> list[Order]:
-    """A job that is paused asks for nothing: whoever stands behind it is first, and unused grants go back."""
-    before = read.job(view, job.job)
+    """A job that is paused asks for nothing: whoever stands behind it is first, and unused grants go back.
+
+    So does what its waiting chunks hold of other pools: nobody knows for how long it is paused.
+    """
+    before, now_ms = read.job(view, job.job), job.updated_at_ms
     if not job.paused or (before is not None and before.paused):
         return []
     found = view.scan("waiting", "", limit=_LINE_MAX)
-    pools = {row.waits_for for _, row in found if isinstance(row, Chunk) and row.job == job.job}
+    grants: dict[str, Grant] = {}
+    pools: set[str] = set()
     orders: list[Order] = []
-    for pool in sorted(pool for pool in pools if pool is not None):
-        orders += _withdrawn(view, pool, job.updated_at_ms, besides_job=job.job)
+    for row in (row for _, row in found if isinstance(row, Chunk) and row.job == job.job):
+        kept = _give_back(view, row, [_pool_of(view, row, kind) for kind in _HELD], grants, now_ms)
+        orders += _changed(row, kept, now_ms)
+        pools |= {row.waits_for} if row.waits_for is not None else set()
+    for pool in sorted(pools | grants.keys()):
+        orders += _withdrawn(view, pool, now_ms, besides_job=job.job, grant=grants.get(pool))
     return orders
 
 
 def _withdrawn(
-    view: StateView, pool: str, now_ms: int, *, besides: str | None = None, besides_job: str | None = None
+    view: StateView,
+    pool: str,
+    now_ms: int,
+    *,
+    besides: str | None = None,
+    besides_job: str | None = None,
+    grant: Grant | None = None,
 ) -> list[Order]:
     line = [row for row in _line(view, pool) if row.chunk_id != besides and row.job != besides_job]
-    grant = _grant(view, pool, now_ms)
+    grant = grant or _grant(view, pool, now_ms)
     kept = grant if line else _tidied(grant)
     return [Put(replace(kept, asked=min(kept.asked, kept.granted), updated_at_ms=now_ms)), Wake("dispatch")]
 

@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from batchmill.schemas.jobs import ModeSpec
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams.chunking import BATCH, CUT_MEMBERS, ONLINE, in_mode
 from batchmill.streams.controlling import stopped
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Order, Put, Wake
+from batchmill.streams.ports import Capabilities
 from batchmill.streams.sealing import Queue
 from batchmill.streams.view import StateView
 
-__all__ = ["GUARD_MS_MIN", "Haste", "batched", "move_late", "stop_late"]
+__all__ = ["GUARD_MS_MIN", "Haste", "batched", "haste_of", "move_late", "stop_late"]
 
 #: before a deadline, a batch that runs is given up: this, or the share of the deadline, whichever is more
 GUARD_MS_MIN: Final = 60_000
@@ -52,6 +54,17 @@ class Haste:
     def give_up_ms(self) -> int:
         """How old a chunk's oldest member may be before its batch is cancelled."""
         return self.deadline_ms - max(GUARD_MS_MIN, self.deadline_ms // _GUARD_SHARE)
+
+
+def haste_of(mode: ModeSpec, can: Capabilities) -> Haste | None:
+    """What the deadline leaves; None where the job does not choose by it, or the provider has one way only."""
+    if mode.prefer != "auto" or mode.deadline_seconds is None or not can.online_endpoints:
+        return None
+    return Haste(
+        deadline_ms=mode.deadline_seconds * 1_000,
+        typical_ms=can.typical_seconds * 1_000,
+        filling_ms=round(mode.chunk.max_age_seconds * 1_000),
+    )
 
 
 def batched(view: StateView) -> list[tuple[str, str]]:

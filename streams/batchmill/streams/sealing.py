@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from batchmill.schemas.jobs import ModeSpec
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
@@ -23,7 +24,7 @@ from batchmill.streams.orders import Order, Put
 from batchmill.streams.settling import moved
 from batchmill.streams.view import StateView
 
-__all__ = ["ChunkLimits", "Queue", "next_age_ms", "queues", "seal"]
+__all__ = ["ChunkLimits", "Queue", "age_ms_max", "next_age_ms", "queues", "seal"]
 
 _LAST: Final = "\U0010ffff"
 #: chunks of a task that are looked through for those on the way; far above any sensible limit
@@ -94,6 +95,14 @@ def seal(view: StateView, queue: Queue, limits: ChunkLimits, place: Place, now_m
     orders.append(Put(filled))
     orders += [Put(moved(life, TakenIn(chunk_id=chunk.chunk_id), now_ms)) for life in taken]
     return orders
+
+
+def age_ms_max(mode: ModeSpec, *, typical_seconds: int) -> int:
+    """How long a chunk may fill: as the job says, and never so long that a batch would then miss the deadline."""
+    ages = [mode.chunk.max_age_seconds]
+    if mode.deadline_seconds is not None:
+        ages.append(max(0, mode.deadline_seconds - typical_seconds))
+    return round(min(ages) * 1_000)
 
 
 def next_age_ms(view: StateView, queue: Queue, limits: ChunkLimits) -> int | None:

@@ -85,6 +85,8 @@ PRECONDITION = "FAILED_PRECONDITION"
 CAPACITY_STATUSES = frozenset({408, 409, 425})
 THROTTLED = 429
 TOO_LARGE = 413
+#: Of a look-up: what was there is removed for good, as results are at the end of their time.
+GONE = 410
 CODE_CHARS_MAX = 100
 #: A create that names a file which is gone is refused with 400 or 422, about this member.
 INPUT_FILE = frozenset({"input_file_id", "input_files"})
@@ -193,7 +195,8 @@ def error_for(
         return MustPauseError(code, http_status=status, hint="look at the account's key, balance and limits")
     if unclear or status == THROTTLED:
         return TransientError(code, http_status=status, retry_after_seconds=wait_seconds)
-    if complaint.param in INPUT_FILE or (status == 404 and code != "model_not_found"):
+    absent = (status == 404 and code != "model_not_found") or (status == GONE and not spends)
+    if complaint.param in INPUT_FILE or absent:
         return NotFoundError(code, http_status=status)
     refused = RefusedError(code, http_status=status)
     if spends and (status == TOO_LARGE or code in SPLIT_CODES):

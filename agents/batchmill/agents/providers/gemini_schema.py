@@ -9,10 +9,9 @@ References are written out, for no document says whether batches know them; one 
 of any members. Names of types are in capitals, and `propertyOrdering` keeps the author's order, in which models answer.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
-
-import orjson
 
 from batchmill.agents.providers.loose import listed, mapping
 
@@ -209,7 +208,7 @@ def _members(schema: Mapping[str, Any]) -> dict[str, Any]:
     nullable = {"nullable": True} if None in _enum(schema) else {}
     if not members or any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in members):
         return nullable
-    texts = [each if isinstance(each, str) else orjson.dumps(each).decode() for each in members]
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in members]  # of any size, unlike orjson
     return {"format": "enum", "enum": texts} | nullable
 
 

@@ -14,7 +14,7 @@ from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadMissingError
 from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import FAILPOINTS, Slice, Task
-from batchmill.agents.settings import EffectSettings
+from batchmill.agents.settings import EffectSettings, SettingsError
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.lines import placed_lines
@@ -163,14 +163,14 @@ class Collector:
             return None
 
     async def _look_for_twins(self, task: Task, chunk: Chunk) -> Sequence[RemoteBatch]:
-        provider = self._provider(chunk)
         label = self.submitter.label_of(chunk)
         try:
+            provider = self._provider(chunk)
             found = await provider.find(label=label, since_ms=chunk.created_at_ms)
-        except ProviderError as error:
+        except (ProviderError, SettingsError) as error:
             if chunk.failures < TWIN_TRIES_MAX:
                 raise
-            _log.warning("twins_not_looked_for", chunk_id=chunk.chunk_id, batch_id=chunk.batch_id, error=error.code)
+            _log.warning("twins_not_looked_for", chunk_id=chunk.chunk_id, batch_id=chunk.batch_id, error=str(error))
             return ()
         looked = twins_of(
             current_row(task, chunk), found, lambda twin: self._cost_of(task, chunk, twin), clock.wall_ms()
@@ -274,7 +274,12 @@ class Collector:
             _log.warning("counts_do_not_reconcile", chunk_id=done.chunk_id, batch_id=done.batch_id, found=done.note)
 
     async def _settle(self, task: Task, chunk: Chunk) -> None:
-        """Let the members of a batch that never ran go, cut by cut."""
+        """Let the members of a batch that never ran go, cut by cut.
+
+        One of an attempt that was given up may have come late; its members are about to be sent by another.
+        """
+        if chunk.attempt and chunk.mode == BATCH:
+            await self._look_for_twins(task, chunk)
         place = Place(self.kit.app_id, task.partition)
         while (row := current_row(task, chunk)).state is ChunkState.ENDED:
             self._carry(task, chunk, settle_cut(task.view, row, place, clock.wall_ms()))

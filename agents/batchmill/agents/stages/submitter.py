@@ -6,6 +6,7 @@ step is next, or what an answer means (`streams.sealing`, `streams.submitting`).
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -37,12 +38,12 @@ from batchmill.streams.granting import (
     unpriced,
     worst_case,
 )
-from batchmill.streams.hastening import Haste, batched, move_late, stop_late
-from batchmill.streams.ports import CreateOrder, Label, ProviderError, RefusedError, RemoteBatch, TransientError
+from batchmill.streams.hastening import Haste, batched, haste_of, move_late, stop_late
+from batchmill.streams.ports import CreateOrder, Label, NotFoundError, ProviderError, RefusedError, RemoteBatch
 from batchmill.streams.preflight import Preflight
 from batchmill.streams.queueing import arrive, from_store
 from batchmill.streams.retrying import due
-from batchmill.streams.sealing import ChunkLimits, Queue, queues, seal
+from batchmill.streams.sealing import ChunkLimits, Queue, age_ms_max, queues, seal
 from batchmill.streams.submitting import (
     CreateSchedule,
     Todo,
@@ -158,7 +159,7 @@ class Submitter:
             count_max=min(mode.chunk.max_count, can.members_max, queue_max if by_request else _NO_LIMIT),
             bytes_max=min(mode.chunk.max_bytes, can.bytes_max),
             tokens_max=min(mode.chunk.max_tokens, _NO_LIMIT if by_request else queue_max),
-            age_ms_max=round(mode.chunk.max_age_seconds * 1_000),
+            age_ms_max=age_ms_max(mode, typical_seconds=can.typical_seconds),
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
             account=account,
@@ -224,19 +225,11 @@ class Submitter:
     def _haste(self, task: Task, job_name: str, version: str) -> Haste | None:
         """What the deadline leaves, where the job chooses by it and its account has both ways."""
         job = self.kit.compiled(task, job_name, version)
-        if job is None or job.spec.mode.prefer != "auto" or job.spec.mode.deadline_seconds is None:
-            return None
         try:
-            can = self.providers.of(job.spec.ask.model.account).capabilities
+            can = None if job is None else self.providers.of(job.spec.ask.model.account).capabilities
         except SettingsError:
             return None  # nothing of it moves; whoever takes its batches further says so
-        if not can.online_endpoints:
-            return None
-        return Haste(
-            deadline_ms=job.spec.mode.deadline_seconds * 1_000,
-            typical_ms=can.typical_seconds * 1_000,
-            filling_ms=round(job.spec.mode.chunk.max_age_seconds * 1_000),
-        )
+        return None if job is None or can is None else haste_of(job.spec.mode, can)
 
     async def run_stored(self, task: Task) -> None:
         """Answer lives whose question was answered before, from the log."""
@@ -447,15 +440,17 @@ class Submitter:
         except (PayloadMissingError, PayloadDamagedError):
             # It was to go with the call, which ended before its last bytes. The next attempt finds no file.
             await self.payloads.delete(uri)
-            return TransientError("payload_lost", hint="the payload is gone or damaged; it is made again")
+            return NotFoundError("payload_lost", hint="the payload is gone or damaged; it is made again")
 
     async def _look(self, task: Task, chunk: Chunk) -> None:
-        provider = self.providers.of(chunk.account)
+        """Twins are cancelled before one is adopted: a call that fails is made again, while they still run."""
+        provider, patience = self.providers.of(chunk.account), self._patience(chunk)
         found = await provider.find(label=self.label_of(chunk), since_ms=chunk.created_at_ms)
-        looked = after_look(current_row(task, chunk), found, clock.wall_ms(), self._patience(chunk))
+        for batch_id in after_look(current_row(task, chunk), found, clock.wall_ms(), patience).cancel:
+            with suppress(RefusedError, NotFoundError):  # it has ended; what it cost is looked up in the end
+                await provider.cancel(batch_id)
+        looked = after_look(current_row(task, chunk), found, clock.wall_ms(), patience)
         self.kit.carry(task, looked.orders, src=f"effect:look/{chunk.chunk_id}")
-        for batch_id in looked.cancel:
-            await provider.cancel(batch_id)
 
     def label_of(self, chunk: Chunk) -> Label:
         """What is written on the chunk's batch, to find it again."""
