@@ -30,10 +30,15 @@ LOOK_SECONDS = 0.2
 
 @asynccontextmanager
 async def small_rig(
-    folder: Path, broker: RunningCluster, spec: JobSpec, settings: Mapping[str, Any]
+    folder: Path,
+    broker: RunningCluster,
+    spec: JobSpec,
+    settings: Mapping[str, Any],
+    *,
+    latency_seconds: tuple[float, float] = (0.05, 0.1),
 ) -> AsyncIterator[Rig]:
     """The job is applied when this is entered."""
-    config = SimulatorConfig(data_dir=folder / "simulator", latency_seconds=(0.05, 0.1), accuracy=1.0)
+    config = SimulatorConfig(data_dir=folder / "simulator", latency_seconds=latency_seconds, accuracy=1.0)
     plan = RigPlan(work_dir=folder, workers=1, simulator=config, settings={"partitions": 3, **settings})
     async with running_rig(plan, broker, say=lambda _: None) as rig:
         version, body = version_of(spec), spec.to_json()

@@ -21,6 +21,8 @@ KEY = b"k" * 24
 RECORDS = 9
 #: the first look at a fresh batch: far beyond what this test takes
 POLL_SECONDS = 600
+#: so that no batch is over by the look that follows its creation at once
+LATENCY_SECONDS = (8.0, 8.0)
 
 
 def event(batch_id: str) -> bytes:
@@ -38,7 +40,7 @@ async def test_a_hint_leads_to_an_earlier_poll_and_a_forged_one_to_nothing(
     }
     port, health = free_ports(2)
     async with (
-        small_rig(tmp_path, broker, spec, settings) as rig,
+        small_rig(tmp_path, broker, spec, settings, latency_seconds=LATENCY_SECONDS) as rig,
         httpx.AsyncClient(trust_env=False, timeout=20) as http,
     ):
         words = ("--set", f"health.port={health}", "webhooks", "--port", str(port))

@@ -3,13 +3,17 @@
 Each bug is one that the field ships today (see PLANTS); what it does is put over the right code before the worker runs.
 """
 
+import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from batchmill.agents import clock
 from batchmill.agents.app import load_settings, run_worker
-from batchmill.agents.runtime import Task
-from batchmill.agents.stages import chunk_loop, collector
+from batchmill.agents.runtime import FAILPOINTS, Task
+from batchmill.agents.stages import chunk_loop, collector, submitter
+from batchmill.agents.stages.chunk_loop import current_row
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState
 from batchmill.streams.submitting import Todo
@@ -29,12 +33,21 @@ def _blind_create() -> None:
 
 
 def _no_intent() -> None:
-    """The create call does not wait until the attempt is durable."""
+    """The batch is created first, and the attempt written down when its id is known."""
 
-    async def durable(_task: Task, _ticket: int | None = None) -> None:
-        return None
+    async def attempt(self: submitter.Submitter, task: Task, chunk: Chunk) -> None:
+        if not self.may_spend(task, chunk):
+            await asyncio.sleep(self.effects.idle_seconds)
+            return
+        outcome = await self._create(task, replace(chunk, attempt=chunk.attempt + 1))
+        await FAILPOINTS.reach("create.after")
+        while (current := current_row(task, chunk)).state is chunk.state:
+            self.kit.carry(task, submitter.begin_cut(task.view, current, clock.wall_ms()), src="planted")
+            await task.capacity()
+        self.kit.carry(task, submitter.after_create(task.view, current, outcome, clock.wall_ms()), src="planted")
 
-    Task.durable = durable  # type: ignore[method-assign]
+    submitter.Submitter._attempt = attempt  # type: ignore[method-assign]
+    submitter.may_create = lambda *_: True
 
 
 def _rows_are_all_there_is() -> None:
