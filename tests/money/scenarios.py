@@ -51,7 +51,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         faults={"accept_then_500": _rule(), "list_500": {"nth": [1, 2, 3]}},
         online=False,
     ),
-    Scenario(name="status flaps", faults={"status_flap": _rule(), "retrieve_500": _rule(0.3)}, online=False),
+    Scenario(name="status flaps", faults={"status_flap": _rule(), "retrieve_500": _rule(0.1)}, online=False),
     Scenario(
         name="download breaks off",
         faults={"download_disconnect": {"nth": [1, 2]}, "download_500": {"nth": [1]}},
