@@ -10,12 +10,20 @@ from tests.chaos.exactness import exactness, table
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(170)]
 
+#: a run whose kills came too late to hit what they were for proves nothing, and is made once more on a slow machine
+SEEDS = (3, 4)
 
+
+@pytest.mark.timeout(400)
 async def test_what_is_killed_at_the_worst_moments_is_neither_lost_nor_doubled_nor_swapped_nor_paid_twice(
     tmp_path: Path,
 ):
     with start_cluster(tmp_path / "kafka") as cluster:
-        report = await exactness(cluster, tmp_path / "run", records=1_500, seed=3, quick=True)
+        for seed in SEEDS:
+            report = await exactness(cluster, tmp_path / f"run-{seed}", records=1_500, seed=seed, quick=True)
+            assert all(finding.holds for finding in report.findings), table(report)
+            if not report.shortfalls:
+                break
     assert report.holds, table(report)
 
 
