@@ -406,6 +406,15 @@ def test_a_failed_call_changes_nothing_but_the_wait() -> None:
     assert row(view, chunk).due_at_ms == NOW_MS + 1_000
 
 
+@pytest.mark.parametrize(
+    ("state", "waits_ms_max"), [(ChunkState.OPEN, 15_000), (ChunkState.ENDED, 15_000), (ChunkState.PREPARED, 300_000)]
+)
+def test_what_only_reads_is_tried_again_sooner_than_what_spends(state: ChunkState, waits_ms_max: int) -> None:
+    view, chunk = stage(state, failures=30)
+    carry_out(view, try_later(view, chunk, TransientError("server_error"), NOW_MS))
+    assert row(view, chunk).due_at_ms == NOW_MS + waits_ms_max
+
+
 @pytest.mark.parametrize("error", [RefusedError("not_allowed"), NotFoundError("http_404", http_status=404)])
 def test_an_upload_that_is_refused_again_and_again_pauses_the_job(error: ProviderError) -> None:
     view, chunk = stage(ChunkState.PREPARED)

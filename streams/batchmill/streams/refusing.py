@@ -29,6 +29,9 @@ from batchmill.streams.view import StateView
 __all__ = ["ATTEMPTS_MAX", "REFUSALS_MAX", "backoff_ms", "fail_batch", "pause", "try_later"]
 
 _STAGE: Final = "submitter"
+#: states in which nothing but reading is left, and the longest wait between two tries of it
+_READS: Final = frozenset({ChunkState.OPEN, ChunkState.ENDED, ChunkState.DOWNLOADED, ChunkState.COLLECTED})
+_READ_AGAIN_MS_MAX: Final = 15_000
 #: uploads of one payload that the provider refuses before its job pauses
 REFUSALS_MAX: Final = 5
 #: create calls of one chunk before a person is asked
@@ -64,7 +67,7 @@ def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) 
     address or a permission is wrong, and it is wrong for every batch of the job.
     """
     waits = error.retry_after_seconds
-    due = now_ms + (backoff_ms(chunk.failures) if waits is None else round(waits * 1000))
+    due = now_ms + (_patience_ms(chunk) if waits is None else round(waits * 1000))
     row = replace(chunk, failures=chunk.failures + 1, due_at_ms=due, note=error.code, updated_at_ms=now_ms)
     unwanted = isinstance(error, RefusedError | NotFoundError) and chunk.state is ChunkState.PREPARED
     stops = isinstance(error, MustPauseError) or (unwanted and row.failures >= REFUSALS_MAX)
@@ -74,6 +77,12 @@ def try_later(view: StateView, chunk: Chunk, error: ProviderError, now_ms: int) 
 def backoff_ms(failures: int) -> int:
     """How long a step waits after it failed for the (failures + 1)th time in a row."""
     return int(min(_BACKOFF_MS_MAX, _BACKOFF_MS_BASE * 2 ** min(failures, 16)))
+
+
+def _patience_ms(chunk: Chunk) -> int:
+    """Reading again what is paid for costs nothing and is waited for: it is tried more often than what spends."""
+    wait_ms = backoff_ms(chunk.failures)
+    return min(wait_ms, _READ_AGAIN_MS_MAX) if chunk.state in _READS else wait_ms
 
 
 def _deferred(chunk: Chunk, failure: BatchFailure, now_ms: int, not_before_ms: int | None) -> Chunk:
