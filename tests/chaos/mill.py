@@ -127,10 +127,6 @@ class Watcher:
     def of_status(self, *statuses: Status) -> int:
         return sum(1 for status in self.lives.values() if status in statuses)
 
-    def of_status_review(self) -> int:
-        """Lives that wait for a person."""
-        return self.of_status(Status.NEEDS_REVIEW)
-
     @property
     def settled(self) -> bool:
         """Every life has an end or waits for a person, every chunk is closed, nothing is parked."""

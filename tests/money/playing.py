@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from batchmill.agents.simulator.ledger import Bill
 from batchmill.schemas.ids import parse_custom_id
 from batchmill.schemas.state import Chunk
-from batchmill.schemas.status import ChunkState
+from batchmill.schemas.status import ChunkState, Status
 from tests.chaos.mill import Mill, eventually
 from tests.chaos.workload import Event, event_of
 from tests.money.scenarios import Scenario
@@ -156,7 +156,7 @@ def _row(
 def _placed(mill: Mill) -> int:
     """Records in a visible place for good: committed, dead-lettered, excluded, or in front of a person."""
     counts = mill.watcher.counts
-    reviewed = mill.watcher.of_status_review()
+    reviewed = mill.watcher.of_status(Status.NEEDS_REVIEW)
     return counts["committed"] + counts["dead-letter"] + counts["excluded"] + reviewed
 
 

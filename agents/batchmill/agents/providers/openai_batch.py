@@ -132,7 +132,7 @@ def _batch(document: Mapping[str, Any], now: datetime) -> RemoteBatch:
     )
     if batch.status is RemoteStatus.FAILED and _ran(batch):
         batch = replace(batch, status=RemoteStatus.ENDED, failure=None)
-    return batch if _is_final(batch, document, now) else _still_running(batch)
+    return batch if _is_final(batch, document, now) else replace(batch, status=RemoteStatus.RUNNING)
 
 
 def _ran(batch: RemoteBatch) -> bool:
@@ -150,11 +150,6 @@ def _is_final(batch: RemoteBatch, document: Mapping[str, Any], now: datetime) ->
         return True
     ended_at = number(document.get(f"{batch.status_text}_at")) or batch.created_at_ms // 1_000 + WINDOW_SECONDS
     return now.timestamp() - ended_at > FILES_GRACE_SECONDS
-
-
-def _still_running(batch: RemoteBatch) -> RemoteBatch:
-    changes = {name: getattr(batch, name) for name in RemoteBatch.__dataclass_fields__}
-    return RemoteBatch(**changes | {"status": RemoteStatus.RUNNING})
 
 
 def _failure(document: Mapping[str, Any]) -> BatchFailure:
