@@ -49,7 +49,7 @@ constraints: ## resolve every dependency anew and pin what came out in constrain
 	@$(MAKE) --no-print-directory $(VENV)/.python
 	rm -rf build/constraints && $(BIN)/python -m venv build/constraints
 	build/constraints/bin/python -m pip install --quiet "pip==$(PIP_VERSION)"
-	build/constraints/bin/python -m pip install --quiet -e '.[local,parquet]' --group dev
+	build/constraints/bin/python -m pip install --quiet -e '.[local,parquet,postgres]' --group dev
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
 		build/constraints/bin/python -m pip freeze --exclude-editable --exclude pip | sort -f; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt && rm -rf build/constraints
@@ -80,5 +80,5 @@ $(VENV)/.run: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what its tests need" >&2
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,parquet]' --group dev
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,parquet,postgres]' --group dev
 	@touch $@

@@ -27,6 +27,7 @@ def a_write(key="t1", seq=1, promotion=1, commit=None, table="triage", output='{
         source_id=key,
         job="triage",
         version="v1",
+        run_id="run-1",
         output_json=output,
         output_sha256="0" * 64,
     )
@@ -164,7 +165,7 @@ path, kill, keys, name = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3]), s
 
 def write(n):
     return SinkWrite(commit_id=f"{name}-{n}", table="triage", target_key=f"k{n}", seq=1, promotion=1,
-        request_id="r", source_id="s", job="j", version="v", output_json="{}", output_sha256="0")
+        request_id="r", source_id="s", job="j", version="v", run_id="r", output_json="{}", output_sha256="0")
 
 async def main():
     sink = SqliteSink(path=Path(path), busy_timeout_ms=30_000)

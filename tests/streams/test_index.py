@@ -21,7 +21,7 @@ def names(row: object) -> set[str]:
         (Status.VALIDATED, {"open", "commit"}),
         (Status.NEEDS_REVIEW, {"open", "review"}),
         (Status.FAILED_RETRYABLE, {"open", "retry"}),
-        (Status.COMMITTED, set()),
+        (Status.COMMITTED, {"run"}),
         (Status.FAILED_TERMINAL, set()),
     ],
 )

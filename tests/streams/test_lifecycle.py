@@ -25,6 +25,7 @@ from batchmill.streams.facts import (
     Fact,
     NotPromoted,
     Passed,
+    PutBack,
     Recalled,
     Redriven,
     Refused,
@@ -33,10 +34,13 @@ from batchmill.streams.facts import (
     RetryDue,
     ReviewAccepted,
     ReviewDeclined,
+    ReviewDeferred,
+    ReviewUndone,
     SentToReview,
     SinkRefused,
     Spent,
     Superseded,
+    TakenBack,
     TakenIn,
 )
 from batchmill.streams.lifecycle import FACTS, TABLE, Impossible, Moved, Stale, evolve, markdown, step
@@ -64,8 +68,12 @@ EXAMPLES: dict[type[Fact], Fact] = {
     Condemned: Condemned(**ANSWER, reason=Reason.MODEL_REFUSAL),
     ReviewAccepted: ReviewAccepted(seen_sha256="sha", output_sha256="corrected"),
     ReviewDeclined: ReviewDeclined(seen_sha256="sha"),
+    ReviewDeferred: ReviewDeferred(seen_sha256="sha", until_ms=LATER_MS),
+    ReviewUndone: ReviewUndone(seen_sha256="sha"),
     CommitIntended: CommitIntended(output_sha256="sha", commit_id="commit"),
     CommitApplied: CommitApplied(output_sha256="sha", commit_id="commit"),
+    TakenBack: TakenBack(commit_id="commit"),
+    PutBack: PutBack(commit_id="commit"),
     SinkRefused: SinkRefused(output_sha256="sha"),
     Superseded: Superseded(),
     Cancelled: Cancelled(),
@@ -83,7 +91,12 @@ facts = st.sampled_from(list(EXAMPLES.values()))
 def fitting(status: Status, fact: Fact) -> Life:
     """A life in `status` to which no number or hash of the example is a surprise."""
     chunk_id = "c1" if isinstance(fact, INSIDE) else None
-    return make_life(status=status, sends=1, attempt=1, chunk_id=chunk_id, output_sha256="sha")
+    told: dict[str, Any] = {"chunk_id": chunk_id}
+    if isinstance(fact, TakenBack | PutBack):
+        told |= {"commit_id": "commit", "reverted": isinstance(fact, PutBack)}
+    if isinstance(fact, ReviewUndone):
+        told |= {"review_sha256": "asked", "reason": Reason.DECLINED if status is Status.FAILED_TERMINAL else None}
+    return make_life(status=status, sends=1, attempt=1, output_sha256="sha", **told)
 
 
 def test_no_cell_of_the_table_is_blank() -> None:

@@ -19,10 +19,14 @@ from batchmill.schemas.strict_json import StrictJsonError
 
 __all__ = [
     "AskSpec",
+    "BreakerSpec",
     "BudgetSpec",
     "CheckKind",
     "ChunkSpec",
+    "CitationSpec",
+    "CommitSpec",
     "ConfidenceSpec",
+    "FunctionSpec",
     "InputSpec",
     "JobSpec",
     "JobSpecError",
@@ -32,8 +36,13 @@ __all__ = [
     "ModelSpec",
     "OnlineSpec",
     "PlaceSpec",
+    "Repair",
     "RetryRule",
     "RetrySpec",
+    "ReviewSpec",
+    "RuleSpec",
+    "SamplingSpec",
+    "ScoringSpec",
     "Severity",
     "TruncationSpec",
 ]
@@ -52,6 +61,16 @@ class CheckKind(StrEnum):
     REQUIRED = "required"
     CATEGORY = "category"
     LENGTH = "length"
+    PATTERN = "pattern"
+    TYPE = "type"
+
+
+class Repair(StrEnum):
+    """What may be done to an answer that is not one JSON value, before it is called `not_json`. Recorded as a check."""
+
+    CODE_FENCE = "code_fence"  #: take the inside of a Markdown code fence
+    TRAILING_TEXT = "trailing_text"  #: take the one JSON value out of the text around it
+    JSON_REPAIR = "json_repair"  #: let the library of that name mend quotes, commas and brackets
 
 
 class Severity(StrEnum):
@@ -107,11 +126,18 @@ class AskSpec:
     model: ModelSpec
     output_schema_json: str | None = None  #: None: free text is asked for
     output_name: str = "output"  #: what the provider is told the form is called
+    examples_json: str | None = None  #: list of {input, output}: shown to the model as turns before the question
+    missing: str | None = None  #: what to answer where the input does not say; closes the system message
+    uncertain: str | None = None  #: what to answer where the input leaves it open
 
     def __post_init__(self) -> None:
         _require(bool(self.user.strip()), "$.ask.user", "must not be blank")
         _name(self.output_name, "$.ask.output_name")
         _compact(self, "output_schema_json", "$.ask.output_schema_json")
+        _compact(self, "examples_json", "$.ask.examples_json")
+        for member in ("missing", "uncertain"):
+            text = getattr(self, member)
+            _require(text is None or bool(text.strip()), f"$.ask.{member}", "must not be blank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +200,100 @@ class LengthSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidenceSpec:
-    """The model's own confidence, a number member of the output."""
+    """How sure the model is: a number member of the output, or the mean probability of its tokens."""
+
+    field: str | None = None  #: None: from the log-probabilities that came with the answer
+    review_below: float
+    reject_below: float | None = None
+    #: (told, true) pairs, both ascending: what the model tells -> how often it was right; straight lines between
+    calibration: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        where = "$.judge.confidence"
+        below = self.reject_below
+        _require(below is None or below <= self.review_below, f"{where}.reject_below", "must not exceed review_below")
+        _require(all(len(pair) == 2 for pair in self.calibration), f"{where}.calibration", "must be pairs of numbers")
+        told, true = ([pair[at] for pair in self.calibration] for at in (0, 1))
+        in_order = sorted(set(told)) == told and sorted(true) == true
+        _require(in_order and len(told) != 1, f"{where}.calibration", "must be two or more pairs, both parts ascending")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSpec:
+    """A business rule in CEL over `output` and `input`."""
+
+    id: str
+    require: str  #: must be true
+    when: str | None = None  #: asked only where this is true
+    severity: Severity = Severity.REJECT
+    note: str | None = None  #: what is expected, in words a reviewer reads
+
+    def __post_init__(self) -> None:
+        _name(self.id, "$.judge.rules.id")
+        for member in ("require", "when"):
+            text = getattr(self, member)
+            _require(text is None or bool(text.strip()), f"$.judge.rules.{member}", "must not be blank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CitationSpec:
+    """Passages of the output that must occur in the input."""
+
+    id: str
+    field: str  #: path into the output: a text, a list of texts, an object of texts, or a list of objects
+    quote: str | None = None  #: member of each object that holds the passage; None: all that `field` finds
+    source: str | None = None  #: member of each object that names the document by its id; None: any document
+    within: str  #: path into the input: a text, or a list of documents {id, text}
+    match: Literal["exact", "folded"] = "folded"  #: folded: white space and letter case do not count
+    severity: Severity = Severity.REJECT
+
+    def __post_init__(self) -> None:
+        _name(self.id, "$.judge.citations.id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSpec:
+    """A check written in Python: an entry point of the group `batchmill.checks`, frozen by its source."""
+
+    id: str
+    name: str  #: of the entry point
+    sha256: str = ""  #: of its module's source when the job was read; another one on a worker sends to review
+    params_json: str = "{}"  #: handed to the function as they are
+    severity: Severity = Severity.REJECT
+
+    def __post_init__(self) -> None:
+        _name(self.id, "$.judge.functions.id")
+        _name(self.name, "$.judge.functions.name")
+        _compact(self, "params_json", "$.judge.functions.params_json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringSpec:
+    """A second opinion on answers that passed: another job's, or a function's. Disagreement sends to review."""
+
+    job: str | None = None  #: an applied job that places into `decisions`; its answer is the score
+    function: FunctionSpec | None = None
+    agree: str  #: CEL over `output`, `input` and `score`
+    sample: float = 1  #: share of the answers that are scored
+
+    def __post_init__(self) -> None:
+        _require((self.job is None) != (self.function is None), "$.judge.scoring", "must name a job or a function")
+        if self.job is not None:
+            _name(self.job, "$.judge.scoring.job")
+        _require(0 < self.sample <= 1, "$.judge.scoring.sample", "must be above 0 and at most 1")
+        _require(bool(self.agree.strip()), "$.judge.scoring.agree", "must not be blank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSpec:
+    """Spot review by class: of passing answers with this value of `field`, so many are seen by a person."""
 
     field: str
-    review_below: float
+    shares: Mapping[str, float]  #: value -> share; a value that is not named has the general share
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares.items():
+            _require(0 <= share <= 1, f"$.judge.review_by.shares.{name}", "must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +304,14 @@ class JudgeSpec:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: member -> allowed values
     lengths: Mapping[str, LengthSpec] = field(default_factory=dict)
     confidence: ConfidenceSpec | None = None
+    patterns: Mapping[str, str] = field(default_factory=dict)  #: member -> regular expression, found anywhere
+    types: Mapping[str, str] = field(default_factory=dict)  #: member -> JSON type, or a format such as `date`
+    repairs: tuple[Repair, ...] = ()  #: tried in this order
+    rules: tuple[RuleSpec, ...] = ()
+    citations: tuple[CitationSpec, ...] = ()
+    functions: tuple[FunctionSpec, ...] = ()
+    scoring: ScoringSpec | None = None
+    review_by: SamplingSpec | None = None
     review_sample: float = 0  #: share of passing answers that a person sees all the same
     on_reject: Literal["retry", "review", "dead"] = "retry"
     severity: Mapping[CheckKind, Severity] = field(default_factory=dict)  #: `reject` where it names none
@@ -196,6 +320,9 @@ class JudgeSpec:
         _require(0 <= self.review_sample <= 1, "$.judge.review_sample", "must be from 0 to 1")
         for name, allowed in self.categories.items():
             _require(len(allowed) > 0, f"$.judge.categories.{name}", "must allow a value")
+        ids = [each.id for part in (self.rules, self.citations, self.functions) for each in part]
+        twice = sorted({name for name in ids if ids.count(name) > 1 or name in set(CheckKind)})
+        _require(not twice, "$.judge", f"names the check {twice[0] if twice else ''!r} twice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,13 +367,61 @@ class PlaceSpec:
     """Where validated output goes, and under which key: `source_id`, or a JSON path into the input."""
 
     sink: str
-    table: str
+    table: str  #: table, topic, folder or route, as the sink understands it
     key: str = "source_id"
+    partition: str | None = None  #: files only: `date`, or a JSON path into the output
 
     def __post_init__(self) -> None:
         _name(self.sink, "$.place.sink")
         _name(self.table, "$.place.table")
         _require(self.key == "source_id" or self.key.startswith("$"), "$.place.key", "must be source_id or a JSON path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitSpec:
+    """How fast and how far writes may go before an operator says `go`. Each task has its equal part of both counts."""
+
+    per_second: float | None = None
+    stop_after: int | None = None  #: commits of one version
+    stop_changed: float | None = None  #: share of the commits of one version that changed what was there
+    changed_minimum: int = 100  #: commits before that share means anything
+
+    def __post_init__(self) -> None:
+        for member in ("per_second", "stop_after", "changed_minimum"):
+            limit = getattr(self, member)
+            _require(limit is None or limit > 0, f"$.commit.{member}", "must be above 0")
+        share = self.stop_changed
+        _require(share is None or 0 < share <= 1, "$.commit.stop_changed", "must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewSpec:
+    """How people review: no part of the version, since it changes no judgement."""
+
+    decline_reasons: tuple[str, ...] = ("wrong", "unsupported", "incomplete", "unusable_input", "other")
+    double: float = 0  #: share of reviewed answers that two people decide independently
+    undo_seconds: float = 15  #: a reviewed answer is written downstream no earlier, so that it can be undone
+
+    def __post_init__(self) -> None:
+        _require(len(self.decline_reasons) > 0, "$.review.decline_reasons", "must list a reason")
+        for reason in self.decline_reasons:
+            _name(reason, "$.review.decline_reasons")
+        _require(0 <= self.double <= 1, "$.review.double", "must be from 0 to 1")
+        _require(0 <= self.undo_seconds <= 3_600, "$.review.undo_seconds", "must be from 0 to 3600")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSpec:
+    """When a job pauses by itself because its answers fail: counted per version and task, over the newest answers."""
+
+    consecutive: int = 100  #: failures in a row
+    ratio: float = 0.8  #: failures among the last `window`
+    window: int = 200
+
+    def __post_init__(self) -> None:
+        for member in ("consecutive", "window"):
+            _require(1 <= getattr(self, member) <= 10_000, f"$.breaker.{member}", "must be from 1 to 10000")
+        _require(0 < self.ratio <= 1, "$.breaker.ratio", "must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +452,9 @@ class JobSpec:
     place: PlaceSpec
     dedupe: Dedupe = "source"
     budget: BudgetSpec | None = None
+    commit: CommitSpec = field(default_factory=CommitSpec)
+    review: ReviewSpec = field(default_factory=ReviewSpec)
+    breaker: BreakerSpec | None = field(default_factory=BreakerSpec)  #: None: never
     prices_json: str | None = None  #: what its model cost when the job was applied, as `streams.costing` writes it
 
     def __post_init__(self) -> None:

@@ -57,7 +57,10 @@ class Reason(StrEnum):
     NOT_JSON = "not_json"
     SCHEMA_MISMATCH = "schema_mismatch"
     RULE_FAILED = "rule_failed"
+    UNCITED = "uncited"
     LOW_CONFIDENCE = "low_confidence"
+    AWAITING_SCORE = "awaiting_score"
+    DISAGREEMENT = "disagreement"
     DECLINED = "declined"
     SINK_REFUSED = "sink_refused"
     CANCELLED = "cancelled"
@@ -109,7 +112,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.NOT_JSON: ReasonInfo(retryable=True, fault=Fault.PROVIDER),
     Reason.SCHEMA_MISMATCH: ReasonInfo(retryable=True, fault=Fault.PROVIDER),
     Reason.RULE_FAILED: ReasonInfo(retryable=False, fault=Fault.JOB),
+    Reason.UNCITED: ReasonInfo(retryable=False, fault=Fault.PROVIDER),
     Reason.LOW_CONFIDENCE: ReasonInfo(retryable=False, fault=Fault.NOBODY),
+    Reason.AWAITING_SCORE: ReasonInfo(retryable=False, fault=Fault.NOBODY),
+    Reason.DISAGREEMENT: ReasonInfo(retryable=False, fault=Fault.NOBODY),
     Reason.DECLINED: ReasonInfo(retryable=False, fault=Fault.OPERATOR),
     Reason.SINK_REFUSED: ReasonInfo(retryable=False, fault=Fault.SINK),
     Reason.CANCELLED: ReasonInfo(retryable=False, fault=Fault.OPERATOR, excluded=True),

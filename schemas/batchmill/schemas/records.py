@@ -121,6 +121,7 @@ class Result:
     cached_tokens: int
     cache_write_tokens: int = 0  #: part of `input_tokens` that was written to the provider's prompt cache
     tier: str | None = None  #: batch | online: which price list applied
+    logprob_mean: float | None = None  #: of the answer's tokens, natural logarithm, where the provider gave it
     cost_nanos: int | None  #: None = unpriced, never 0 for an unknown price
     price_id: str | None
     answered_by: str  #: provider | store | import
@@ -162,7 +163,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """`committed`: written downstream under `target_key`, or taken back (`reverts` names the commit)."""
+    """`committed`: written downstream under `target_key`; taken back (`reverts` names the commit); put back."""
 
     schema: ClassVar[str] = "committed"
     request_id: str
@@ -174,9 +175,11 @@ class Committed:
     run_id: str
     sink: str
     target_key: str
+    kind: str = "commit"  #: commit | revert | replay
     commit_id: str
     previous_commit_id: str | None
     reverts: str | None
+    removed: bool = False  #: a revert left nothing under the key: there was nothing before
     output_json: str
     output_sha256: str
     cost_nanos: int | None
@@ -201,6 +204,7 @@ class DeadLetter:
     fault: str
     attempt: int
     cost_nanos: int | None
+    checks: tuple[Check, ...] = ()  #: of the answer that was no good
     original: bytes | None  #: the raw value, when it fits
     original_sha256: str
     original_bytes: int
@@ -237,10 +241,12 @@ class Decision:
     id: str
     request_id: str
     job: str
-    action: str  #: accept | correct | decline
+    action: str  #: accept | correct | decline | defer | undo | score
     output_sha256_seen: str
-    output_json: str | None  #: the correction
+    output_json: str | None  #: the correction, or the score
     reason: str | None
+    until_ms: int | None = None  #: defer: not to be shown before
+    undoes: str | None = None  #: undo: the decision that is taken back
     actor: str
     decided_at_ms: int
 
@@ -251,7 +257,7 @@ class Control:
 
     schema: ClassVar[str] = "control"
     command_id: str
-    command: str  #: apply | pause | resume | cancel | approve | redrive | import | look | grant
+    command: str  #: apply | pause | resume | cancel | approve | redrive | import | look | grant | revert | replay | go
     job: str
     version: str | None
     body_json: str  #: the frozen spec of `apply`, the selection of `redrive` and `approve`

@@ -34,7 +34,7 @@ class Life:
     sends: int  #: times it was put into an attempt at all; makes custom ids unique
     chunk_id: str | None  #: the open chunk it is a member of
     queued_at_ms: int
-    due_at_ms: int | None  #: when a retry may start
+    due_at_ms: int | None  #: when a retry may start; in review: deferred until; reviewed: not written before
     reason: Reason | None  #: of the last failure or of the end
     tokens_estimate: int
     bytes_estimate: int
@@ -50,6 +50,9 @@ class Life:
     confidence: float | None
     redrives: int
     room: int = 0  #: times the answer's length limit was raised after a truncation
+    review_offset: int | None = None  #: of the verdict a person was asked about, for undo
+    review_sha256: str | None = None  #: of its answer
+    reverted: bool = False  #: its commit was taken back: validated, and not to be written unless put back
     traceparent: str | None = None  #: W3C trace context of the raw event, when it had one
     origin: Origin
     updated_at_ms: int

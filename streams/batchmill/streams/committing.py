@@ -113,6 +113,7 @@ def write_of(life: Life, verdict: Verdict, place: PlaceSpec) -> SinkWrite:
         source_id=life.source_id,
         job=life.job,
         version=life.version,
+        run_id=life.run_id,
         output_json=verdict.output_json,
         output_sha256=verdict.output_sha256,
     )
@@ -134,6 +135,8 @@ def settle(view: StateView, write: SinkWrite, result: SinkResult, *, sink: str, 
             ended = moved(life, Superseded(), now_ms)
             detail = f"the sink holds a newer rank, commit {result.held_commit_id}"
             return [Put(ended), obituary(ended, stage=STAGE, error=detail, now_ms=now_ms)]
+        case SinkOutcome.CONFLICT:
+            raise AssertionError(f"{sink} answered a write of {write.request_id} as if it were a change")
         case SinkOutcome.REFUSED:
             ended = moved(life, SinkRefused(output_sha256=write.output_sha256), now_ms)
             error = f"{sink} refused it: {result.error or 'without a reason'}"

@@ -26,6 +26,7 @@ __all__ = [
     "Fact",
     "NotPromoted",
     "Passed",
+    "PutBack",
     "Recalled",
     "Redriven",
     "Refused",
@@ -34,10 +35,13 @@ __all__ = [
     "RetryDue",
     "ReviewAccepted",
     "ReviewDeclined",
+    "ReviewDeferred",
+    "ReviewUndone",
     "SentToReview",
     "SinkRefused",
     "Spent",
     "Superseded",
+    "TakenBack",
     "TakenIn",
 ]
 
@@ -186,6 +190,7 @@ class ReviewAccepted:
 
     seen_sha256: str
     output_sha256: str
+    held_until_ms: int | None = None  #: it is not written downstream before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +198,21 @@ class ReviewDeclined:
     """A person declined the answer they saw."""
 
     seen_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewDeferred:
+    """A person wants to see it again later."""
+
+    seen_sha256: str
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewUndone:
+    """A decision is taken back before anything came of it downstream: the answer they were asked about waits again."""
+
+    seen_sha256: str  #: of the answer the decision left
 
 
 # -- downstream --------------------------------------------------------------------------------------------------------
@@ -211,6 +231,20 @@ class CommitApplied:
     """The sink holds `commit_id`."""
 
     output_sha256: str
+    commit_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenBack:
+    """The sink does not hold `commit_id` any more: an operator had it reverted."""
+
+    commit_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutBack:
+    """The sink holds the reverted `commit_id` again."""
+
     commit_id: str
 
 
@@ -270,8 +304,12 @@ Fact = (
     | Condemned
     | ReviewAccepted
     | ReviewDeclined
+    | ReviewDeferred
+    | ReviewUndone
     | CommitIntended
     | CommitApplied
+    | TakenBack
+    | PutBack
     | SinkRefused
     | Superseded
     | Cancelled

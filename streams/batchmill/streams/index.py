@@ -7,13 +7,17 @@ zero-padded milliseconds. Stores keep what this says and nothing else.
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
 
-__all__ = ["IMPORTED_ROWS", "IMPORT_ROWS", "REDRIVE_ROWS", "entries", "padded"]
+__all__ = ["CHANGE_ROWS", "CORRECTION_ROWS", "IMPORTED_ROWS", "IMPORT_ROWS", "REDRIVE_ROWS", "entries", "padded"]
 
 #: meta rows that name a dead letter to be read back
 REDRIVE_ROWS = "redrive/"
 #: meta rows of imports that are under way, and of those that are over
 IMPORT_ROWS = "import/"
 IMPORTED_ROWS = "imported/"
+#: meta rows of reverts and replays that are under way
+CHANGE_ROWS = "change/"
+#: meta rows that name a correction to be judged beside its input
+CORRECTION_ROWS = "correction/"
 
 _FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
@@ -39,6 +43,10 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("redrive", row.name),)
         case Meta() if row.name.startswith((IMPORT_ROWS, IMPORTED_ROWS)):
             return (("import", row.name),)
+        case Meta() if row.name.startswith(CHANGE_ROWS):
+            return (("change", row.name),)
+        case Meta() if row.name.startswith(CORRECTION_ROWS):
+            return (("correction", row.name),)
         case _:
             return ()
 
@@ -56,10 +64,15 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
     if row.status is Status.FAILED_RETRYABLE:
         found.append(("retry", f"{padded(row.due_at_ms)}/{row.request_id}"))
-    elif row.status is Status.VALIDATED:
+    elif row.status is Status.VALIDATED and not row.reverted:
         found.append(("commit", f"{padded(row.updated_at_ms)}/{row.request_id}"))
+    elif row.status is Status.SUCCEEDED_UNVALIDATED and row.result_offset is not None:
+        # its answer is judged beside its input, which has to be read first
+        found.append(("judge", row.request_id))
     elif row.status is Status.NEEDS_REVIEW:
         found.append(("review", f"{row.job}/{row.request_id}"))
+    if row.status is Status.COMMITTED or row.reverted:
+        found.append(("run", f"{row.run_id}|{row.request_id}"))
     return tuple(found)
 
 

@@ -71,10 +71,14 @@ def compile_judge(spec: JobSpec) -> Judge:
         required=tuple(compile_path(name) for name in judge.required),
         categories=tuple((compile_path(name), allowed) for name, allowed in judge.categories.items()),
         lengths=tuple((compile_path(name), bounds) for name, bounds in judge.lengths.items()),
-        confidence=None if judge.confidence is None else (compile_path(judge.confidence.field), judge.confidence),
+        confidence=_compiled_confidence(judge.confidence),
         review_sample=judge.review_sample,
         severity=severities.__getitem__,
     )
+
+
+def _compiled_confidence(spec: ConfidenceSpec | None) -> tuple[Path, ConfidenceSpec] | None:
+    return None if spec is None or spec.field is None else (compile_path(spec.field), spec)
 
 
 def judge_text(

@@ -30,6 +30,7 @@ from batchmill.streams.facts import (
     Fact,
     NotPromoted,
     Passed,
+    PutBack,
     Recalled,
     Redriven,
     Refused,
@@ -38,10 +39,13 @@ from batchmill.streams.facts import (
     RetryDue,
     ReviewAccepted,
     ReviewDeclined,
+    ReviewDeferred,
+    ReviewUndone,
     SentToReview,
     SinkRefused,
     Spent,
     Superseded,
+    TakenBack,
     TakenIn,
 )
 
@@ -143,8 +147,12 @@ _ROWS: dict[type[Fact], tuple[Cell, ...]] = {
     Condemned:      (_o,  _X,  _T,  _o,  _o,  _o,  _o,  _o),
     ReviewAccepted: (_o,  _o,  _o,  _o,  _o,  _V,  _o,  _o),
     ReviewDeclined: (_o,  _o,  _o,  _o,  _o,  _T,  _o,  _o),
+    ReviewDeferred: (_o,  _o,  _o,  _o,  _o,  _N,  _o,  _o),
+    ReviewUndone:   (_o,  _o,  _o,  _N,  _o,  _o,  _o,  _N),
     CommitIntended: (_X,  _X,  _X,  _V,  _o,  _X,  _X,  _X),
     CommitApplied:  (_X,  _X,  _X,  _C,  _o,  _X,  _X,  _X),
+    TakenBack:      (_o,  _o,  _o,  _o,  _V,  _o,  _o,  _o),
+    PutBack:        (_o,  _o,  _o,  _C,  _o,  _o,  _o,  _o),
     SinkRefused:    (_X,  _X,  _X,  _T,  _X,  _X,  _X,  _o),
     Superseded:     (_T,  _X,  _T,  _T,  _o,  _T,  _T,  _o),
     Cancelled:      (_T,  _X,  _T,  _T,  _o,  _T,  _T,  _o),
@@ -199,8 +207,14 @@ def _guard(life: Life, fact: Fact) -> Literal["stale", "impossible"] | None:
             return None if fact.sends == life.sends + 1 else STALE if fact.sends <= life.sends else IMPOSSIBLE
         case Answered() | AttemptFailed() | AttemptRefused() | Passed() | SentToReview() | Rejected() | Condemned():
             return None if fact.sends == life.sends else STALE if fact.sends < life.sends else IMPOSSIBLE
-        case ReviewAccepted() | ReviewDeclined():
+        case ReviewAccepted() | ReviewDeclined() | ReviewDeferred():
             return None if fact.seen_sha256 == life.output_sha256 else STALE
+        case ReviewUndone():
+            return None if _undoable(life) and fact.seen_sha256 == life.output_sha256 else STALE
+        case TakenBack():
+            return None if fact.commit_id == life.commit_id else STALE
+        case PutBack():
+            return None if life.reverted and fact.commit_id == life.commit_id else STALE
         case Superseded() | Cancelled() | TakenIn() | AnswerFound():
             return None if life.chunk_id is None else IMPOSSIBLE
         case Released():
@@ -209,6 +223,13 @@ def _guard(life: Life, fact: Fact) -> Literal["stale", "impossible"] | None:
             return None if fact.to in REDRIVE_TARGETS else IMPOSSIBLE
         case _:
             return None
+
+
+def _undoable(life: Life) -> bool:
+    """A person decided, and nothing came of it yet that others can see."""
+    declined = life.status is Status.FAILED_TERMINAL and life.reason is Reason.DECLINED
+    accepted = life.status is Status.VALIDATED and life.commit_id is None and not life.reverted
+    return life.review_sha256 is not None and (declined or accepted)
 
 
 def _why(life: Life, fact: Fact) -> str:
@@ -247,7 +268,8 @@ def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
         case Attempted():
             return {"chunk_id": fact.chunk_id, "sends": fact.sends, "attempt": life.attempt + 1, "reason": None}
         case AnswerFound():
-            return {"output_sha256": fact.output_sha256, "reason": None}
+            # where the answer lies as this life's own is known once it is read from `results`
+            return {"output_sha256": fact.output_sha256, "result_offset": None, "reason": None}
         case Answered():
             return {"chunk_id": None, "output_sha256": fact.output_sha256, "result_offset": None, "reason": None}
         case AttemptFailed():
@@ -262,17 +284,27 @@ def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
         case Passed():
             return _judged(fact) | {"reason": None}
         case SentToReview():
-            return _judged(fact) | {"reason": fact.reason}
+            return _judged(fact) | {"reason": fact.reason, "review_offset": None, "review_sha256": fact.output_sha256}
         case Rejected():
             return _failed(life, fact.reason, fact.due_at_ms) | _seen(fact)
         case Condemned():
             return _ended(fact.reason) | _seen(fact)
         case ReviewAccepted():
-            return {"output_sha256": fact.output_sha256, "reason": None}
+            return {"output_sha256": fact.output_sha256, "reason": None, "due_at_ms": fact.held_until_ms}
         case ReviewDeclined():
             return _ended(Reason.DECLINED)
+        case ReviewDeferred():
+            return {"due_at_ms": fact.until_ms}
+        case ReviewUndone():
+            # the offset is not known yet when its own verdict has not been met; it comes with that
+            back = {"output_sha256": life.review_sha256, "verdict_offset": life.review_offset}
+            return back | {"reason": None, "due_at_ms": None}
         case CommitIntended() | CommitApplied():
             return {"commit_id": fact.commit_id}
+        case TakenBack():
+            return {"reverted": True}
+        case PutBack():
+            return {"reverted": False}
         case SinkRefused():
             return _ended(Reason.SINK_REFUSED)
         case Superseded():
@@ -296,7 +328,7 @@ def _judged(fact: Passed | SentToReview) -> dict[str, Any]:
 
 
 def _redriven(life: Life, fact: Redriven) -> dict[str, Any]:
-    fresh: dict[str, Any] = {"reason": None, "due_at_ms": None, "attempt": 0, "commit_id": None}
+    fresh: dict[str, Any] = {"reason": None, "due_at_ms": None, "attempt": 0, "commit_id": None, "review_sha256": None}
     if fact.to is Status.QUEUED:
         fresh["result_offset"] = fact.result_offset
     return fresh | {"redrives": life.redrives + 1, "queued_at_ms": fact.asked_at_ms}

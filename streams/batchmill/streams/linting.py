@@ -88,7 +88,7 @@ def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
     paths += [("$.judge.required", name) for name in judge.required]
     paths += [("$.judge.categories", name) for name in judge.categories]
     paths += [("$.judge.lengths", name) for name in judge.lengths]
-    if judge.confidence is not None:
+    if judge.confidence is not None and judge.confidence.field is not None:
         paths.append(("$.judge.confidence.field", judge.confidence.field))
     for where, path in paths:
         if path is not None:
@@ -118,7 +118,7 @@ def _undeclared(spec: JobSpec, declared: frozenset[str]) -> Iterator[Finding]:
     named = [*(("$.judge.required", name) for name in judge.required)]
     named += [("$.judge.categories", name) for name in judge.categories]
     named += [("$.judge.lengths", name) for name in judge.lengths]
-    if judge.confidence is not None:
+    if judge.confidence is not None and judge.confidence.field is not None:
         named.append(("$.judge.confidence.field", judge.confidence.field))
     for where, name in named:
         try:

@@ -24,7 +24,9 @@ Effect = Literal[
     "dispatch",  # sealed chunks to the provider
     "calls",  # chunks whose members are asked one by one
     "poll",  # open batches, until they are done
+    "judge",  # answers and corrections that are judged beside their input
     "commit",  # validated lives to the sink
+    "change",  # commits that are taken back or put back
 ]
 
 

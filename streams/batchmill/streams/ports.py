@@ -17,6 +17,7 @@ __all__ = [
     "BatchFailure",
     "BatchProvider",
     "Capabilities",
+    "ChangeKind",
     "CreateOrder",
     "FoundBy",
     "Label",
@@ -30,9 +31,11 @@ __all__ = [
     "RefusedError",
     "RemoteBatch",
     "RemoteStatus",
+    "RevertibleSink",
     "RowOutcome",
     "Sink",
     "SinkCapabilities",
+    "SinkChange",
     "SinkOutcome",
     "SinkResult",
     "SinkWrite",
@@ -330,6 +333,7 @@ class SinkOutcome(StrEnum):
     ALREADY = "already"  #: this very commit id had been applied before; its history is returned unchanged
     STALE = "stale"  #: it holds a newer rank
     REFUSED = "refused"  #: it will never take this value
+    CONFLICT = "conflict"  #: of a change: the target holds another commit by now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,18 +349,40 @@ class SinkWrite:
     source_id: str
     job: str
     version: str
+    run_id: str
+    partition: str | None = None  #: where the job says how output is split up (`PlaceSpec.partition`)
     output_json: str
     output_sha256: str
 
 
+class ChangeKind(StrEnum):
+    """What may be done to a commit that was applied."""
+
+    REVERT = "revert"  #: the target gets back, byte for byte, what the commit replaced
+    REPLAY = "replay"  #: a reverted commit is put back as it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkChange:
+    """Take one commit of a target back, or put it back. Only if nothing else was written to the target since."""
+
+    kind: ChangeKind
+    commit_id: str
+    table: str
+    target_key: str
+    order: int  #: of the operator's command in its log: an older command never undoes a newer one
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkResult:
-    """The answer to the write of the same commit id."""
+    """The answer to the write, or the change, of the same commit id."""
 
     commit_id: str
     outcome: SinkOutcome
     previous_commit_id: str | None = None  #: what APPLIED or ALREADY replaced
-    held_commit_id: str | None = None  #: STALE: what it holds instead
+    changed: bool = False  #: APPLIED, ALREADY: there was a value before, and it was another one
+    held_commit_id: str | None = None  #: STALE, CONFLICT: what it holds instead; None: nothing
+    output_json: str | None = None  #: of a change: what the target holds now; None: nothing
     error: str | None = None  #: REFUSED: why, without the value
 
 
@@ -366,6 +392,7 @@ class SinkCapabilities:
 
     compares: bool  #: applies a write only if its rank is newer; without it `sources` is all there is
     revertible: bool
+    inside: bool = False  #: written in Kafka's own transaction: by orders, not by `apply`
 
 
 class Sink(Protocol):
@@ -379,4 +406,18 @@ class Sink(Protocol):
 
     async def apply(self, writes: Sequence[SinkWrite]) -> Sequence[SinkResult]:
         """All of them in one transaction where the sink has one; one result per write, in the same order."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class RevertibleSink(Sink, Protocol):
+    """A sink whose capabilities say `revertible`."""
+
+    async def change(self, changes: Sequence[SinkChange]) -> Sequence[SinkResult]:
+        """Revert or replay, as `apply`: in one transaction, one result each, in the same order.
+
+        The same change again is ALREADY; a commit that the target does not hold (revert), or one whose predecessor it
+        does not hold (replay), is a CONFLICT.
+        """
         ...

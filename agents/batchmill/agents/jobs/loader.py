@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,40 +20,18 @@ import jsonschema_rs
 from batchmill.agents.jobs import lint
 from batchmill.agents.jobs.lines import Lined, Steps, read_yaml
 from batchmill.agents.jobs.problems import JobFileError, Problem
-from batchmill.schemas.jobs import (
-    AskSpec,
-    BudgetSpec,
-    ChunkSpec,
-    ConfidenceSpec,
-    InputSpec,
-    JobSpec,
-    JobSpecError,
-    JudgeSpec,
-    LengthSpec,
-    ModelSpec,
-    ModeSpec,
-    OnlineSpec,
-    PlaceSpec,
-    RetryRule,
-    RetrySpec,
-    TruncationSpec,
-)
-from batchmill.schemas.reasons import REASONS, Reason
+from batchmill.agents.jobs.resolving import Texts, resolved
+from batchmill.schemas.jobs import JobSpec, JobSpecError
 from batchmill.schemas.versions import version_of
 from batchmill.streams.capabilities import PROVIDERS
 
-__all__ = ["JOB_FILE", "LoadedJob", "job_schema", "load_job", "seconds_of"]
+__all__ = ["JOB_FILE", "LoadedJob", "job_schema", "load_job"]
 
 JOB_FILE = "job.yaml"
-_TEXT_BYTES_MAX = 2**20
-NANO_DOLLARS = 10**9
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 #: Declared in the design, not carried out yet: where, and what to do meanwhile.
 _NOT_YET: Mapping[Steps, str] = {
     ("ask", "routes"): "write one job per model, and let publishers choose the job",
-    ("judge", "rules"): "use required, categories, lengths and the output schema",
     ("gate",): "compare a sample by hand before `batchmill job apply`",
     ("drift",): "leave it out",
     ("then",): "consume the committed topic",
@@ -85,10 +62,10 @@ def load_job(path: Path) -> LoadedJob:
     file = path / JOB_FILE if path.is_dir() else path
     lined = read_yaml(file)
     _stop_on([*_unsupported(lined), *_misspelt(lined)])
-    texts = _Texts(lined)
+    texts = Texts(lined)
     texts.problems += _unserved(lined)
     try:
-        spec = _spec(lined.data, texts)
+        spec = resolved(lined.data, texts)
     except JobSpecError as error:
         texts.problems.append(_of_spec_error(lined, error))
         raise JobFileError(texts.problems) from None
@@ -96,15 +73,6 @@ def load_job(path: Path) -> LoadedJob:
     found = list(lint.findings(spec, lined, texts.read))
     _stop_on(found)
     return LoadedJob(spec=spec, version=version_of(spec), file=file, warnings=tuple(found))
-
-
-def seconds_of(duration: float | str) -> float:
-    """`6h` -> 21600.0; a bare number is seconds already."""
-    if not isinstance(duration, str):
-        return float(duration)
-    match = _DURATION.fullmatch(duration)
-    assert match is not None, "the grammar lets only durations through"
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def _stop_on(problems: list[Problem]) -> None:
@@ -213,11 +181,13 @@ _PATTERN_NAMES = {
 
 def _one_of(error: Any) -> str:
     path = [str(step) for step in error.schema_path]
-    if "duration" in path or path[-2:-1] in (["max_age"], ["deadline"], ["backoff"], ["backoff_max"]):
+    if "duration" in path or path[-2:-1] in (["max_age"], ["deadline"], ["backoff"], ["backoff_max"], ["undo"]):
         return "must be seconds or a duration such as 30s, 15m, 6h"
     names = {
         "seq": "must be `log` or a path such as $.updated_at",
         "key": "must be `source_id` or a path such as $.a.b",
+        "partition": "must be `date` or a path such as $.label",
+        "breaker": "must be false, or a mapping with consecutive, ratio and window",
     }
     for name, sentence in names.items():
         if name in path:
@@ -237,6 +207,8 @@ def _of_spec_error(lined: Lined, error: JobSpecError) -> Problem:
 _FILE_NAMES = {
     "backoff_seconds_base": "backoff",
     "backoff_seconds_max": "backoff_max",
+    "examples_json": "examples",
+    "undo_seconds": "undo",
     "deadline_seconds": "deadline",
     "id_path": "id",
     "job_nanos": "job_usd",
@@ -247,157 +219,3 @@ _FILE_NAMES = {
     "schema_json": "schema",
 }
 _FILE_NAME = re.compile(rf"\b(?:{'|'.join(_FILE_NAMES)})\b")
-
-
-class _Texts:
-    """The files a job names, read once; what cannot be read is a problem at the line that names it."""
-
-    def __init__(self, lined: Lined) -> None:
-        self._lined = lined
-        self._folder = lined.file.parent
-        self.problems: list[Problem] = []
-        self.read: dict[Steps, Path] = {}
-
-    def text(self, steps: Steps, name: str | None) -> str | None:
-        if name is None:
-            return None
-        file = self._folder / name
-        self.read[steps] = file
-        try:
-            if not file.resolve().is_relative_to(self._folder.resolve()):
-                return self._wrong(steps, f"{name} lies outside the job's folder", "copy it beside job.yaml")
-            if file.stat().st_size > _TEXT_BYTES_MAX:
-                return self._wrong(steps, f"{name} is larger than {_TEXT_BYTES_MAX} bytes", None)
-            return file.read_text("utf-8")
-        except UnicodeDecodeError:
-            return self._wrong(steps, f"{name} is not UTF-8", None)
-        except OSError as error:
-            return self._wrong(steps, f"{name} cannot be read: {error.strerror}", f"it should be at {file}")
-
-    def document(self, steps: Steps, name: str | None) -> str | None:
-        """A file that holds a JSON document."""
-        text = self.text(steps, name)
-        if not text:
-            return None
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            self.problems.append(Problem(file=self.read[steps], line=error.lineno, what=f"is not JSON: {error.msg}"))
-            return None
-        return text
-
-    def _wrong(self, steps: Steps, what: str, hint: str | None) -> str:
-        self.problems.append(Problem(file=self._lined.file, line=self._lined.line(steps), what=what, hint=hint))
-        return ""
-
-
-def _spec(data: Mapping[str, Any], texts: _Texts) -> JobSpec:
-    return JobSpec(
-        job=data["job"],
-        id_path=data.get("id"),
-        seq=data.get("seq", "log"),
-        dedupe=data.get("dedupe", "source"),
-        input=_input(data.get("input", {}), texts),
-        ask=_ask(data["ask"], texts),
-        mode=_mode(data.get("mode", {})),
-        judge=_judge(data.get("judge", {})),
-        retry=_retry(data.get("retry", {})),
-        place=PlaceSpec(**data["place"]),
-        budget=_budget(data.get("budget")),
-    )
-
-
-def _input(data: Mapping[str, Any], texts: _Texts) -> InputSpec:
-    text = data.get("text", {})
-    form = text.get("normalize", "NFC")
-    return InputSpec(
-        schema_json=texts.document(("input", "schema"), data.get("schema")),
-        required=tuple(data.get("required", ())),
-        normalize=None if form == "none" else form,
-        strip_control=text.get("strip_control", True),
-        max_chars=text.get("max_chars", {}),
-        filter=data.get("filter"),
-    )
-
-
-def _ask(data: Mapping[str, Any], texts: _Texts) -> AskSpec:
-    prompt, model, output = data["prompt"], data["model"], data.get("output")
-    form = {"schema": output} if isinstance(output, str) else output or {}
-    where: Steps = ("ask", "output") if isinstance(output, str) else ("ask", "output", "schema")
-    user = texts.text(("ask", "prompt", "user"), prompt["user"])
-    endpoint = model.get("endpoint") or _default_endpoint(model["provider"])
-    named = {} if endpoint is None else {"endpoint": endpoint}
-    if texts.problems and not user:
-        user = "unreadable"  # so that the other mistakes are found too; the job is refused all the same
-    return AskSpec(
-        system=texts.text(("ask", "prompt", "system"), prompt.get("system")),
-        user=user or "",
-        model=ModelSpec(
-            provider=model["provider"],
-            name=model["name"],
-            account=model.get("account", model["provider"]),
-            params_json=json.dumps(model.get("params", {})),
-            **named,
-        ),
-        output_schema_json=texts.document(where, form.get("schema")),
-        output_name=form.get("name", "output"),
-    )
-
-
-def _default_endpoint(provider: str) -> str | None:
-    facts = PROVIDERS.get(provider)
-    return None if facts is None else facts.can.endpoints[0]
-
-
-def _mode(data: Mapping[str, Any]) -> ModeSpec:
-    chunk = dict(data.get("chunk", {}))
-    if "max_age" in chunk:
-        chunk["max_age_seconds"] = seconds_of(chunk.pop("max_age"))
-    deadline = data.get("deadline")
-    return ModeSpec(
-        prefer=data.get("prefer", "batch"),
-        deadline_seconds=None if deadline is None else round(seconds_of(deadline)),
-        hold_submit=data.get("hold") == "submit",
-        chunk=ChunkSpec(**chunk),
-        online=OnlineSpec(**data.get("online", {})),
-    )
-
-
-def _budget(data: Mapping[str, Any] | None) -> BudgetSpec | None:
-    if data is None:
-        return None
-    job, record = (data.get(f"{name}_usd") for name in ("job", "record"))
-    return BudgetSpec(job_nanos=_nanos(job), record_nanos=_nanos(record))
-
-
-def _nanos(dollars: float | None) -> int | None:
-    return None if dollars is None else round(Decimal(str(dollars)) * NANO_DOLLARS)
-
-
-def _judge(data: Mapping[str, Any]) -> JudgeSpec:
-    confidence = data.get("confidence")
-    return JudgeSpec(
-        required=tuple(data.get("required", ())),
-        categories={name: tuple(allowed) for name, allowed in data.get("categories", {}).items()},
-        lengths={name: LengthSpec(**bounds) for name, bounds in data.get("lengths", {}).items()},
-        confidence=None if confidence is None else ConfidenceSpec(**confidence),
-        review_sample=data.get("review", {}).get("sample", 0),
-        on_reject=data.get("on_reject", "retry"),
-        severity=data.get("severity", {}),
-    )
-
-
-def _retry(data: Mapping[str, Any]) -> RetrySpec:
-    rules = {}
-    for name, rule in data.get("on", {}).items():
-        if name not in set(Reason) or not REASONS[Reason(name)].retryable:
-            known = ", ".join(sorted(reason for reason, about in REASONS.items() if about.retryable))
-            raise JobSpecError(f"$.retry.on.{name}", f"is no reason that is ever retried; these are: {known}")
-        rules[Reason(name)] = RetryRule(**_backoffs(rule))
-    told = _backoffs({name: data[name] for name in data if name not in {"on", "truncated"}})
-    return RetrySpec(on=rules, truncated=TruncationSpec(**data.get("truncated", {})), **told)
-
-
-def _backoffs(data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"backoff": "backoff_seconds_base", "backoff_max": "backoff_seconds_max"}
-    return {names.get(name, name): seconds_of(value) if name in names else value for name, value in data.items()}
