@@ -12,6 +12,7 @@ from batchmill.agents.simulator import Price, SimulatorConfig, parse_fault
 from batchmill.agents.simulator.answering import Question, answer
 from batchmill.agents.simulator.gold import GoldTable, gold_from_pairs, load_gold
 from batchmill.agents.simulator.instances import Hints, instance_of
+from batchmill.agents.simulator.mistakes import mistaken
 from batchmill.agents.simulator.multipart import FormReader, MultipartError
 
 LABELS = ("pos", "neg", "neu")
@@ -221,3 +222,71 @@ def test_a_form_that_ends_early_is_refused():
     form.feed(b'--edge\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nhalf')
     with pytest.raises(MultipartError):
         form.close()
+
+
+ADDRESS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "label": {"enum": ["street", "PO box", "unparseable"]},
+        "components": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"enum": ["number", "street", "city"]}, "value": {"type": "string"}},
+                "required": ["name", "value"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["label", "components"],
+    "additionalProperties": False,
+}
+
+
+def _address(n):
+    parts = (("number", str(n)), ("street", f"Main {n}"), ("city", f"Springfield {n}"))
+    return {"label": "street", "components": [{"name": name, "value": value} for name, value in parts]}
+
+
+def test_a_whole_answer_is_told_as_it_is_or_with_one_mistake_that_the_schema_allows():
+    texts = [f"{n} Main {n}, Springfield {n}" for n in range(400)]
+    gold = gold_from_pairs((text, _address(n)) for n, text in enumerate(texts))
+    told = [_answered(text, ADDRESS_SCHEMA, accuracy=0.6, gold=gold) for text in texts]
+    wrong = [(n, found) for n, found in enumerate(told) if found != _address(n)]
+    assert 0.3 < len(wrong) / len(texts) < 0.5
+    assert all(jsonschema_rs.is_valid(ADDRESS_SCHEMA, found) for found in told)
+    kinds = {_kind_of(_address(n), found) for n, found in wrong}
+    assert kinds == {"relabelled", "left out", "exchanged", "invented"}
+
+
+def _kind_of(right, wrong):
+    if right["label"] != wrong["label"] or _names(right) != _names(wrong):
+        return "relabelled" if len(right["components"]) == len(wrong["components"]) else "left out"
+    before, after = (sorted(item["value"] for item in each["components"]) for each in (right, wrong))
+    return "exchanged" if before == after else "invented"
+
+
+def _names(value):
+    return [item["name"] for item in value["components"]]
+
+
+def test_a_mistake_is_the_same_every_time_and_an_answer_without_room_for_one_stays_right():
+    gold = gold_from_pairs([("the text", _address(7))])
+    assert _answered("the text", ADDRESS_SCHEMA, accuracy=0.0, gold=gold) == _answered(
+        "the text", ADDRESS_SCHEMA, accuracy=0.0, gold=gold
+    )
+    only = {"type": "object", "properties": {"label": {"const": "street"}}, "required": ["label"]}
+    assert _answered("x", only, accuracy=0.0, gold=gold_from_pairs([("x", {"label": "street"})])) == {"label": "street"}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.text(max_size=4),
+)
+def test_a_mistake_in_any_value_is_made_without_failing(value, seed):
+    made = mistaken({"value": value}, None, seed)
+    assert set(made) == {"value"}

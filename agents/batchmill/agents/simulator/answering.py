@@ -2,7 +2,8 @@
 
 The answer does not depend on the attempt, the batch or the custom id: the same text asked twice gets the same answer,
 as far as no fault strikes. With probability `accuracy` a known text gets its gold label, otherwise another member of
-the same enum. A text to be embedded gets a vector, written as JSON. Tokens are characters divided by four, rounded up.
+the same enum; one whose whole answer is known gets that, otherwise a mistake in it. A text to be embedded gets a
+vector, written as JSON. Tokens are characters divided by four, rounded up.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import orjson
 from batchmill.agents.simulator.chance import digest_of, unit
 from batchmill.agents.simulator.faults import Fault
 from batchmill.agents.simulator.instances import Hints, instance_of
+from batchmill.agents.simulator.mistakes import mistaken
 from batchmill.agents.simulator.pricing import CHARS_PER_TOKEN, tokens_of_chars
 from batchmill.agents.simulator.vectors import vector_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchmill.agents.simulator.gold import GoldTable
 
 __all__ = ["Answer", "Embed", "Question", "answer"]
@@ -81,7 +85,9 @@ def answer(question: Question, *, seed: int, accuracy: float, gold: GoldTable, f
     base = digest_of(seed, question.model, question.text.strip()).hex()
     right = fault is not Fault.WRONG_ANSWER and unit(base, "right") < accuracy
     hints = Hints(seed=base, label=gold.label_of(question.text), right=right, words=_words(question.text))
-    content = _spoiled(_content(question, hints), question, fault)
+    known = gold.answer_of(question.text)
+    told = _content(question, hints) if known is None else _known(question, known, hints)
+    content = _spoiled(told, question, fault)
     whole = Answer(
         content=content,
         refused=fault is Fault.REFUSAL,
@@ -113,6 +119,11 @@ def _content(question: Question, hints: Hints) -> str:
         return orjson.dumps(instance_of(question.schema, hints)).decode()
     told = hints.label if hints.label is not None and hints.right else " ".join(hints.words[:12])
     return orjson.dumps({"answer": told}).decode() if question.json_only else told
+
+
+def _known(question: Question, known: Mapping[str, Any], hints: Hints) -> str:
+    told = known if hints.right else mistaken(known, question.schema, hints.seed)
+    return orjson.dumps(told).decode()
 
 
 def _spoiled(content: str, question: Question, fault: Fault | None) -> str:
