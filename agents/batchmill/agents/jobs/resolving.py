@@ -68,6 +68,7 @@ class Texts:
         self._folder = lined.file.parent
         self.problems: list[Problem] = []
         self.read: dict[Steps, Path] = {}
+        self.numbers: dict[Steps, tuple[int, ...]] = {}  #: of a file of documents: the line of each
 
     def text(self, steps: Steps, name: str | None) -> str | None:
         if name is None:
@@ -103,9 +104,9 @@ class Texts:
         if not text:
             return None
         found = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
+        full = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        self.numbers[steps] = tuple(number for number, _ in full)
+        for number, line in full:
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:

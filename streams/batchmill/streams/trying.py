@@ -1,0 +1,59 @@
+"""Whether the examples of a job are right: each input one that the job takes, each output one that its judge passes.
+
+A model follows its examples. One that the job itself would reject teaches it to be rejected. Not asked for is
+confidence: an example may show how a doubtful record is answered.
+"""
+
+from collections.abc import Iterator
+
+import orjson
+
+from batchmill.schemas.jobs import JobSpec, Severity
+from batchmill.streams.exemplifying import Example, examples_of
+from batchmill.streams.finding import Finding, Lint
+from batchmill.streams.jsontext import canonical
+from batchmill.streams.judging import Judge, compile_judge, judge_output
+from batchmill.streams.paths import compile_path
+from batchmill.streams.shapes import Shape, compile_shape
+
+__all__ = ["unfit_examples"]
+
+WHERE = "$.ask.examples"
+_NOT_ASKED = frozenset({"confidence"})
+
+
+def unfit_examples(spec: JobSpec) -> Iterator[Finding]:
+    """What is wrong with the examples of a job that compiles; `line` counts them."""
+    shape = None if spec.input.schema_json is None else compile_shape(orjson.loads(spec.input.schema_json))
+    judge = compile_judge(spec)
+    for example in examples_of(spec.ask, spec.input):
+        yield from _unfit(example, "input", _input_faults(spec, shape, example))
+        yield from _unfit(example, "output", _output_faults(judge, example))
+
+
+def _unfit(example: Example, member: str, faults: Iterator[tuple[str, str]]) -> Iterator[Finding]:
+    for path, note in faults:
+        message = f"{member}{path.removeprefix('$')}: {note}"
+        yield Finding(where=WHERE, line=example.number, lint=Lint.UNFIT_EXAMPLE, message=message, error=True)
+
+
+def _input_faults(spec: JobSpec, shape: Shape | None, example: Example) -> Iterator[tuple[str, str]]:
+    if shape is not None:
+        yield from ((fault.path, fault.note) for fault in shape.mismatches(example.input))
+    for name in spec.input.required:
+        path = compile_path(name)
+        value = path.find(example.input)
+        if not isinstance(value, bool | int | float | list | dict) and not (isinstance(value, str) and value.strip()):
+            yield path.text, "expected to be there and not blank"
+
+
+def _output_faults(judge: Judge, example: Example) -> Iterator[tuple[str, str]]:
+    if not judge.expects_json:
+        if not isinstance(example.output, str):
+            yield "$", "expected a text: the job asks for free text"
+        return
+    output_json = canonical(example.output).decode()
+    told = judge_output(judge, request_id=f"example-{example.number}", output=example.output, output_json=output_json)
+    for check in told.checks:
+        if not check.passed and check.severity != Severity.WARN and check.id not in _NOT_ASKED:
+            yield check.path or "$", f"{check.note or 'does not pass'} (check {check.id})"
