@@ -17,7 +17,7 @@ from batchmill.streams.rendering import RequestForm, bare_prompt
 __all__ = ["Scales", "Weight", "heavy", "mean"]
 
 #: a prompt that is shorter is nobody's concern
-FIXED_TOKENS_MIN = 400
+FIXED_TOKENS_MIN = 800
 #: above this the record is lost in what surrounds it, and most of the bill is for saying the same again
 FIXED_RATIO_MAX = 10
 

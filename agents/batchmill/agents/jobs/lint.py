@@ -1,6 +1,7 @@
 """What a job means, tried before anything is paid: what `streams` finds, told at the files' own lines.
 
-`linting` finds what cannot work, `proofreading` what is odd about the prompt. Added here is what needs to know the provider: whether the way the job wants to go is there, and in time.
+`linting` finds what cannot work, `proofreading` what is odd about the prompt. Added here is what needs to know the
+provider: whether the way the job wants to go is there, and in time.
 """
 
 import json

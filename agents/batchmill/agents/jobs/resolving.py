@@ -17,6 +17,7 @@ from batchmill.schemas.jobs import (
     AskSpec,
     BreakerSpec,
     BudgetSpec,
+    CheckKind,
     ChunkSpec,
     CitationSpec,
     CommitSpec,
@@ -31,6 +32,7 @@ from batchmill.schemas.jobs import (
     ModeSpec,
     OnlineSpec,
     PlaceSpec,
+    Repair,
     RetryRule,
     RetrySpec,
     ReviewSpec,
@@ -219,7 +221,7 @@ def _judge(data: Mapping[str, Any]) -> JudgeSpec:
         lengths={name: LengthSpec(**bounds) for name, bounds in data.get("lengths", {}).items()},
         patterns=data.get("patterns", {}),
         types=data.get("types", {}),
-        repairs=tuple(data.get("repairs", ())),
+        repairs=tuple(Repair(name) for name in data.get("repairs", ())),
         rules=tuple(RuleSpec(**_severity(rule)) for rule in data.get("rules", ())),
         citations=tuple(CitationSpec(**_severity(each)) for each in data.get("citations", ())),
         confidence=None if confidence is None else _confidence(confidence),
@@ -228,7 +230,7 @@ def _judge(data: Mapping[str, Any]) -> JudgeSpec:
         review_by=None if by is None else SamplingSpec(**by),
         review_sample=review.get("sample", 0),
         on_reject=data.get("on_reject", "retry"),
-        severity=data.get("severity", {}),
+        severity={CheckKind(kind): Severity(meaning) for kind, meaning in data.get("severity", {}).items()},
     )
 
 
