@@ -13,7 +13,7 @@ from batchmill.streams.exemplifying import Example, examples_of
 from batchmill.streams.finding import Finding, Lint
 from batchmill.streams.jsontext import canonical
 from batchmill.streams.judging import Judge, compile_judge, judge_output
-from batchmill.streams.paths import compile_path
+from batchmill.streams.paths import ABSENT, compile_path
 from batchmill.streams.shapes import Shape, compile_shape
 
 __all__ = ["unfit_examples"]
@@ -33,7 +33,8 @@ def unfit_examples(spec: JobSpec) -> Iterator[Finding]:
 
 def _unfit(example: Example, member: str, faults: Iterator[tuple[str, str]]) -> Iterator[Finding]:
     for path, note in faults:
-        message = f"{member}{path.removeprefix('$')}: {note}"
+        inside = path.removeprefix("$")
+        message = f"{member}{'.' if inside and inside[0] not in '.[' else ''}{inside}: {note}"
         yield Finding(where=WHERE, line=example.number, lint=Lint.UNFIT_EXAMPLE, message=message, error=True)
 
 
@@ -43,7 +44,7 @@ def _input_faults(spec: JobSpec, shape: Shape | None, example: Example) -> Itera
     for name in spec.input.required:
         path = compile_path(name)
         value = path.find(example.input)
-        if not isinstance(value, bool | int | float | list | dict) and not (isinstance(value, str) and value.strip()):
+        if value is ABSENT or value is None or (isinstance(value, str) and not value.strip()):
             yield path.text, "expected to be there and not blank"
 
 
