@@ -37,11 +37,17 @@ def test_a_closed_schema_of_plain_words_is_sent_as_it_is(provider: str) -> None:
         (CLOSED | {"required": ["label"]}, "$", "required"),
         (of_member({"type": "object", "properties": {}}), "$.properties.x", "additionalProperties"),
         (of_member({"oneOf": [{"type": "string"}]}), "$.properties.x", "oneOf"),
-        (of_member({"type": "array", "items": {"type": "string"}, "uniqueItems": True}), "$.properties.x", "uniqueItems"),
+        (
+            of_member({"type": "array", "items": {"type": "string"}, "uniqueItems": True}),
+            "$.properties.x",
+            "uniqueItems",
+        ),
         (of_member({"type": "string", "default": ""}), "$.properties.x", "default"),
     ],
 )
-def test_what_strict_mode_does_not_take_makes_the_whole_a_hint(schema: Any, path: str, word: str, provider: str) -> None:
+def test_what_strict_mode_does_not_take_makes_the_whole_a_hint(
+    schema: Any, path: str, word: str, provider: str
+) -> None:
     ((loss),) = losses(schema, provider)
     assert (loss.path, loss.word, loss.refused) == (path, word, False)
     assert "strict: false" in loss.sent
@@ -87,7 +93,7 @@ def test_objects_eleven_deep_are_too_deep_for_strict_mode() -> None:
         ({"enum": [["a"]]}, "enum", True),
     ],
 )
-def test_anthropic_is_told_in_words_what_it_cannot_hold_an_answer_to(member: Any, word: str, refused: bool) -> None:  # noqa: FBT001
+def test_anthropic_is_told_in_words_what_it_cannot_hold_an_answer_to(member: Any, word: str, refused: bool) -> None:
     assert told(of_member(member), "anthropic") == [("$.properties.x", word, refused)]
 
 
@@ -120,7 +126,10 @@ def test_a_schema_that_refers_to_itself_is_refused_by_anthropic_and_loosened_by_
     assert ("$", "$ref", True) in told(CIRCLE, "anthropic")
     assert ("$", "$ref", False) in told(CIRCLE, "gemini")
     assert told(CIRCLE, "openai") == []
-    twice = {**of_member({"$ref": "#/$defs/y"}), "$defs": {"y": {"type": "string"}, "ys": of_member({"$ref": "#/$defs/y"})}}
+    twice = {
+        **of_member({"$ref": "#/$defs/y"}),
+        "$defs": {"y": {"type": "string"}, "ys": of_member({"$ref": "#/$defs/y"})},
+    }
     assert ("$", "$ref", True) not in told(twice, "anthropic")
 
 

@@ -68,7 +68,7 @@ def test_a_form_that_is_a_text_is_shown_as_json() -> None:
 
 
 @given(st.text(max_size=30), st.sampled_from([None, "NFC", "NFKC"]), st.booleans())
-def test_an_example_is_asked_as_the_event_of_the_same_text_would_be(text: str, form: Any, strip: bool) -> None:  # noqa: FBT001
+def test_an_example_is_asked_as_the_event_of_the_same_text_would_be(text: str, form: Any, strip: bool) -> None:
     given_ = InputSpec(normalize=form, strip_control=strip, max_chars={"body": 7})
     spec = with_examples({"input": {"body": text, "n": 1.0}, "output": {}}, given=given_, user="{{ input }}")
     item = decide(spec, make_raw({"body": text, "n": 1.0}))
@@ -105,7 +105,9 @@ def test_an_example_that_cannot_be_shown_is_told_by_its_number(example: Any, say
 def test_a_whole_number_of_any_size_is_shown_as_the_record_would_have_it() -> None:
     spec = make_spec(user="{{ input }}")
     ask = replace(spec.ask, examples_json='[{"input":{"n":123456789012345678901234567890},"output":{}}]')
-    assert orjson.loads(request_form(ask).body("{}"))["messages"][1]["content"] == '{"n":"123456789012345678901234567890"}'
+    assert (
+        orjson.loads(request_form(ask).body("{}"))["messages"][1]["content"] == '{"n":"123456789012345678901234567890"}'
+    )
 
 
 def test_there_are_so_many_examples_and_no_more() -> None:
@@ -118,7 +120,8 @@ def test_there_are_so_many_examples_and_no_more() -> None:
 def test_the_rules_close_the_system_message() -> None:
     spec = make_spec()
     ask = replace(spec.ask, missing=" Answer null. ", uncertain="Answer `other`.")
-    rules = "When the input does not say what is asked for: Answer null.\nWhen the input leaves the answer open: Answer `other`."
+    missing = "When the input does not say what is asked for: Answer null."
+    rules = f"{missing}\nWhen the input leaves the answer open: Answer `other`."
     said = orjson.loads(request_form(ask).body('{"body":"q"}'))["messages"]
     assert said[0]["content"] == f"You sort tickets.\n\n{rules}"
     alone = orjson.loads(request_form(replace(ask, system=None)).body('{"body":"q"}'))["messages"]

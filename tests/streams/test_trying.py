@@ -19,7 +19,9 @@ GIVEN = InputSpec(
 RIGHT = {"input": {"body": "on fire"}, "output": {"label": "bug", "confidence": 0.9}}
 
 
-def told(*examples: Any, judge: JudgeSpec | None = None, output_schema: Any = OUTPUT_SCHEMA) -> list[tuple[int | None, str]]:
+def told(
+    *examples: Any, judge: JudgeSpec | None = None, output_schema: Any = OUTPUT_SCHEMA
+) -> list[tuple[int | None, str]]:
     spec = make_spec(given=GIVEN, judge=judge, output_schema=output_schema)
     spec = replace(spec, ask=replace(spec.ask, examples_json=json.dumps(examples)))
     found = list(unfit_examples(spec))
@@ -36,7 +38,10 @@ def test_examples_that_the_job_would_take_and_pass_are_no_matter() -> None:
     [
         ({"input": {"body": 5}, "output": RIGHT["output"]}, "input.body: expected the type string"),
         ({"input": {"body": " "}, "output": RIGHT["output"]}, "input.body: expected to be there and not blank"),
-        ({"input": RIGHT["input"], "output": {"label": "bug"}}, 'output: the member "confidence" is required (check schema)'),
+        (
+            {"input": RIGHT["input"], "output": {"label": "bug"}},
+            'output: the member "confidence" is required (check schema)',
+        ),
         ({"input": RIGHT["input"], "output": {"label": 1, "confidence": 1}}, "output.label: expected the type string"),
     ],
 )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from batchmill.agents.jobs import LoadedJob
     from batchmill.agents.jobs.planning import Plan
     from batchmill.agents.jobs.problems import Problem
-    from batchmill.agents.projector.queries import JobRow, Stake
+    from batchmill.agents.projector.queries import JobRow
+    from batchmill.agents.projector.stakes import Stake
     from batchmill.schemas.jobs import JobSpec
     from batchmill.schemas.records import Control
     from batchmill.streams.costing import Prices
@@ -395,12 +396,12 @@ def _planned(
 
 def _stake(here: Door, job: str) -> "Stake | None":
     """What the read model knows of the job's records; None when there is none."""
-    from batchmill.agents.projector import queries
     from batchmill.agents.projector.reading import ViewMissingError
+    from batchmill.agents.projector.stakes import stake
 
     try:
         with here.view() as view:
-            return queries.stake(view, job)
+            return stake(view, job)
     except ViewMissingError:
         return None
 

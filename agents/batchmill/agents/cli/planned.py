@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from batchmill.agents.cli.door import Door
     from batchmill.agents.jobs.planning import Plan, Sample, TextDifference
-    from batchmill.agents.projector.queries import Stake
+    from batchmill.agents.projector.stakes import Stake
 
 __all__ = ["tell_plan"]
 

@@ -150,15 +150,6 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stake:
-    """The records of a job that a new version would be asked about again, once they are published again."""
-
-    sources: int  #: seen so far
-    committed: int  #: of these: in the sink
-    in_review: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRow:
     """One operator command."""
 
@@ -402,18 +393,6 @@ WHERE :job IS NULL OR n.job = :job GROUP BY n.job ORDER BY n.job"""
 def jobs(view: View, job: str | None = None) -> list[JobRow]:
     """Every job that was ever commanded."""
     return view.typed(JobRow, _JOBS, {"job": job})
-
-
-def stake(view: View, job: str) -> Stake:
-    """What a new version of a job would meet."""
-    (found,) = view.typed(
-        Stake,
-        """SELECT COUNT(*) AS sources, COUNT(committed_request_id) AS committed,
-        (SELECT COUNT(*) FROM lives WHERE job = :job AND status = 'needs_review') AS in_review
-        FROM sources WHERE job = :job""",
-        {"job": job},
-    )
-    return found
 
 
 def commands(view: View, job: str | None = None, *, limit: int = 100) -> list[CommandRow]:
