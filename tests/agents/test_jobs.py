@@ -313,3 +313,61 @@ def test_single_questions_at_a_provider_without_them_are_an_error(folder: Path, 
 def test_where_there_is_no_other_way_only_time_helps(folder: Path) -> None:
     (told,) = told_of(folder, "{prefer: batch, deadline: 10m}", "gemini")
     assert told.endswith("there is no other way at this provider: allow more time")
+
+
+def with_examples(folder: Path, *lines: str) -> list[str]:
+    (folder / "examples.jsonl").write_text("\n".join(lines))
+    text = WITH_OUTPUT.replace("place:", "  examples: examples.jsonl\nplace:")
+    (folder / "job.yaml").write_text(text + "input: {schema: input.schema.json, required: [subject, body]}\n")
+    try:
+        return [str(problem).removeprefix(f"{folder}/") for problem in load_job(folder).warnings]
+    except JobFileError as error:
+        return [str(problem).removeprefix(f"{folder}/") for problem in error.problems if problem.level == "error"]
+
+
+RIGHT = '{"input": {"subject": "s", "body": "b\u2028c"}, "output": {"label": "a", "confidence": 1}}'
+
+
+def test_an_example_is_told_at_its_line_in_its_file(folder: Path) -> None:
+    assert [each for each in with_examples(folder, RIGHT, "", RIGHT) if each.startswith("examples")] == []
+    (told,) = with_examples(folder, RIGHT, "", RIGHT.replace('"a"', '"c"'))
+    assert told.startswith("examples.jsonl:3: error: output.label: expected enum")
+    assert told.endswith("[unfit-example]")
+    (told,) = with_examples(folder, "", RIGHT.replace("subject", "title"))
+    assert told.startswith("examples.jsonl:2: error: user template, line 1: a member it uses is absent")
+    (told,) = with_examples(folder, RIGHT, "{")
+    assert told.startswith("examples.jsonl:2: error: is not JSON")
+
+
+def test_the_examples_are_frozen_with_the_job(folder: Path) -> None:
+    with_examples(folder, RIGHT)
+    one = load_job(folder)
+    with_examples(folder, RIGHT, RIGHT)
+    assert json.loads(one.spec.ask.examples_json or "") == [json.loads(RIGHT)]
+    assert one.version != load_job(folder).version
+
+
+def test_a_remark_on_a_template_is_told_at_its_line_with_its_name(folder: Path) -> None:
+    (folder / "user.j2").write_text("Sort properly.\n{{ input.sujbect }}")
+    (folder / "job.yaml").write_text(SMALL + "input: {schema: input.schema.json}\n")
+    with pytest.raises(JobFileError) as caught:
+        load_job(folder)
+    told = [str(problem).removeprefix(f"{folder}/") for problem in caught.value.problems]
+    assert told == [
+        (
+            "user.j2:1: warning: `properly` means something else to every reader "
+            "(say what exactly, or put it in quotes if it is a name) [vague-wording]"
+        ),
+        (
+            "user.j2:2: error: reads `input.sujbect`, which the input schema does not declare "
+            "(did you mean `subject`?) [unknown-member]"
+        ),
+    ]
+
+
+def test_an_output_schema_that_a_provider_refuses_is_an_error_in_the_schema(folder: Path) -> None:
+    (folder / "output.schema.json").write_text('{"type": "array", "items": {"type": "string"}}')
+    told = mistakes(folder, WITH_OUTPUT)
+    assert any(
+        each.startswith("output.schema.json:1: error: $ `type`: OpenAI refuses a schema whose root") for each in told
+    )
