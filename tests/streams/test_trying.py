@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from batchmill.schemas.jobs import CheckKind, ConfidenceSpec, InputSpec, JudgeSpec, LengthSpec, Severity
+from batchmill.schemas.jobs import (
+    CheckKind,
+    ConfidenceSpec,
+    FunctionSpec,
+    InputSpec,
+    JudgeSpec,
+    LengthSpec,
+    RuleSpec,
+    ScoringSpec,
+    Severity,
+)
 from batchmill.streams.finding import Lint
 from batchmill.streams.trying import unfit_examples
 from tests.streams.making import OUTPUT_SCHEMA, make_spec
@@ -70,3 +80,20 @@ def test_where_free_text_is_asked_for_an_example_answers_in_text() -> None:
     assert told({"input": RIGHT["input"], "output": "Fine."}, output_schema=None) == []
     ((_, message),) = told(RIGHT, output_schema=None)
     assert "free text" in message
+
+
+def test_rules_and_functions_are_asked_about_the_input_of_the_example_too() -> None:
+    rule = RuleSpec(id="short", require="size(output.label) <= size(input.body)")
+    assert told(RIGHT, judge=JudgeSpec(rules=(rule,))) == []
+    long = {"input": {"body": "x"}, "output": RIGHT["output"]}
+    ((_, message),) = told(long, judge=JudgeSpec(rules=(rule,)))
+    assert "check short" in message
+
+
+def test_a_function_that_is_not_installed_here_is_not_asked() -> None:
+    function = FunctionSpec(id="nobody", name="nobody")
+    assert told(RIGHT, judge=JudgeSpec(functions=(function,))) == []
+
+
+def test_nobody_has_given_a_second_opinion_on_an_example() -> None:
+    assert told(RIGHT, judge=JudgeSpec(scoring=ScoringSpec(job="other", agree="score.label == output.label"))) == []

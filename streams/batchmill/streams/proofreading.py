@@ -5,11 +5,12 @@ prompt can break before any record is known. What must not: what makes a job unu
 has a name by which it can be allowed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import orjson
 
 from batchmill.schemas.jobs import JobSpec
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
 from batchmill.streams.compiling import FAULTS
 from batchmill.streams.costing import BYTES_PER_TOKEN, estimate_tokens
 from batchmill.streams.declaring import undeclared
@@ -34,12 +35,15 @@ _PATHS_TOLD_MAX = 5
 _DEPTH_MAX = 8
 
 
-def remarks(spec: JobSpec) -> tuple[Finding, ...]:
-    """Everything that is odd about the prompt of `spec`; what does not compile is told by `linting`."""
-    return (*_dialect(spec), *_of_the_prompt(spec))
+def remarks(spec: JobSpec, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> tuple[Finding, ...]:
+    """Everything that is odd about the prompt of `spec`; what does not compile is told by `linting`.
+
+    `functions`: the checks that are installed, which examples are held to as well.
+    """
+    return (*_dialect(spec), *_of_the_prompt(spec, functions))
 
 
-def _of_the_prompt(spec: JobSpec) -> Iterator[Finding]:
+def _of_the_prompt(spec: JobSpec, functions: Mapping[str, CheckFunction]) -> Iterator[Finding]:
     try:
         form = request_form(spec.ask, spec.input)
         compile_judge(spec)
@@ -48,7 +52,7 @@ def _of_the_prompt(spec: JobSpec) -> Iterator[Finding]:
     except FAULTS:
         return
     yield from undeclared(spec)
-    yield from unfit_examples(spec)
+    yield from unfit_examples(spec, functions)
     yield from loose_words(spec)
     yield from _crowded(spec, form)
     yield from _cramped(spec, form)

@@ -4,11 +4,13 @@ A model follows its examples. One that the job itself would reject teaches it to
 confidence: an example may show how a doubtful record is answered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import orjson
 
 from batchmill.schemas.jobs import JobSpec, Severity
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
 from batchmill.streams.exemplifying import Example, examples_of
 from batchmill.streams.finding import Finding, Lint
 from batchmill.streams.jsontext import canonical
@@ -22,13 +24,19 @@ WHERE = "$.ask.examples"
 _NOT_ASKED = frozenset({"confidence"})
 
 
-def unfit_examples(spec: JobSpec) -> Iterator[Finding]:
-    """What is wrong with the examples of a job that compiles; `line` counts them."""
+def unfit_examples(spec: JobSpec, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> Iterator[Finding]:
+    """What is wrong with the examples of a job that compiles; `line` counts them. `functions`: the installed ones."""
     shape = None if spec.input.schema_json is None else compile_shape(orjson.loads(spec.input.schema_json))
-    judge = compile_judge(spec)
+    judge = compile_judge(_askable(spec, functions), functions)
     for example in examples_of(spec.ask, spec.input):
         yield from _unfit(example, "input", _input_faults(spec, shape, example))
         yield from _unfit(example, "output", _output_faults(judge, example))
+
+
+def _askable(spec: JobSpec, functions: Mapping[str, CheckFunction]) -> JobSpec:
+    """Without a second opinion, which nobody has given, and without functions that are not installed here."""
+    there = tuple(each for each in spec.judge.functions if each.name in functions)
+    return replace(spec, judge=replace(spec.judge, functions=there, scoring=None))
 
 
 def _unfit(example: Example, member: str, faults: Iterator[tuple[str, str]]) -> Iterator[Finding]:
@@ -54,7 +62,13 @@ def _output_faults(judge: Judge, example: Example) -> Iterator[tuple[str, str]]:
             yield "$", "expected a text: the job asks for free text"
         return
     output_json = canonical(example.output).decode()
-    told = judge_output(judge, request_id=f"example-{example.number}", output=example.output, output_json=output_json)
+    told = judge_output(
+        judge,
+        request_id=f"example-{example.number}",
+        output=example.output,
+        output_json=output_json,
+        item_input=example.input,
+    )
     for check in told.checks:
         if not check.passed and check.severity != Severity.WARN and check.id not in _NOT_ASKED:
             yield check.path or "$", f"{check.note or 'does not pass'} (check {check.id})"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
 from batchmill.agents.jobs.resolving import Texts
@@ -23,6 +24,7 @@ __all__ = ["findings", "told"]
 
 #: who wants an answer sooner than this waits for it
 USER_WAITS_SECONDS = 300
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 _TEMPLATE = re.compile(r"(system|user) template(?:, line (\d+))?")
 _EXAMPLE = re.compile(r"example (\d+): ")
 _EXAMPLES: Steps = ("ask", "examples")
@@ -30,7 +32,7 @@ _EXAMPLES: Steps = ("ask", "examples")
 
 def findings(spec: JobSpec, lined: Lined, texts: Texts) -> Iterator[Problem]:
     """Errors and warnings about `spec`; `texts` = the files it was made of."""
-    for finding in (*of_spec(spec), *remarks(spec)):
+    for finding in (*of_spec(spec), *remarks(spec, installed_checks())):
         yield told(finding, lined, texts)
     yield from _answer_members(spec, lined)
     yield from _ways(spec, lined)
@@ -47,7 +49,7 @@ def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
             return Problem(
                 file=texts.read[named], line=line or 1, what=what, hint=finding.hint, level=level, lint=finding.lint
             )
-    what = f"{'.'.join(str(step) for step in steps)}: {what}"
+    what = f"{finding.where.removeprefix('$.')}: {what}"
     return Problem(
         file=lined.file, line=lined.line(steps), what=what, hint=finding.hint, level=level, lint=finding.lint
     )
@@ -55,7 +57,7 @@ def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
 
 def _place(finding: Finding) -> tuple[Steps, int | None, str]:
     """(member, line, message). A template or example that does not compile is told by its message alone."""
-    steps: Steps = tuple(part for part in finding.where.removeprefix("$").split(".") if part)
+    steps: Steps = tuple(int(at) if at else name for name, at in _STEP.findall(finding.where.removeprefix("$")))
     example, template = _EXAMPLE.match(finding.message), _TEMPLATE.match(finding.message)
     if steps == ("ask",) and example is not None:
         return _EXAMPLES, int(example[1]), finding.message[example.end() :]
@@ -70,14 +72,9 @@ def _line_of_example(texts: Texts, number: int) -> int:
 
 
 def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
-    """Free text has no members to look into; a category the output schema does not allow is never answered."""
-    judge = spec.judge
-    looks_inside = judge.required or judge.categories or judge.lengths or judge.confidence
-    if spec.ask.output_schema_json is None and looks_inside:
-        what = "judge looks into the members of an answer, but `ask.output` declares none"
-        yield Problem(file=lined.file, line=lined.line(("judge",)), what=what)
+    """A category the output schema does not allow is never answered."""
     properties = _properties(spec.ask.output_schema_json)
-    for name, allowed in judge.categories.items():
+    for name, allowed in spec.judge.categories.items():
         member = properties.get(name)
         options = member.get("enum") if isinstance(member, dict) else None
         for value in allowed:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from batchmill.agents.checks import installed_checks
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
 from batchmill.schemas.state import Job
@@ -182,7 +183,7 @@ class _Trial:
         self._prices = prices
         self._limits = limits
         self._now_ms = now_ms
-        self._jobs = CompiledJobs()
+        self._jobs = CompiledJobs(installed_checks())
         self._weighing: Scales | None = None
         version = version_of(spec)
         self._row = Job(
