@@ -78,7 +78,7 @@ def validate(
     else:
         for warning in warnings:
             here.say(str(warning))
-        well = f"is refused: {len(warnings)} warnings, and --strict" if refused else "is well-formed"
+        well = "is refused, because --strict takes no warnings" if refused else "is well-formed"
         here.say(f"{loaded.file}: job {loaded.spec.job} {well}, version {loaded.version}")
     if refused:
         raise typer.Exit(ExitCode.GATE)
