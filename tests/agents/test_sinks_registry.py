@@ -1,10 +1,13 @@
 """Which sinks a process has: the set ones, and for the others a place that holds the writes and says what to set."""
 
+import sys
+
 import pytest
 
 from batchmill.agents.cli.examining import Level, _sinks
 from batchmill.agents.settings import SettingsError, load_settings
 from batchmill.agents.settings_pages import shown_settings
+from batchmill.agents.sinks import registry
 from batchmill.agents.sinks.registry import UnsetSink, build_sinks
 from batchmill.streams.ports import SinkOutcome, TransientError
 from batchmill.streams.sinks import SINKS
@@ -115,3 +118,12 @@ async def test_doctor_says_that_a_sink_cannot_be_reached(tmp_path):
     for what in ("sink postgres", "sink webhook"):
         assert found[what].level is Level.FAIL
         assert "hunter2" not in found[what].found
+
+
+async def test_a_sink_whose_library_is_missing_holds_its_writes_and_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "batchmill.agents.sinks.postgres", None)
+    monkeypatch.setattr(registry, "find_spec", lambda _name: None)
+    sinks = build_sinks(load_settings({"sink.postgres_dsn": "postgresql://nobody@127.0.0.1:9/none"}))
+    for name in ("postgres", "parquet"):
+        with pytest.raises(TransientError, match=rf"batchmill\[{name}\]"):
+            await sinks[name].apply([a_write()])
