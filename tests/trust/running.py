@@ -53,7 +53,12 @@ class Outcome:
 
 
 async def run(
-    folder: Path, cluster: RunningCluster, known: Sequence[Address], *, seed: int = 5, say: Callable[[str], None] = print
+    folder: Path,
+    cluster: RunningCluster,
+    known: Sequence[Address],
+    *,
+    seed: int = 5,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Outcome]:
     """Publish every address to both jobs and wait until all is at rest."""
     gold = folder / "gold.jsonl"
@@ -127,7 +132,9 @@ async def _outcome(rig: Rig, job: str, known: Sequence[Address]) -> Outcome:
     for each in known:
         life = lives[each.id]
         in_sink = each.id in rows
-        assert in_sink == (life.status is Status.COMMITTED), f"{life.request_id} is {life.status}; in the sink: {in_sink}"
+        assert in_sink == (life.status is Status.COMMITTED), (
+            f"{life.request_id} is {life.status}; in the sink: {in_sink}"
+        )
         output = json.loads(rows[each.id]) if in_sink else answers.get(life.request_id)
         told.append(Told(source_id=each.id, gold=each.answer, output=output, place=_place(life)))
     return Outcome(job=job, told=tuple(told), sink_rows=len(rows))
