@@ -73,8 +73,11 @@ class PostgresServer:
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-            psutil.wait_procs(children, timeout=STOP_SECONDS)
             self._process.wait(timeout=STOP_SECONDS)
+            until_s = time.monotonic() + STOP_SECONDS
+            while any(_lives(child) for child in children):
+                assert time.monotonic() < until_s, "a child of PostgreSQL outlives kill -9"
+                time.sleep(0.01)
             self._process = None
 
     def restart(self) -> None:
@@ -129,6 +132,14 @@ def running_postgres(*, options: tuple[str, ...] = ()) -> Iterator[PostgresServe
             server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """A zombie is dead: who inherits it may never look."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _free_port() -> int:
