@@ -204,9 +204,14 @@ def _waiting(row: Meta) -> Waiting:
     return Waiting(row, request_id, int(offset))
 
 
+def _is_about(life: Life, decision: Decision) -> bool:
+    """Whether the answer its author saw is the one that waits; else it is stale."""
+    return life.status is Status.NEEDS_REVIEW and life.output_sha256 == decision.output_sha256_seen
+
+
 def _reads(view: StateView, jobs: CompiledJobs, life: Life, decision: Decision) -> bool:
     """Whether it can only be carried out beside the input, and is not stale already."""
-    if life.status is not Status.NEEDS_REVIEW or life.output_sha256 != decision.output_sha256_seen:
+    if not _is_about(life, decision):
         return False
     if decision.action not in {Ruling.CORRECT, Ruling.SCORE}:
         return False
@@ -227,7 +232,7 @@ def _ruled(
 ) -> list[Order]:
     if decision.action == Ruling.UNDO:
         return _undone(view, life, decision, now_ms)
-    if life.status is not Status.NEEDS_REVIEW or life.output_sha256 != decision.output_sha256_seen:
+    if not _is_about(life, decision):
         return []
     job = compiled_version(view, jobs, life)
     case = _Case(life=life, job=job, decision=decision, offset=offset, now_ms=now_ms)
