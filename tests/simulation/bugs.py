@@ -33,7 +33,7 @@ from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "RULED", "SCORED", "TIGHT", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "FEW_SOURCES", "ONLINE", "RULED", "SCORED", "TIGHT", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +341,8 @@ def _forgets_the_score(right: Any) -> Any:
     return review
 
 
-FEW_SOURCES = Scale(sources=4)
+#: long enough for a source to be committed, changed, and changed back
+FEW_SOURCES = Scale(sources=4, events=250, actions=2_500)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 RULED = Scale(judged="ruled")

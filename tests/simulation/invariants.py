@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from batchmill.schemas.ids import parse_custom_id
-from batchmill.schemas.reasons import Reason
+from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import Committed, DeadLetter, Excluded, WorkItem
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
@@ -55,10 +55,8 @@ def never_lost(story: Story) -> Iterator[str]:
     lives = {life.request_id: life for life in story.lives()}
     for life in lives.values():
         books.is_in(origin_key(life.origin), place_of(life))
-    for record in story.world.records("excluded"):
-        _count(books, record, lives, Place.EXCLUDED)
-    for record in story.world.records("dead-letter"):
-        _count(books, record, lives, Place.DEAD_LETTERED)
+    for record in _put_down(story):
+        _count(books, record, lives)
     for task in story.tasks:
         for row in task.view.rows(Arrival.schema):
             assert isinstance(row, Arrival)
@@ -69,10 +67,28 @@ def never_lost(story: Story) -> Iterator[str]:
         yield "a place names a raw record that never came in"
 
 
-def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life], place: Place) -> None:
+def _put_down(story: Story) -> list[Excluded | DeadLetter]:
+    """Every exclusion and letter; of a life that was put down for one event more than once, as one that was declined,
+    brought back and then superseded, the last.
+    """
+    told: dict[object, tuple[int, Excluded | DeadLetter]] = {}
+    for topic in ("excluded", "dead-letter"):
+        for partition in range(story.world.partitions):
+            for offset, entry in enumerate(story.world.log[topic, partition]):
+                record = entry.value
+                assert isinstance(record, Excluded | DeadLetter)
+                ended = record.reason is not Reason.DUPLICATE and record.request_id in story.undone
+                about = (record.request_id, record.origin) if ended else (topic, partition, offset)
+                if about not in told or told[about][0] < entry.at_ms:
+                    told[about] = entry.at_ms, record
+    return [record for _, record in told.values()]
+
+
+def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life]) -> None:
     """An obituary is counted through its life, unless a newer event took the life over."""
     life = lives.get(record.request_id or "")
     if life is None or life.origin != record.origin:
+        place = Place.EXCLUDED if info(record.reason).excluded else Place.DEAD_LETTERED
         books.is_in(origin_key(record.origin), place)
 
 

@@ -10,6 +10,7 @@ from random import Random
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
 from batchmill.schemas.jobs import BudgetSpec, JobSpec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
@@ -78,6 +79,13 @@ class Story:
     @property
     def sink(self) -> SimSink:
         return self.worker.sink
+
+    @property
+    def undone(self) -> set[str]:
+        """Requests that were declined and are not any more: in review again, or ended otherwise since nobody waits."""
+        moves = ((before, after) for before, after in self.world.moves if before is not None)
+        declined = (after for before, after in moves if before.reason is Reason.DECLINED is not after.reason)
+        return {after.request_id for after in declined}
 
     def lives(self) -> list[Life]:
         return [row for task in self.tasks for row in task.view.rows(Life.schema) if isinstance(row, Life)]
