@@ -151,8 +151,10 @@ def test_a_dead_letter_counts_if_the_fault_is_the_jobs_or_the_providers(before: 
 
 @pytest.mark.parametrize(
     ("reason", "failed"),
-    [(None, False), (Reason.LOW_CONFIDENCE, False), (Reason.RULE_FAILED, False), (Reason.AWAITING_SCORE, False)]
-    + [(Reason.NOT_JSON, True), (Reason.SCHEMA_MISMATCH, True), (Reason.MODEL_REFUSAL, True)],
+    [
+        *((reason, False) for reason in (None, Reason.LOW_CONFIDENCE, Reason.RULE_FAILED, Reason.AWAITING_SCORE)),
+        *((reason, True) for reason in (Reason.NOT_JSON, Reason.SCHEMA_MISMATCH, Reason.MODEL_REFUSAL)),
+    ],
 )
 def test_an_answer_in_review_is_a_failure_only_if_it_is_no_answer(reason: Reason | None, *, failed: bool) -> None:
     before = make_life(status=Status.SUCCEEDED_UNVALIDATED)
