@@ -32,7 +32,7 @@ from batchmill.schemas.state import Chunk, Job, Life
 from batchmill.streams import view as read
 from batchmill.streams.breaking import Breaker
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
-from batchmill.streams.dead_lettering import RawRecord, of_raw
+from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, of_raw
 from batchmill.streams.granting import follow
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.ports import TransientError
@@ -43,9 +43,6 @@ __all__ = ["Kit", "LogSlowError", "upstream_trace"]
 _log = structlog.get_logger(__name__)
 
 R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
-
-#: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
-FOREIGN_GENERATION = 0
 
 
 class LogSlowError(TransientError):
