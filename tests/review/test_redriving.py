@@ -19,10 +19,10 @@ ROW = make_row(make_spec())
 LETTER_AT, EVENT_AT = 4, 11
 
 
-def a_letter(*, job: str | None = None, generation: int = 1, value: bytes = b'{"body": "old copy"}') -> DeadLetter:
+def a_letter(*, job: str | None = None, generation: int = 1, source_id: str | None = "k") -> DeadLetter:
     origin = Origin(generation=generation, partition=PARTITION, offset=EVENT_AT, at_ms=1)
-    raw = RawRecord(origin=origin, key=b"k", value=value)
-    emitted = of_raw(raw, stage="normalizer", reason=Reason.NO_JOB, error="", now_ms=1, job=job, source_id="k")
+    raw = RawRecord(origin=origin, key=b"k", value=b'{"body": "old copy"}')
+    emitted = of_raw(raw, stage="normalizer", reason=Reason.NO_JOB, error="", now_ms=1, job=job, source_id=source_id)
     assert isinstance(emitted.record, DeadLetter)
     return emitted.record
 
@@ -55,6 +55,11 @@ async def test_letters_that_no_job_claimed_come_back_under_no_jobs_name() -> Non
     task = await brought_back(a_letter())
     assert [json.loads(item.input_json)["body"] for item in items(task)] == ["as it lies in raw"]
     assert not any(isinstance(record, DeadLetter) for record in task.records), "the command was not refused"
+
+
+async def test_an_event_that_was_put_down_before_its_source_was_known_is_told_by_its_key() -> None:
+    task = await brought_back(a_letter(job="triage", source_id=None), job="triage")
+    assert [item.source_id for item in items(task)] == ["k"]
 
 
 async def test_letters_of_a_job_come_back_under_its_name() -> None:

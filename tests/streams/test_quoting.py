@@ -143,7 +143,7 @@ def letter_of(value: bytes, *, job: str | None = "triage", generation: int = 1) 
 def event_quoted(letter: DeadLetter, value: bytes | None, *rows: Job, default_job: str | None = None) -> Quote:
     return quote_event(
         letter,
-        value,
+        None if value is None else RawRecord(origin=letter.origin, key=b"k", value=value),
         rows,
         jobs=CompiledJobs(),
         prices=PRICES,

@@ -16,7 +16,8 @@ from batchmill.agents.runtime import BodyCache, LogReader, LogRecord
 from batchmill.agents.settings import Settings
 from batchmill.agents.topics import kafka_client_options
 from batchmill.schemas.codec import CodecError, decode
-from batchmill.schemas.records import DeadLetter
+from batchmill.schemas.records import DeadLetter, Origin
+from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.topology import topic_name
 
 __all__ = ["Original", "Placed", "kept_from", "log_reader", "originals", "shown"]
@@ -51,8 +52,14 @@ class Original:
     """A letter and its event as the log has them; None where retention took it."""
 
     letter: DeadLetter | None
-    key: bytes | None
-    value: bytes | None  #: of the event; the letter's own copy, where the log has it no more
+    event: RawRecord | None
+
+    @property
+    def value(self) -> bytes | None:
+        """Of the event; the letter's own copy, where the log has it no more."""
+        if self.event is not None:
+            return self.event.value
+        return None if self.letter is None else self.letter.original
 
 
 @asynccontextmanager
@@ -77,15 +84,15 @@ async def originals(settings: Settings, rows: Iterable[P]) -> AsyncIterator[tupl
             events = await _read(reader, settings, "raw", places)
             for row in cut:
                 event = events.get(_event_of(row)) if row.origin_generation == settings.raw_generation else None
-                yield row, _original(letters.get((row.partition, row.offset)), event)
+                yield row, _original(letters.get((row.partition, row.offset)), event, settings.raw_generation)
 
 
 async def kept_from(settings: Settings) -> dict[int, dict[str, int]]:
     """By partition: the first offset that each topic of a life's bodies still has."""
     consumer = AIOKafkaConsumer(**kafka_client_options(settings.kafka), group_id=None, enable_auto_commit=False)
     names = {topic_name(settings.topic_prefix, topic): topic for topic in _OF_A_LIFE}
-    await consumer.start()
     try:
+        await consumer.start()
         places = [TopicPartition(name, partition) for name in names for partition in range(settings.partitions)]
         first: Mapping[TopicPartition, int] = await consumer.beginning_offsets(places)
     finally:
@@ -101,7 +108,8 @@ def shown(original: Original) -> dict[str, Any]:
     letter = original.letter
     told = {} if letter is None else asdict(letter)
     told.pop("original", None)
-    return told | {"key": _text(original.key), **_body(original.value)}
+    key = None if original.event is None else original.event.key
+    return told | {"key": _text(key), **_body(original.value)}
 
 
 def _event_of(row: Placed) -> tuple[int, int]:
@@ -122,11 +130,15 @@ def _text(data: bytes | None) -> str | None:
         return None
 
 
-def _original(letter: LogRecord | None, event: LogRecord | None) -> Original:
-    decoded = None if letter is None else _decoded(letter)
-    if event is not None:
-        return Original(letter=decoded, key=event.key, value=event.value)
-    return Original(letter=decoded, key=None, value=None if decoded is None else decoded.original)
+def _original(letter: LogRecord | None, event: LogRecord | None, generation: int) -> Original:
+    return Original(
+        letter=None if letter is None else _decoded(letter), event=None if event is None else _raw(event, generation)
+    )
+
+
+def _raw(record: LogRecord, generation: int) -> RawRecord:
+    at = Origin(generation=generation, partition=record.partition, offset=record.offset, at_ms=record.timestamp_ms)
+    return RawRecord(origin=at, key=record.key, value=record.value, headers=record.headers)
 
 
 def _decoded(record: LogRecord) -> DeadLetter | None:

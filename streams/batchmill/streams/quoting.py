@@ -17,7 +17,7 @@ from batchmill.schemas.state import Job, Life, Meta, Source
 from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
-from batchmill.streams.dead_lettering import FOREIGN_GENERATION, redrive
+from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, redrive
 from batchmill.streams.granting import output_limit
 from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.orders import Emit, Put
@@ -92,7 +92,7 @@ def quote(
 
 def quote_event(
     letter: DeadLetter,
-    value: bytes | None,
+    event: RawRecord | None,
     rows: Iterable[Job],
     *,
     jobs: CompiledJobs,
@@ -101,14 +101,14 @@ def quote_event(
     default_job: str | None,
     now_ms: int,
 ) -> Quote:
-    """What a redrive of a letter without a life would do; `value` is what raw still holds of its event."""
+    """What a redrive of a letter without a life would do; `event` is what raw still holds."""
     if letter.origin.generation == FOREIGN_GENERATION:
         return Quote(way=Way.FOREIGN)
     view = MemoryView()
     for row in rows:
         view.put(replace(row, paused=False))
     asked = Waiting(Meta(name="quoted", value_json="0"), 0)
-    orders = redriven(view, asked, letter, value, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job)
+    orders = redriven(view, asked, letter, event, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job)
     records = [order.record for order in orders if isinstance(order, Emit)]
     match records:
         case [WorkItem() as item]:
@@ -121,7 +121,7 @@ def quote_event(
         case [DeadLetter() as again]:
             return Quote(way=Way.FAILS, note=again.reason)
         case _:
-            gone = letter.original is None and value is None
+            gone = letter.original is None and event is None
             return Quote(way=Way.GONE) if gone else Quote(way=Way.FAILS, note="its job is not applied")
 
 

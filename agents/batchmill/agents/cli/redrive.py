@@ -214,7 +214,7 @@ async def _tried(here: Door, rows: "list[DeadLetterRow]", quoter: "Quoter") -> "
     )
     try:
         return [
-            (row, quoter.of_event(original.letter, original.value, taking))
+            (row, quoter.of_event(original.letter, original.event, taking))
             async for row, original in originals(here.settings, rows)
         ]
     except KafkaConnectionError:

@@ -20,6 +20,7 @@ from batchmill.schemas.state import Job, Life, Source
 from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import PriceList
+from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.quoting import Kept, Quote, Way, quote, quote_event
 from batchmill.streams.remedies import REMEDIES
@@ -226,13 +227,13 @@ class Quoter:
             now_ms=self._now_ms,
         )
 
-    def of_event(self, letter: DeadLetter | None, value: bytes | None, at: Taking) -> Quote:
-        """What would become of a letter without a life; `letter` and `value` are what the log has of it."""
+    def of_event(self, letter: DeadLetter | None, event: RawRecord | None, at: Taking) -> Quote:
+        """What would become of a letter without a life; `letter` and `event` are what the log has of it."""
         if letter is None:
             return Quote(way=Way.GONE)
         return quote_event(
             letter,
-            value,
+            event,
             self._every_job,
             jobs=self._jobs,
             prices=self._prices,

@@ -18,7 +18,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
 from batchmill.streams import hinting, importing, redriving
 from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
-from batchmill.streams.dead_lettering import of_raw
+from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.orders import Order
 from batchmill.streams.redriving import Waiting, redrive_command, redriven, waiting
@@ -89,6 +89,11 @@ class Controller:
         ours = [each.origin.offset for each in letters if each.origin.generation == self.kit.raw_generation]
         return await self.kit.bodies(task, "raw", ours)
 
+    def _event(self, letter: DeadLetter, events: Mapping[int, LogRecord]) -> RawRecord | None:
+        ours = letter.origin.generation == self.kit.raw_generation
+        found = events.get(letter.origin.offset) if ours else None
+        return None if found is None else self.kit.raw_record(found)
+
     async def _redrive(self, task: Task, asked: Sequence[Waiting]) -> bool:
         await task.capacity()
         try:
@@ -99,13 +104,11 @@ class Controller:
             return False
         for each in asked:
             letter = letters.get(each.offset)
-            ours = letter is not None and letter.origin.generation == self.kit.raw_generation
-            event = events.get(letter.origin.offset) if letter is not None and ours else None
             orders = redriven(
                 task.view,
                 each,
                 letter,
-                None if event is None else event.value,
+                None if letter is None else self._event(letter, events),
                 jobs=self.kit.jobs,
                 now_ms=clock.wall_ms(),
                 limits=self.limits,
