@@ -1,7 +1,9 @@
-"""Dead letters of two jobs on a real log: written out, priced, and brought back once what they lacked is there."""
+"""Dead letters of two jobs on a real log: written out, priced, and brought back once what they lacked is there; and a
+job that stops before it makes more of them."""
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from batchmill.agents.commands import issue
 from batchmill.agents.demo.rig import Rig
 from batchmill.agents.kafka import RunningCluster
+from batchmill.agents.projector import queries
 from batchmill.agents.projector.letters import Wanted, letters
 from batchmill.agents.projector.reading import View, ViewMissingError
-from batchmill.schemas.jobs import ChunkSpec, ModeSpec, PlaceSpec
+from batchmill.schemas.jobs import BreakerSpec, ChunkSpec, JobSpec, ModeSpec, RetrySpec
 from batchmill.schemas.status import Status
 from batchmill.schemas.versions import version_of
 from batchmill.streams.costing import parse_prices, write_prices
@@ -43,11 +46,9 @@ def standing(rig: Rig) -> list[Any]:
         return []
 
 
-async def apply(rig: Rig, job: str) -> None:
-    spec = replace(SPEC, job=job, place=PlaceSpec(sink="sqlite", table=job.replace("-", "_")))
-    issued = await issue(
-        rig.settings, "apply", job, actor="me", version=version_of(spec), body_json=spec.to_json(), wait_seconds=30
-    )
+async def apply(rig: Rig, spec: JobSpec) -> None:
+    version, body = version_of(spec), spec.to_json()
+    issued = await issue(rig.settings, "apply", spec.job, actor="me", version=version, body_json=body, wait_seconds=30)
     assert issued.effective
 
 
@@ -70,7 +71,7 @@ async def test_letters_of_jobs_that_were_not_applied_are_exported_priced_and_bro
         too_soon = json.loads(await said(rig, *where, "--json"))
         assert [(each["way"], each["count"]) for each in too_soon["by_reason"]] == [("would fail again", 3)] * 2
 
-        await asyncio.gather(*(apply(rig, job) for job in LATE))
+        await asyncio.gather(*(apply(rig, replace(SPEC, job=job)) for job in LATE))
         plan = json.loads(await eventually("the view knows both jobs", lambda: _planned(rig, where)))
         assert (plan["count"], plan["unpriced"]) == (6, 0)
         assert 0 < plan["expected_usd"] < plan["most_usd"]
@@ -81,6 +82,19 @@ async def test_letters_of_jobs_that_were_not_applied_are_exported_priced_and_bro
                 lambda job=job: [life.status for life in the_lives(rig, job)] == [Status.COMMITTED] * 3,
             )
         assert standing(rig) == []
+
+        cut_off = replace(SPEC, job="cut", breaker=BreakerSpec(consecutive=3), retry=RetrySpec(max_attempts=1))
+        model = replace(SPEC.ask.model, params_json='{"max_output_tokens":1}')
+        await apply(rig, replace(cut_off, ask=replace(SPEC.ask, model=model)))
+        await publish(rig, "cut", {f"cut-{number}": f"Text {number}." for number in range(30)})
+        paused = await eventually("the job pauses by itself", lambda: _paused(rig, "cut"))
+        assert re.fullmatch("breaker: version [a-z2-7]+, 3 answers in a row failed, most for truncated", paused)
+
+
+def _paused(rig: Rig, job: str) -> str | None:
+    with View(rig.settings.view_path) as view:
+        rows = queries.jobs(view, job)
+    return rows[0].pause_reason if rows else None
 
 
 async def _planned(rig: Rig, words: tuple[str, ...]) -> str | None:
