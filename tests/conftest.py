@@ -20,6 +20,17 @@ os.environ["BATCHMILL_LOOPBACK_ONLY"] = "true"
 _RUN = os.urandom(3).hex()
 
 
+#: whoever asks for one of these has a broker, a browser or a database beside it, and the machine for itself
+_LARGE = frozenset({"broker", "own_broker", "three_brokers", "browser", "postgres"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs much more than a processor runs in the part of `make test` that has one process."""
+    for item in items:
+        if _LARGE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """One broker for the whole run; KAFKA_BOOTSTRAP_SERVERS names one that is already there."""

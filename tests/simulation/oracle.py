@@ -22,6 +22,7 @@ __all__ = [
 
 from batchmill.schemas.jobs import (
     AskSpec,
+    BreakerSpec,
     BudgetSpec,
     ChunkSpec,
     ConfidenceSpec,
@@ -92,6 +93,7 @@ def spec_of(
     budget_nanos: int | None = None,
     prefer: Prefer = "batch",
     judged: Judged = "plainly",
+    breaker: BreakerSpec | None = None,
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -121,6 +123,7 @@ def spec_of(
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
+        breaker=breaker,
     )
 
 

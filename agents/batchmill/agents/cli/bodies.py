@@ -11,29 +11,21 @@ __all__ = ["At", "read_bodies", "sent_line"]
 
 At = tuple[str, int, int]  #: topic's short name, partition, offset
 
-_CACHE_BYTES = 64 * 2**20
-
 
 async def read_bodies(settings: "Settings", places: Iterable[At]) -> dict[At, dict[str, Any]]:
     """What the log holds at these places; what retention took is absent."""
-    from batchmill.agents.runtime import BodyCache, LogReader
-    from batchmill.agents.topics import kafka_client_options
+    from batchmill.agents.originals import log_reader
     from batchmill.streams.topology import topic_name
 
-    options = kafka_client_options(settings.kafka)
-    servers = options.pop("bootstrap_servers")
-    reader = LogReader(bootstrap_servers=servers, bodies=BodyCache(bytes_max=_CACHE_BYTES), options=options)
     wanted: dict[tuple[str, int], list[int]] = {}
     for topic, partition, offset in places:
         wanted.setdefault((topic, partition), []).append(offset)
     found: dict[At, dict[str, Any]] = {}
-    try:
+    async with log_reader(settings) as reader:
         for (topic, partition), offsets in wanted.items():
             full = topic_name(settings.topic_prefix, topic)
             for offset, record in (await reader.read(full, partition, offsets)).items():
                 found[topic, partition, offset] = _shown(topic, record.key, record.value)
-    finally:
-        await reader.close()
     return found
 
 
