@@ -10,12 +10,14 @@ from random import Random
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
 from batchmill.schemas.jobs import BudgetSpec, JobSpec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
-from tests.simulation.oracle import PROMPTS, Prefer, spec_of
+from batchmill.streams.scoring import actor_of
+from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
 from tests.simulation.overseer import SimOverseer
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
@@ -42,6 +44,7 @@ class Scale:
     faults: Faults = NORMAL  #: of the provider
     prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
+    judged: Judged = "plainly"  #: how answers are judged
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Story:
     finished: bool = False
     overseer: SimOverseer | None = None
     budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
+    ruled: bool = False  #: there is a rule over input and output
     overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
 
     def watch_budget(self) -> None:
@@ -77,6 +81,13 @@ class Story:
     def sink(self) -> SimSink:
         return self.worker.sink
 
+    @property
+    def undone(self) -> set[str]:
+        """Requests that were declined and are not any more: in review again, or ended otherwise since nobody waits."""
+        moves = ((before, after) for before, after in self.world.moves if before is not None)
+        declined = (after for before, after in moves if before.reason is Reason.DECLINED is not after.reason)
+        return {after.request_id for after in declined}
+
     def lives(self) -> list[Life]:
         return [row for task in self.tasks for row in task.view.rows(Life.schema) if isinstance(row, Life)]
 
@@ -95,16 +106,20 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             count_max=chance.randrange(1, 12),
             budget_nanos=scale.budget_nanos,
             prefer=scale.prefer,
+            judged=scale.judged,
         )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
+    story.ruled = scale.judged != "plainly"
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
         story.budgets.append(scale.budget_nanos)
     operator.command("apply", version=0)
+    if scale.judged == "scored":
+        operator.apply(scorer())
     author = _Author(story, scale)
     for _ in range(scale.actions):
         _act(story, operator, author)
@@ -191,6 +206,8 @@ def _waiting(story: Story) -> bool:
             return True
         if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
             return True
+        if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
+            return True
     return False
 
 
@@ -240,6 +257,11 @@ class _Operator:
         self.specs = specs
         self.version = 0
         self.commands = 0
+        self.people = Random(story.seed)
+        self.decided: list[tuple[SimTask, Decision]] = []  #: what may be taken back
+        more = ("defer",) if story.ruled else ()
+        scores = ("score",) if specs[0].judge.scoring is not None else ()
+        self.rulings = ("accept", "accept", "correct", "decline", *more, *scores)
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
         self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
@@ -263,13 +285,22 @@ class _Operator:
         self.command("apply", version=self.version)
 
     def command(self, command: str, *, version: int | None = None) -> None:
+        if version is not None:
+            self.apply(self.specs[version])
+        else:
+            self._issue(command, JOB, None, "{}")
+
+    def apply(self, spec: JobSpec) -> None:
+        self._issue("apply", spec.job, version_of(spec), spec.to_json())
+
+    def _issue(self, command: str, job: str, version: str | None, body_json: str) -> None:
         self.commands += 1
         control = Control(
             command_id=f"command-{self.commands}",
             command=command,
-            job=JOB,
-            version=None if version is None else self.story.versions[version],
-            body_json="{}" if version is None else self.specs[version].to_json(),
+            job=job,
+            version=version,
+            body_json=body_json,
             actor="operator",
             issued_at_ms=self.story.world.now_ms,
         )
@@ -277,8 +308,12 @@ class _Operator:
             self.story.world.append("control", partition, control)
 
     def decide(self) -> None:
-        """Rule on a life in review, now and then on an answer it no longer has."""
+        """Rule on a life in review, now and then on an answer it no longer has; or take an earlier ruling back."""
         chance = self.story.world.chance
+        if self.decided and self.people.random() < 0.3:
+            task, earlier = self.people.choice(self.decided[-20:])
+            self._write(task, replace(earlier, id=f"undo-{earlier.id}", action="undo", undoes=earlier.id))
+            return
         waiting = [
             (task, life)
             for task in self.story.tasks
@@ -288,18 +323,35 @@ class _Operator:
         if not waiting:
             return
         task, life = chance.choice(waiting)
-        action = chance.choice(("accept", "accept", "correct", "decline"))
-        correction = json.dumps({"confidence": 1.0, "label": f"corrected {chance.randrange(1000)}"})
-        self.story.corrections.append(json.loads(correction))
-        decision = Decision(
+        decision = self._decision(life, chance.choice(self.rulings))
+        if self.story.ruled:
+            self.decided.append((task, decision))
+        self._write(task, decision)
+
+    def _decision(self, life: Life, action: str) -> Decision:
+        chance, now_ms = self.story.world.chance, self.story.world.now_ms
+        correction = self._correction()
+        late = {"confidence": 0.9, "label": "late"}  # a score of another answer, and it agrees
+        return Decision(
             id=f"decision-{chance.randrange(10**9)}",
             request_id=life.request_id,
             job=life.job,
             action=action,
-            output_sha256_seen="stale" if chance.random() < 0.1 else life.output_sha256 or "",
-            output_json=correction if action == "correct" else None,
+            output_sha256_seen="stale" if chance.random() < 0.1 or action == "score" else life.output_sha256 or "",
+            output_json={"correct": json.dumps(correction), "score": json.dumps(late)}.get(action),
             reason=None,
-            actor="reviewer",
-            decided_at_ms=self.story.world.now_ms,
+            until_ms=now_ms + 1_000 if action == "defer" else None,
+            actor=actor_of(SECOND) if action == "score" else self.people.choice(("ada", "bob", "cleo")),
+            decided_at_ms=now_ms,
         )
+
+    def _correction(self) -> dict[str, object]:
+        """Where there is a rule, now and then one that breaks it."""
+        breaks = self.story.ruled and self.people.random() < 0.2
+        label = f"{WRONG} " if breaks else ""
+        correction = {"confidence": 1.0, "label": f"{label}corrected {self.story.world.chance.randrange(1000)}"}
+        self.story.corrections.append(correction)
+        return correction
+
+    def _write(self, task: SimTask, decision: Decision) -> None:
         self.story.world.append("decisions", task.partition, decision)

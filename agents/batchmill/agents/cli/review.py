@@ -185,13 +185,24 @@ def _check_correction(here: Door, life: "LifeRow", decision: "Decision") -> None
     applied = applied_versions(asyncio.run(read_commands(here.settings, life.job))).get(life.version)
     if applied is None:
         raise CommandError(f"version {life.version} of {life.job} is not in the control log", ExitCode.NOT_FOUND)
+    job = compile_job(applied.spec, applied.version)
     try:
-        judgement = correction(compile_job(applied.spec, applied.version), decision)
+        judgement = correction(job, decision, _input_of(here, life) if job.judge.reads_input else None)
     except Unusable as wrong:
         raise CommandError(f"the correction is refused: {wrong.note}", ExitCode.GATE) from None
     if judgement.reason is not None:
         failed = "; ".join(f"{check.path or '$'}: {check.note}" for check in judgement.checks if not check.passed)
         raise CommandError(f"the correction is refused: {judgement.reason}: {failed}", ExitCode.GATE)
+
+
+def _input_of(here: Door, life: "LifeRow") -> Any:
+    from json import loads
+
+    text = asyncio.run(_bodies(here, life))["input"]
+    if text is None:
+        what = f"the correction cannot be checked: retention removed the input of {life.request_id}; accept or decline"
+        raise CommandError(what, ExitCode.NOT_FOUND)
+    return loads(text)
 
 
 def _decide(here: Door, decisions: "list[Decision]") -> None:
