@@ -1,4 +1,4 @@
-"""docs/validation.md is true: its fragments are jobs, its functions are all there are, its numbers those of the code."""
+"""docs/validation.md is true: its fragments are jobs, its functions all there are, its numbers those of the code."""
 
 import contextlib
 import io

@@ -186,7 +186,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(output=json_values, member=st.sampled_from(["label", "confidence", "summary", SECRET]), inside=st.booleans())
 def test_no_check_repeats_the_answer(output: Any, member: str, inside: bool) -> None:
     answer = {"label": output, member: {SECRET: [SECRET]} if inside else SECRET}
