@@ -30,6 +30,8 @@ JOB = "sim"
 QUIET_ROUNDS_MAX = 3_000
 ENOUGH_NANOS = 10**9
 STEP_MS_MAX = 4_000
+#: effects that have most to do
+MOSTLY = ("dispatch", "dispatch", "poll", "poll")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +160,8 @@ def _work(story: Story, task: SimTask) -> None:
             name = chance.choice(list(TOPICS))
             TOPICS[name](story.worker, task, chance.randrange(1, 12))
         else:
-            name = chance.choice([*EFFECTS, "dispatch", "dispatch", "poll", "poll"])
+            idle = set() if story.ruled else {"judge"}
+            name = chance.choice([*(each for each in EFFECTS if each not in idle), *MOSTLY])
             EFFECTS[name](story.worker, task)
         if chance.random() < 0.6:
             task.commit()

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas import codec
@@ -56,6 +56,7 @@ class Room:
         judge = judge or JudgeSpec(review_sample=1)
         self.spec = make_spec(judge=judge, review=review_spec or ReviewSpec())
         self.view = make_view(make_row(self.spec))
+        self.jobs = CompiledJobs()
         self.item = take_in(self.view, make_raw())
         self.result = answer(self.view, self.item.request_id, SEEN)
         self.verdicts = self.judged()
@@ -63,7 +64,7 @@ class Room:
         assert self.life.status is Status.NEEDS_REVIEW
 
     def judged(self) -> list[Any]:
-        told: dict[str, Any] = {"jobs": CompiledJobs(), "now_ms": NOW_MS}
+        told: dict[str, Any] = {"jobs": self.jobs, "now_ms": NOW_MS}
         said = carry_out(self.view, validate(self.view, self.result, 11, **told))
         if self.life.status is Status.SUCCEEDED_UNVALIDATED:
             said = carry_out(self.view, validate_beside(self.view, self.life, self.result, self.item, **told))
@@ -111,7 +112,7 @@ class Room:
         """What `decisions` brings; it lies there at the offset that is its number."""
         self.decisions.append(decision)
         offset = len(self.decisions) - 1
-        orders = review(self.view, decision, offset, jobs=CompiledJobs(), now_ms=NOW_MS + 1)
+        orders = review(self.view, decision, offset, jobs=self.jobs, now_ms=NOW_MS + 1)
         return carry_out(self.view, orders)
 
     def beside(self, *, item: bool = True, result: bool = True) -> list[Any]:
@@ -121,7 +122,7 @@ class Room:
         for each in waiting(self.view, 100):
             told = self.decisions[each.offset]
             said += carry_out(
-                self.view, review_beside(self.view, each, told, bodies, jobs=CompiledJobs(), now_ms=NOW_MS + 2)
+                self.view, review_beside(self.view, each, told, bodies, jobs=self.jobs, now_ms=NOW_MS + 2)
             )
         return said
 
@@ -411,6 +412,7 @@ def test_who_is_decided_twice_is_the_same_everywhere(share: float, request_id: s
     assert not drawn or share > 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
