@@ -4,7 +4,7 @@ What lives here: who may be served where, and health beside it. What must not: w
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
@@ -21,7 +21,10 @@ from batchmill.agents.web.app import create_app
 from batchmill.agents.web.operating import Operations
 from batchmill.agents.web.tokens import FILE_NAME, TokenFile
 
-__all__ = ["hosts_of", "run_web", "token_file"]
+__all__ = ["Pages", "hosts_of", "run_web", "token_file"]
+
+#: makes the routes that answer browsers
+Pages = Callable[[Desk, Operations], Sequence[APIRouter]]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  to refuse it, not to bind to it
@@ -47,9 +50,15 @@ def hosts_of(settings: Settings, host: str) -> frozenset[str]:
 
 
 async def run_web(
-    settings: Settings, *, host: str, port: int, stop: asyncio.Event, pages: Sequence[APIRouter] = ()
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    say: Callable[[str], None] = lambda _told: None,
+    pages: Pages = lambda _desk, _operations: (),
 ) -> None:
-    """Serve until `stop`."""
+    """Serve until `stop`; `say` is told where."""
     set_up_logging(settings.log, process="web", instance=settings.instance)
     hosts = hosts_of(settings, host)
     local = User(name=actor_here(), role=Role.OPERATOR) if is_loopback_host(host) else None
@@ -68,7 +77,7 @@ async def run_web(
             settings=settings.web,
             hosts=hosts,
             local=local,
-            pages=pages,
+            pages=pages(desk, operations),
         )
         looking = asyncio.create_task(state.keep(desk), name="readiness")
         try:
@@ -76,7 +85,9 @@ async def run_web(
                 serving_health(settings.health, reasons=lambda: state.reasons, metrics=telemetry.prometheus),
                 serving(app, host=host, port=port, name="web", connections_max=settings.web.connections_max) as url,
             ):
-                get_logger(__name__).info("web_listening", url=url, tokens=bool(token_file(settings).tokens()))
+                known = bool(token_file(settings).tokens())
+                get_logger(__name__).info("web_listening", url=url, tokens=known)
+                say(f"the review desk is at {url}; {'a token is needed' if known else 'only this machine comes in'}")
                 await stop.wait()
         finally:
             looking.cancel()
