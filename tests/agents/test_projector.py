@@ -616,6 +616,20 @@ def test_a_redriven_letter_stands_no_longer(log: Log) -> None:
         assert queries.dead_letters(view, standing=True) == []
 
 
+def test_an_undone_decline_is_in_review_and_its_letter_stands_no_longer(log: Log) -> None:
+    life = a_life(log.raw(), status=Status.FAILED_TERMINAL, reason=Reason.DECLINED)
+    log.row(life)
+    log.add("dead-letter", 0, encode(a_letter(life.origin, request_id=life.request_id, reason=Reason.DECLINED)))
+    log.fold()
+    assert places(log) == {Place.DEAD_LETTERED: 1}
+    log.row(replace(life, status=Status.NEEDS_REVIEW, reason=None))
+    log.fold()
+    assert places(log) == {Place.IN_REVIEW: 1}
+    with log.view() as view:
+        assert accounting(view).holds
+        assert queries.dead_letters(view, standing=True) == []
+
+
 def test_a_command_is_asked_for_first_and_in_effect_task_by_task(log: Log) -> None:
     for partition in (0, 1):
         log.add("control", partition, encode(a_command("apply", "1", VERSION)))
