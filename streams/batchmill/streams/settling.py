@@ -9,6 +9,7 @@ and nothing in flight is raced:
     validated                                                by the committer, before it intends a write
 """
 
+from dataclasses import replace
 from typing import Final
 
 from batchmill.schemas.ids import dead_letter_id
@@ -30,6 +31,7 @@ __all__ = [
     "life_key",
     "moved",
     "obituary",
+    "pause_by_itself",
     "put_or_end",
     "unwanted",
 ]
@@ -88,6 +90,14 @@ def put_or_end(view: StateView, life: Life, *, stage: str, now_ms: int) -> list[
     """Put the life, ended first if it is not wanted."""
     kept, said = end_if_unwanted(view, life, stage=stage, now_ms=now_ms)
     return [Put(kept), *said]
+
+
+def pause_by_itself(view: StateView, job_name: str, reason: str, now_ms: int) -> list[Order]:
+    """Pause a job in this task without anybody having said so; the overseer tells the other tasks."""
+    job = read.job(view, job_name)
+    if job is None or job.paused:
+        return []
+    return [Put(replace(job, paused=True, pause_reason=reason, updated_at_ms=now_ms))]
 
 
 def life_key(life: Life) -> bytes:
