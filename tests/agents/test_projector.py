@@ -627,7 +627,7 @@ def test_an_undone_decline_is_in_review_and_its_letter_stands_no_longer(log: Log
     assert places(log) == {Place.IN_REVIEW: 1}
     with log.view() as view:
         assert accounting(view).holds
-        assert list(letters(view, Wanted(), now_ms=0)) == []
+        assert list(letters.letters(view, letters.Wanted(), now_ms=0)) == []
 
 
 def test_a_command_is_asked_for_first_and_in_effect_task_by_task(log: Log) -> None:
