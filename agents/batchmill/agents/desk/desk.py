@@ -527,14 +527,21 @@ def _refuse_late(
             told += f"; take its commit back with `batchmill commits revert {row.request_id}`"
         raise DeskError(ErrorKind.CONFLICT, told)
     until_ms = undone.decided_at_ms + int(job.spec.review.undo_seconds * _MS)
-    if undone.action != "decline" and now_ms > until_ms:
+    if not _waits_with(row, undone) and undone.action != "decline" and now_ms > until_ms:
         told = f"it is too late to undo (review.undo_seconds: {job.spec.review.undo_seconds:g})"
         raise DeskError(
             ErrorKind.CONFLICT, f"{told}; take the commit back with `batchmill commits revert {row.request_id}`"
         )
 
 
+def _waits_with(row: asked.WaitingRow, undone: Decision) -> bool:
+    """It is an opinion: nothing comes of it until somebody else has decided, too."""
+    return undone.id in {each.decision_id for each in cards.opinions(row)}
+
+
 def _stands(row: asked.WaitingRow, undone: Decision) -> bool:
+    if _waits_with(row, undone):
+        return True
     if undone.action == "decline":
         return row.status is Status.FAILED_TERMINAL and row.reason is Reason.DECLINED
     return row.status is Status.VALIDATED and row.commit_id is None and not row.reverted

@@ -232,10 +232,10 @@ def decision(view: View, name: str) -> DecisionRow | None:
 
 
 def opinions_in_force(view: View, job: str | None) -> list[ReviewedRow]:
-    """Decisions about answers that two or more people decided."""
+    """Decisions about answers that two or more people decided; those about one answer in their order."""
     sql = f"""WITH f AS ({_IN_FORCE}) SELECT * FROM f WHERE (request_id, output_sha256_seen) IN
       (SELECT request_id, output_sha256_seen FROM f GROUP BY 1, 2 HAVING COUNT(*) > 1)
-      ORDER BY request_id, output_sha256_seen, actor"""
+      ORDER BY request_id, output_sha256_seen, offset"""
     return view.typed(ReviewedRow, sql, {"job": job})
 
 
