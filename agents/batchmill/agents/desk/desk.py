@@ -267,7 +267,7 @@ class Desk:
         if len(names) != expect:
             raise DeskError(ErrorKind.REFUSED, f"{expect} were confirmed, {len(names)} are named; confirm again")
         if len(names) > self._settings.bulk_max:
-            told = f"at most {self._settings.bulk_max} are accepted at once (review.bulk_max), {len(names)} are named"
+            told = f"at most {self._settings.bulk_max} are accepted at once (desk.bulk_max), {len(names)} are named"
             raise DeskError(ErrorKind.REFUSED, told)
         chosen = [await self._decidable(name, user, None) for name in names]
         made = [(row, job, self._decision(row, "accept", user)) for row, job in chosen]

@@ -28,7 +28,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     try:
         async with LogBodies(settings) as bodies:
             yield Desk(
-                view_path=settings.view_path, holding=holding, bodies=bodies, write=write, settings=settings.review
+                view_path=settings.view_path, holding=holding, bodies=bodies, write=write, settings=settings.desk
             )
     finally:
         await asyncio.to_thread(holding.close)
