@@ -354,7 +354,7 @@ class WebSettings(_Group):
     cookie_name: str = Field(
         default="batchmill_token", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Name of the cookie of a login."
     )
-    cookie_days: Positive = Field(default=30, description="How long a login lasts, if its token does.")
+    cookie_hours: Positive = Field(default=720, description="How long a login lasts, if its token does.")
     body_bytes_max: Positive = Field(default=2 * 2**20, description="A larger request is refused unread.")
     body_seconds: Seconds = Field(default=10, description="A request that is still coming in after this is refused.")
     connections_max: Positive = Field(default=200, description="Connections answered at once; more are told to wait.")

@@ -6,19 +6,20 @@ decision names the answer its author saw, and the task has the last word.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiokafka.errors import KafkaError
 
 from batchmill.agents import clock
 from batchmill.agents.commands import new_id
-from batchmill.agents.desk import cards
+from batchmill.agents.desk import cards, undoing
 from batchmill.agents.desk.agreeing import agreement
+from batchmill.agents.desk.asking import Bodies, Library, Views
 from batchmill.agents.desk.calibrating import Curve, calibration
 from batchmill.agents.desk.holding import Claim, Holding
 from batchmill.agents.desk.model import (
@@ -41,7 +42,7 @@ from batchmill.agents.desk.model import (
 from batchmill.agents.desk.risk import risk
 from batchmill.agents.desk.watching import Watch
 from batchmill.agents.projector import reviewing as asked
-from batchmill.agents.projector.reading import View, ViewMissingError
+from batchmill.agents.projector.reading import View
 from batchmill.agents.settings import ReviewSettings
 from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError
 from batchmill.schemas.ids import content_sha256
@@ -52,27 +53,17 @@ from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.reviewing import correction
 from batchmill.streams.unusable import Unusable
 
-__all__ = ["Bodies", "Desk", "Write"]
+__all__ = ["Desk", "Write"]
 
 T = TypeVar("T")
 
-At = tuple[str, int, int]  #: topic's short name, partition, offset
 #: puts decisions into the log, acknowledged
 Write = Callable[[Sequence[Decision]], Awaitable[None]]
 
-#: queries of one desk running at once, and bodies being waited for
-_ASKS_MAX: Final = 4
-_READS_MAX: Final = 32
 _DECISIONS_SHOWN_MAX: Final = 50
 _GOLD_CUT: Final = 100
 _MS: Final = 1_000
 _REASONS: Final[dict[str | None, Reason | None]] = {None: None, **{reason.value: reason for reason in Reason}}
-
-
-class Bodies(Protocol):
-    """What the log holds at places; what is not there is absent."""
-
-    async def read(self, places: Iterable[At]) -> dict[At, dict[str, Any]]: ...
 
 
 class Desk:
@@ -89,15 +80,13 @@ class Desk:
         jobs: CompiledJobs,
         now_ms: Callable[[], int] = clock.wall_ms,
     ) -> None:
-        self._view_path = view_path
+        self._views = Views(view_path)
         self._holding = holding
-        self._bodies = bodies
+        self._library = Library(bodies)
         self._write = write
         self._settings = settings
         self._now_ms = now_ms
         self._jobs = jobs
-        self._asks = asyncio.Semaphore(_ASKS_MAX)
-        self._reads = 0
         self._watch = Watch(look=self._change, seconds=settings.look_seconds, listeners_max=settings.listeners_max)
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -112,7 +101,7 @@ class Desk:
             wanted = self._wanted(view, chosen, user, now_ms)
             return asked.waiting(view, _risk, wanted, begin, rows + 1), asked.waiting_total(view, wanted)
 
-        found, total = await self._ask(look)
+        found, total = await self._views.ask(look)
         items = await self._items(found[:rows], now_ms)
         return Page(items=items, total=total, after=items[-1].cursor if len(found) > rows else None)
 
@@ -132,17 +121,17 @@ class Desk:
                 at = cards.position(found[-1])
             return None
 
-        return await self._ask(look)
+        return await self._views.ask(look)
 
     async def card(self, request_id: str, *, user: User) -> Card:
         """Everything about one record: also of one that is decided already (`status` says so)."""
         _may(user, Role.VIEWER)
         row, job = await self._row(request_id)
         now_ms = self._now_ms()
-        decided = await self._ask(lambda view: asked.decisions(view, request_id, limit=_DECISIONS_SHOWN_MAX))
+        decided = await self._views.ask(lambda view: asked.decisions(view, request_id, limit=_DECISIONS_SHOWN_MAX))
         claim = (await self._claims(now_ms)).get(request_id)
         places = cards.places(row, decided)
-        bodies = await self._read(places.all)
+        bodies = await self._library.read(places.all)
         (item,) = await self._items([row], now_ms)
         return cards.card(row, item, job, places, bodies, decided, None if claim is None else claim.decision)
 
@@ -153,7 +142,7 @@ class Desk:
         def look(view: View) -> asked.Counts:
             return asked.counts(view, job=job, now_ms=now_ms, hidden=self._hidden(view, now_ms))
 
-        found = await self._ask(look)
+        found = await self._views.ask(look)
         return Progress(
             job=job,
             waiting=found.waiting,
@@ -170,11 +159,11 @@ class Desk:
 
     async def agreement(self, job: str | None = None) -> Agreement:
         """How far those agree who decided the same answers independently."""
-        return agreement(job, await self._ask(lambda view: asked.opinions_in_force(view, job)))
+        return agreement(job, await self._views.ask(lambda view: asked.opinions_in_force(view, job)))
 
     async def calibration(self, job: str) -> Calibration:
         """What told confidences were worth, and the curve to declare."""
-        rows, curves = await self._ask(lambda view: (asked.rated(view, job), self._curves(view, job)))
+        rows, curves = await self._views.ask(lambda view: (asked.rated(view, job), self._curves(view, job)))
         return calibration(job, rows, curves)
 
     async def decline_reasons(self, job: str) -> tuple[str, ...]:
@@ -185,7 +174,7 @@ class Desk:
             compiled = None if row is None else self._jobs.of(row)
             return None if compiled is None else compiled.spec.review.decline_reasons
 
-        found = await self._ask(look)
+        found = await self._views.ask(look)
         if found is None:
             raise DeskError(ErrorKind.NOT_FOUND, f"the read model knows no job {job}; see `batchmill job list`")
         return found
@@ -193,10 +182,10 @@ class Desk:
     async def export_gold(self, job: str) -> AsyncIterator[Gold]:
         """Accepted and corrected answers in force, by request id; read from the log in cuts."""
         last = ""
-        while rows := await self._ask(
+        while rows := await self._views.ask(
             lambda view, last=last: asked.gold_rows(view, job, after=last, limit=_GOLD_CUT)  # type: ignore[misc]
         ):
-            bodies = await self._read(place for row in rows for place in cards.gold_places(row))
+            bodies = await self._library.read(place for row in rows for place in cards.gold_places(row))
             for row in rows:
                 if (example := cards.gold(row, bodies)) is not None:
                     yield example
@@ -292,7 +281,8 @@ class Desk:
         row, job = await self._row(undone.request_id)
         pending = claims.get(undone.request_id)
         left = pending.sha256_left if pending is not None else row.output_sha256 or ""
-        _refuse_late(row, job, undone, pending=pending, now_ms=now_ms)
+        undo_seconds = job.spec.review.undo_seconds
+        undoing.refuse_late(row, undone, undo_seconds=undo_seconds, pending=pending is not None, now_ms=now_ms)
         decision = replace(self._decision(row, "undo", user), job=undone.job, output_sha256_seen=left, undoes=undone.id)
         await self._put({row.request_id: self._claim(row, decision, left)}, replaces=undone.id)
         return Answer(decision=decision, undo_until_ms=None)
@@ -350,7 +340,7 @@ class Desk:
 
     async def _item_input(self, row: asked.WaitingRow) -> Any:
         place = ("normalized", row.partition, row.input_offset)
-        found = cards.input_of(row, (await self._read([place])).get(place))
+        found = cards.input_of(row, (await self._library.read([place])).get(place))
         if found is None:
             told = "the correction cannot be checked: retention removed the record's input; accept or decline"
             raise DeskError(ErrorKind.REFUSED, told)
@@ -388,7 +378,7 @@ class Desk:
             row = asked.decision(view, name)
             return row or cards.newest_in_force(asked.decisions(view, name, limit=_DECISIONS_SHOWN_MAX))
 
-        found = await self._ask(look)
+        found = await self._views.ask(look)
         if found is None:
             raise DeskError(ErrorKind.NOT_FOUND, f"no decision is in force by the name {name[:64]}")
         return cards.decision_of(found, None)
@@ -402,7 +392,7 @@ class Desk:
             compiled = None if row is None or known is None else self._jobs.of(known, row.version)
             return None if row is None or compiled is None else (row, compiled)
 
-        found = await self._ask(look)
+        found = await self._views.ask(look)
         if found is None:
             raise DeskError(ErrorKind.NOT_FOUND, f"no request {request_id[:64]}; see `batchmill review list`")
         return found
@@ -436,7 +426,7 @@ class Desk:
             moved = [claim.decision.id for name, claim in claims.items() if seen.get(name) != claim.mark]
             return [name for name in moved if asked.decision(view, name) is not None]
 
-        settled = await self._ask(look)
+        settled = await self._views.ask(look)
         await self._hold(lambda: self._holding.forget(settled))
 
     async def _claims(self, now_ms: int) -> dict[str, Claim]:
@@ -450,7 +440,7 @@ class Desk:
     def _change(self) -> Change:
         """One look for all listeners; runs in a thread."""
         now_ms = self._now_ms()
-        with self._view() as view:
+        with self._views.open() as view:
             at, newest_ms = asked.position(view)
             by_job = asked.waiting_by_job(view, now_ms=now_ms, hidden=self._hidden(view, now_ms))
         age_seconds = (now_ms - newest_ms) / _MS
@@ -464,7 +454,7 @@ class Desk:
 
     async def freshness(self) -> Change:
         """One look, now: also tells whether the view is stale."""
-        return await self._threaded(self._change)
+        return await self._views.run(self._change)
 
     def _curves(self, view: View, job: str) -> dict[str, Curve]:
         """By version, the calibration that made the recorded confidences of the told ones."""
@@ -474,39 +464,8 @@ class Desk:
         specs = {version: made.spec.judge.confidence for version, made in compiled.items() if made is not None}
         return {version: spec.calibration for version, spec in specs.items() if spec is not None and spec.calibration}
 
-    def _view(self) -> View:
-        return View(self._view_path)
-
-    async def _ask(self, look: Callable[[View], T]) -> T:
-        """Ask the view in a thread; a bounded number at once."""
-
-        def run() -> T:
-            with self._view() as view:
-                return look(view)
-
-        return await self._threaded(run)
-
     async def _hold(self, act: Callable[[], T]) -> T:
         return await asyncio.to_thread(act)
-
-    async def _threaded(self, run: Callable[[], T]) -> T:
-        async with self._asks:
-            try:
-                return await asyncio.to_thread(run)
-            except ViewMissingError as error:
-                raise DeskError(ErrorKind.UNAVAILABLE, str(error)) from None
-
-    async def _read(self, places: Iterable[At]) -> dict[At, dict[str, Any]]:
-        if self._reads >= _READS_MAX:
-            raise DeskError(ErrorKind.UNAVAILABLE, f"{_READS_MAX} readings of the log wait already; try again")
-        self._reads += 1
-        try:
-            return await self._bodies.read(places)
-        except (KafkaError, KafkaUnreachableError, TimeoutError, OSError):
-            told = "the log cannot be read just now: is the broker up?"
-            raise DeskError(ErrorKind.UNAVAILABLE, told) from None
-        finally:
-            self._reads -= 1
 
 
 def _may(user: User, needed: Role) -> None:
@@ -523,37 +482,4 @@ def _sha256(output_json: str) -> str:
 
 
 def _answer(decision: Decision, job: CompiledJob) -> Answer:
-    until_ms = decision.decided_at_ms + int(job.spec.review.undo_seconds * _MS)
-    return Answer(decision=decision, undo_until_ms=None if decision.action == "defer" else until_ms)
-
-
-def _refuse_late(
-    row: asked.WaitingRow, job: CompiledJob, undone: Decision, *, pending: Claim | None, now_ms: int
-) -> None:
-    """CONFLICT when something has come of the decision already, or may have by the time the task hears of it."""
-    if undone.action not in {"accept", "correct", "decline"}:
-        raise DeskError(ErrorKind.CONFLICT, f"{undone.action} cannot be undone")
-    if pending is None and not _stands(row, undone):
-        told = f"nothing is left to undo: request {row.request_id} is {row.status}"
-        if row.commit_id is not None:
-            told += f"; take its commit back with `batchmill commits revert {row.request_id}`"
-        raise DeskError(ErrorKind.CONFLICT, told)
-    until_ms = undone.decided_at_ms + int(job.spec.review.undo_seconds * _MS)
-    if not _waits_with(row, undone) and undone.action != "decline" and now_ms > until_ms:
-        told = f"it is too late to undo (review.undo_seconds: {job.spec.review.undo_seconds:g})"
-        raise DeskError(
-            ErrorKind.CONFLICT, f"{told}; take the commit back with `batchmill commits revert {row.request_id}`"
-        )
-
-
-def _waits_with(row: asked.WaitingRow, undone: Decision) -> bool:
-    """It is an opinion: nothing comes of it until somebody else has decided, too."""
-    return undone.id in {each.decision_id for each in cards.opinions(row)}
-
-
-def _stands(row: asked.WaitingRow, undone: Decision) -> bool:
-    if _waits_with(row, undone):
-        return True
-    if undone.action == "decline":
-        return row.status is Status.FAILED_TERMINAL and row.reason is Reason.DECLINED
-    return row.status is Status.VALIDATED and row.commit_id is None and not row.reverted
+    return Answer(decision=decision, undo_until_ms=undoing.until_ms(decision, job.spec.review.undo_seconds))

@@ -4,3 +4,5 @@
 together, `serving` runs it; `pages` is what people see. What a review is lives in `agents.desk`; nothing is decided
 here.
 """
+
+__all__: list[str] = []

@@ -20,7 +20,7 @@ __all__ = ["Failures", "login_router"]
 _ADDRESSES_MAX: Final = 10_000
 _TOKEN_CHARS_MAX: Final = 200
 _PATH_CHARS_MAX: Final = 2_000
-_SECONDS_PER_DAY: Final = 86_400
+_SECONDS_PER_HOUR: Final = 3_600
 
 
 class Failures:
@@ -71,7 +71,7 @@ def login_router(settings: WebSettings, tokens: TokenFile, failures: Failures) -
         answer.set_cookie(
             settings.cookie_name,
             token.strip(),
-            max_age=settings.cookie_days * _SECONDS_PER_DAY,
+            max_age=settings.cookie_hours * _SECONDS_PER_HOUR,
             httponly=True,
             samesite="strict",
             secure=settings.tls_proxy or request.url.scheme == "https",

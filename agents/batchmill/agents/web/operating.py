@@ -4,22 +4,22 @@ What lives here: counting what a command would be about, and giving it. What mus
 command that changes many records is a dry run unless it is said otherwise.
 """
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol
 
 from aiokafka.errors import KafkaError
 
 from batchmill.agents import clock
 from batchmill.agents.commands import Issued
+from batchmill.agents.desk.asking import Views
 from batchmill.agents.desk.model import DeskError, ErrorKind, User
 from batchmill.agents.projector import letters, queries
 from batchmill.agents.projector.letters import DeadLetterRow, Wanted
 from batchmill.agents.projector.queries import JobRow, RunRow
-from batchmill.agents.projector.reading import View, ViewMissingError
+from batchmill.agents.projector.reading import View
 from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Status
@@ -28,8 +28,6 @@ from batchmill.streams.redriving import command_body
 
 __all__ = ["REQUESTS_MAX", "Change", "Given", "Issue", "Operations", "Planned", "Switch"]
 
-T = TypeVar("T")
-
 Change = Literal["revert", "replay"]
 Switch = Literal["pause", "resume"]
 #: records named one by one in one command; its body must stay far below the size of a record
@@ -37,7 +35,6 @@ REQUESTS_MAX: Final = 5_000
 #: and of one that takes commits back, whose row has to fit a record, too
 _CHANGED_AT_ONCE: Final = 1_000
 _REDRIVE_MAX: Final = 100_000
-_ASKS_MAX: Final = 4
 
 
 class Issue(Protocol):
@@ -75,17 +72,16 @@ class Operations:
     """Made once per server."""
 
     def __init__(self, *, view_path: Path, issue: Issue, wait_seconds: float) -> None:
-        self._view_path = view_path
+        self._views = Views(view_path)
         self._issue = issue
         self._wait_seconds = wait_seconds
-        self._asks = asyncio.Semaphore(_ASKS_MAX)
 
     async def jobs(self) -> tuple[JobRow, ...]:
-        return tuple(await self._ask(queries.jobs))
+        return tuple(await self._views.ask(queries.jobs))
 
     async def runs(self, job: str | None, limit: int) -> tuple[RunRow, ...]:
         """The newest first."""
-        return tuple(await self._ask(lambda view: queries.runs(view, job=job, limit=limit)))
+        return tuple(await self._views.ask(lambda view: queries.runs(view, job=job, limit=limit)))
 
     async def dead_letters(
         self, *, job: str | None, reason: Reason | None, stage: str | None, limit: int
@@ -95,7 +91,7 @@ class Operations:
         def look(view: View) -> list[DeadLetterRow]:
             return list(letters.letters(view, _wanted(job, reason, stage), now_ms=clock.wall_ms(), limit=limit))
 
-        return tuple(await self._ask(look))
+        return tuple(await self._views.ask(look))
 
     async def change(
         self, command: Change, *, run: str | None, requests: Sequence[str], user: User, dry_run: bool
@@ -103,7 +99,7 @@ class Operations:
         """Revert what is committed of a run or of requests, or put back what was reverted."""
         if (run is None) == (not requests):
             raise DeskError(ErrorKind.REFUSED, "name either a run or requests")
-        found = await self._ask(lambda view: _changeable(view, command, run, requests))
+        found = await self._views.ask(lambda view: _changeable(view, command, run, requests))
         ids: list[str] = []
         for job, names in {} if dry_run else found.items():
             bodies = [{"run": run}] if run is not None else [{"requests": cut} for cut in _cuts(names)]
@@ -123,7 +119,7 @@ class Operations:
         """Give dead letters another chance: those named, or all that stand by job, reason and stage."""
         if not names and job is None and reason is None and stage is None:
             raise DeskError(ErrorKind.REFUSED, "name dead letters, or a job, a reason or a stage")
-        chosen = await self._ask(lambda view: _letters(view, names, job, reason, stage))
+        chosen = await self._views.ask(lambda view: _letters(view, names, job, reason, stage))
         by_job, by_reason = _counted(each.job or "" for each in chosen), _counted(each.reason.value for each in chosen)
         ids: list[str] = []
         for start in range(0, 0 if dry_run else len(chosen), REQUESTS_MAX):
@@ -138,7 +134,7 @@ class Operations:
 
     async def switch(self, command: Switch, job: str, *, user: User) -> Given:
         """Pause or resume a job, and watch whether every task has taken it."""
-        if not await self._ask(lambda view: queries.jobs(view, job)):
+        if not await self._views.ask(lambda view: queries.jobs(view, job)):
             raise DeskError(ErrorKind.NOT_FOUND, f"the read model knows no job {job}; see `batchmill job list`")
         issued = await self._issued(command, job, {}, user, self._wait_seconds)
         return Given(
@@ -161,17 +157,6 @@ class Operations:
         except (KafkaError, TimeoutError, OSError):
             told = "the broker did not confirm the command; `batchmill explain` and the list of commands tell"
             raise DeskError(ErrorKind.UNAVAILABLE, told) from None
-
-    async def _ask(self, look: Callable[[View], T]) -> T:
-        def run() -> T:
-            with View(self._view_path) as view:
-                return look(view)
-
-        async with self._asks:
-            try:
-                return await asyncio.to_thread(run)
-            except ViewMissingError as error:
-                raise DeskError(ErrorKind.UNAVAILABLE, str(error)) from None
 
 
 def _changeable(view: View, command: Change, run: str | None, requests: Sequence[str]) -> dict[str, list[str]]:
