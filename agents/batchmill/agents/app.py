@@ -6,7 +6,7 @@ What lives here: from `Settings` to a running process. What must not: decisions,
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create_app
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
-from batchmill.agents.sinks.sqlite import SqliteSink
+from batchmill.agents.sinks.registry import OutsideSink, build_sinks
 from batchmill.agents.stages.caller import Caller
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
@@ -69,7 +69,7 @@ class Worker:
     kit: Kit
     telemetry: Telemetry
     providers: Providers
-    sink: SqliteSink
+    sinks: Mapping[str, OutsideSink]
 
 
 def run_worker(settings: Settings) -> int:
@@ -117,16 +117,16 @@ def build_worker(settings: Settings) -> Worker:
         stepped=tally.stepped,
     )
     hooks.kit = kit
-    sink = SqliteSink(path=settings.sink_path, busy_timeout_ms=settings.sink.busy_timeout_ms)
+    sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    _add_stages(app, settings, kit, providers, sink, traces, tally)
+    _add_stages(app, settings, kit, providers, sinks, traces, tally)
     _follow_ownership(app, settings, providers)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app)
     telemetry.watch("batchmill.provider.batches", lambda: gauges.batches)
     telemetry.watch("batchmill.consumer.lag", lambda: gauges.lag)
     app.timer(_BOOKING_SECONDS)(partial(_book, tally, gauges))
-    return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sink=sink)
+    return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sinks=sinks)
 
 
 def _add_stages(
@@ -134,7 +134,7 @@ def _add_stages(
     settings: Settings,
     kit: Kit,
     providers: Providers,
-    sink: SqliteSink,
+    sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
 ) -> None:
@@ -185,7 +185,7 @@ def _add_stages(
         traces=traces,
         submitter=submitter,
     )
-    committer = Committer(kit=kit, sinks={"sqlite": sink}, effects=effects, traces=traces)
+    committer = Committer(kit=kit, sinks=sinks, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
     consumers: dict[str, Callable[..., None]] = {
         "raw": normalizer.on_slice,

@@ -198,6 +198,10 @@ class Settings(BaseSettings):
         return self.sink.sqlite_path or self.data_dir / "sink.sqlite"
 
     @property
+    def files_dir(self) -> Path:
+        return self.sink.files_dir or self.data_dir / "files"
+
+    @property
     def view_path(self) -> Path:
         return self.view.path or self.data_dir / "view.sqlite"
 

@@ -296,14 +296,61 @@ class PayloadSettings(_Group):
 
 
 class SinkSettings(_Group):
-    """Where committed output goes."""
+    """Where committed output goes. What is not set here is not there: writes to it wait until it is."""
 
     sqlite_path: Path | None = Field(
         default=None, description="SQLite file of the sink; default <data_dir>/sink.sqlite."
     )
     busy_timeout_ms: Positive = Field(
-        default=15_000, description="How long a write waits for another process's transaction."
+        default=15_000, description="How long a write waits for another process's transaction (SQLite, files)."
     )
+    postgres_dsn: SecretStr | None = Field(
+        default=None, description="Where PostgreSQL is, as postgresql://user:password@host/database; unset: no sink."
+    )
+    postgres_dsn_file: Path | None = Field(default=None, description="File that holds the address of PostgreSQL.")
+    postgres_connections_max: Positive = Field(default=4, description="Connections of one worker to PostgreSQL.")
+    postgres_connect_timeout_seconds: Seconds = Field(
+        default=5, description="Longest wait for a connection to PostgreSQL."
+    )
+    postgres_lock_timeout_ms: Positive = Field(
+        default=5_000, description="Longest wait for a row or table that somebody else has locked."
+    )
+    postgres_statement_timeout_ms: Positive = Field(
+        default=15_000, description="Longest one statement may take; the server itself ends it."
+    )
+    files_dir: Path | None = Field(
+        default=None,
+        description="Folder of the JSONL and Parquet sinks, one folder per table; default <data_dir>/files.",
+    )
+    webhook_url: str | None = Field(default=None, description="Where committed output is posted; unset: no such sink.")
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Secret that every post is signed with, whsec_ and base64."
+    )
+    webhook_secret_file: Path | None = Field(default=None, description="File that holds the signing secret.")
+    webhook_timeout_seconds: Seconds = Field(default=10, description="Longest one post may take, answer included.")
+    webhook_concurrent_max: Positive = Field(default=8, description="Posts of one worker running at once.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.webhook_url is None:
+            return self
+        if not _is_web_address(self.webhook_url) or "@" in urlsplit(self.webhook_url).netloc:
+            msg = "webhook_url must be an absolute http(s) URL without a password, such as https://example.org/hook"
+            raise ValueError(msg)
+        if self.webhook_secret is None and self.webhook_secret_file is None:
+            msg = (
+                "webhook_url needs webhook_secret or webhook_secret_file: a post that is not signed could be anybody's"
+            )
+            raise ValueError(msg)
+        return self
+
+    def postgres_address(self) -> str | None:
+        """Give the address of PostgreSQL in clear, from the variable or its file; only the sink asks."""
+        return _secret(self.postgres_dsn, self.postgres_dsn_file, "sink.postgres_dsn_file")
+
+    def webhook_key(self) -> str | None:
+        """Give the signing secret in clear, from the variable or its file; only the sink asks."""
+        return _secret(self.webhook_secret, self.webhook_secret_file, "sink.webhook_secret_file")
 
 
 class ViewSettings(_Group):

@@ -1,54 +1,77 @@
-"""What a job means, tried before anything is paid: `streams.linting` over the spec, told at the files' own lines.
+"""What a job means, tried before anything is paid: what `streams` finds, told at the files' own lines.
 
-Added here is what needs the files (where a template speaks of members that the declared events do not have), and what
-needs to know the provider: whether the way the job wants to go is there, and in time.
+`linting` finds what cannot work, `proofreading` what is odd about the prompt. Added here is what needs to know the
+provider: whether the way the job wants to go is there, and in time.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
+from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
+from batchmill.agents.jobs.resolving import Texts
 from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS, ProviderFacts
 from batchmill.streams.chunking import BATCH
-from batchmill.streams.linting import Finding
+from batchmill.streams.finding import Finding
 from batchmill.streams.linting import findings as of_spec
+from batchmill.streams.paths import PathError, compile_path
+from batchmill.streams.proofreading import remarks
+from batchmill.streams.sinks import BY_DATE, FILE_SINKS, table_fault
 
-__all__ = ["findings"]
+__all__ = ["findings", "told"]
 
 #: who wants an answer sooner than this waits for it
 USER_WAITS_SECONDS = 300
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 _TEMPLATE = re.compile(r"(system|user) template(?:, line (\d+))?")
-_MEMBERS_READ = re.compile(r"\binput\.([A-Za-z_][A-Za-z0-9_]*)")
+_EXAMPLE = re.compile(r"example (\d+): ")
+_EXAMPLES: Steps = ("ask", "examples")
 
 
-def findings(spec: JobSpec, lined: Lined, read: Mapping[Steps, Path]) -> Iterator[Problem]:
-    """Errors and warnings about `spec`; `read` = the files it was made of, by where the job names them."""
-    for finding in of_spec(spec):
-        yield _told(finding, lined, read)
+def findings(spec: JobSpec, lined: Lined, texts: Texts) -> Iterator[Problem]:
+    """Errors and warnings about `spec`; `texts` = the files it was made of."""
+    for finding in (*of_spec(spec), *remarks(spec, installed_checks())):
+        yield told(finding, lined, texts)
     yield from _answer_members(spec, lined)
-    yield from _template_members(spec, lined, read)
     yield from _ways(spec, lined)
+    yield from _destination(spec, lined)
 
 
-def _told(finding: Finding, lined: Lined, read: Mapping[Steps, Path]) -> Problem:
-    """A finding at the line of the file that is to be changed: a template, a schema, or the job file."""
+def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
+    """A finding at the line of the file that is to be changed: a template, an example, a schema, or the job file."""
+    steps, line, what = _place(finding)
     level: Literal["error", "warning"] = "error" if finding.error else "warning"
-    steps: Steps = tuple(int(at) if at else name for name, at in _STEP.findall(finding.where.removeprefix("$")))
-    in_template = _TEMPLATE.match(finding.message)
-    if in_template is not None:
-        file = read.get(("ask", "prompt", in_template[1]), lined.file)
-        return Problem(file=file, line=int(in_template[2] or 1), what=finding.message, level=level)
     for named in (steps, (*steps, "schema")):
-        if named in read:
-            return Problem(file=read[named], line=1, what=finding.message, level=level)
-    what = f"{finding.where.removeprefix('$.')}: {finding.message}"
-    return Problem(file=lined.file, line=lined.line(steps), what=what, level=level)
+        if named in texts.read:
+            if steps == _EXAMPLES:
+                line = _line_of_example(texts, line or 1)
+            return Problem(
+                file=texts.read[named], line=line or 1, what=what, hint=finding.hint, level=level, lint=finding.lint
+            )
+    what = f"{finding.where.removeprefix('$.')}: {what}"
+    return Problem(
+        file=lined.file, line=lined.line(steps), what=what, hint=finding.hint, level=level, lint=finding.lint
+    )
+
+
+def _place(finding: Finding) -> tuple[Steps, int | None, str]:
+    """(member, line, message). A template or example that does not compile is told by its message alone."""
+    steps: Steps = tuple(int(at) if at else name for name, at in _STEP.findall(finding.where.removeprefix("$")))
+    example, template = _EXAMPLE.match(finding.message), _TEMPLATE.match(finding.message)
+    if steps == ("ask",) and example is not None:
+        return _EXAMPLES, int(example[1]), finding.message[example.end() :]
+    if steps == ("ask",) and template is not None:
+        return ("ask", "prompt", template[1]), int(template[2] or 1), finding.message
+    return steps, finding.line, finding.message
+
+
+def _line_of_example(texts: Texts, number: int) -> int:
+    lines = texts.numbers.get(_EXAMPLES, ())
+    return lines[number - 1] if number <= len(lines) else 1
 
 
 def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
@@ -64,18 +87,6 @@ def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
                 yield Problem(file=lined.file, line=lined.line(steps), what=what, level="warning")
 
 
-def _template_members(spec: JobSpec, lined: Lined, read: Mapping[Steps, Path]) -> Iterator[Problem]:
-    """A member no declared event has would fail every record when it is rendered."""
-    declared = _properties(spec.input.schema_json)
-    for role, text in (("system", spec.ask.system), ("user", spec.ask.user)):
-        for number, line in enumerate((text or "").splitlines(), start=1):
-            for name in dict.fromkeys(_MEMBERS_READ.findall(line)):
-                if declared and name not in declared:
-                    file = read.get(("ask", "prompt", role), lined.file)
-                    what = f"uses `input.{name}`, which the input schema does not declare"
-                    yield Problem(file=file, line=number, what=what, level="warning")
-
-
 def _ways(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
     """A way that the provider does not have is an error; one that is late is what the author may not have meant."""
     facts = PROVIDERS.get(spec.ask.model.provider)
@@ -88,6 +99,26 @@ def _ways(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
     elif mode.deadline_seconds is not None and (late := _late(mode.prefer, mode.deadline_seconds, facts)):
         what = f"mode.deadline is {_duration(mode.deadline_seconds)}: {late}"
         yield Problem(file=lined.file, line=lined.line(("mode", "deadline")), what=what, level="warning")
+
+
+def _destination(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
+    """A name that the sink would refuse for every record, and a way of splitting up that it does not have."""
+    place = spec.place
+    fault = table_fault(place.sink, place.table)
+    if fault is not None:
+        what = f"place.table of the sink {place.sink} {fault}"
+        yield Problem(file=lined.file, line=lined.line(("place", "table")), what=what)
+    if place.partition is None:
+        return
+    line = lined.line(("place", "partition"))
+    if place.sink not in FILE_SINKS:
+        what = f"place.partition is for files ({', '.join(sorted(FILE_SINKS))}), not for {place.sink}"
+        yield Problem(file=lined.file, line=line, what=what, hint="leave it out")
+    elif place.partition != BY_DATE:
+        try:
+            compile_path(place.partition)
+        except PathError as error:
+            yield Problem(file=lined.file, line=line, what=f"place.partition: {error}")
 
 
 def _late(prefer: str, deadline_seconds: int, facts: ProviderFacts) -> str | None:

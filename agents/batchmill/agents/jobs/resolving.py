@@ -18,6 +18,7 @@ from batchmill.schemas.jobs import (
     AskSpec,
     BreakerSpec,
     BudgetSpec,
+    CheckKind,
     ChunkSpec,
     CitationSpec,
     CommitSpec,
@@ -32,6 +33,7 @@ from batchmill.schemas.jobs import (
     ModeSpec,
     OnlineSpec,
     PlaceSpec,
+    Repair,
     RetryRule,
     RetrySpec,
     ReviewSpec,
@@ -69,6 +71,7 @@ class Texts:
         self._folder = lined.file.parent
         self.problems: list[Problem] = []
         self.read: dict[Steps, Path] = {}
+        self.numbers: dict[Steps, tuple[int, ...]] = {}  #: of a file of documents: the line of each
 
     def text(self, steps: Steps, name: str | None) -> str | None:
         if name is None:
@@ -104,9 +107,9 @@ class Texts:
         if not text:
             return None
         found = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
+        full = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        self.numbers[steps] = tuple(number for number, _ in full)
+        for number, line in full:
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
@@ -219,7 +222,7 @@ def _judge(data: Mapping[str, Any], texts: Texts) -> JudgeSpec:
         lengths={name: LengthSpec(**bounds) for name, bounds in data.get("lengths", {}).items()},
         patterns=data.get("patterns", {}),
         types=data.get("types", {}),
-        repairs=tuple(data.get("repairs", ())),
+        repairs=tuple(Repair(name) for name in data.get("repairs", ())),
         rules=tuple(RuleSpec(**_severity(rule)) for rule in data.get("rules", ())),
         citations=tuple(CitationSpec(**_severity(each)) for each in data.get("citations", ())),
         confidence=None if confidence is None else _confidence(confidence),
@@ -230,7 +233,7 @@ def _judge(data: Mapping[str, Any], texts: Texts) -> JudgeSpec:
         review_by=None if by is None else SamplingSpec(**by),
         review_sample=review.get("sample", 0),
         on_reject=data.get("on_reject", "retry"),
-        severity=data.get("severity", {}),
+        severity={CheckKind(kind): Severity(meaning) for kind, meaning in data.get("severity", {}).items()},
     )
 
 

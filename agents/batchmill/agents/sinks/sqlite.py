@@ -1,87 +1,85 @@
-"""The SQLite sink: one row per target, and a history row for each commit that ever changed it.
+"""The SQLite sink: one row per target, and a history row for each commit that it ever held.
 
-What lives here: compare-and-set on rank (`seq`, then `promotion`), one SQL transaction per call, a refusal for one row
-that leaves the others alone. What must not: overwriting a newer rank, or counting a commit id twice: applying it again
-gives what its history row says, so a crash between this transaction and Kafka's changes nothing.
+What lives here: the SQL; one transaction per call, a refusal for one row that leaves the others alone. What must not:
+what a write or a change means (`streams.holding`). The same commit again is answered from its history, so a crash
+between this transaction and Kafka's changes nothing; the history holds whole rows, so that a revert restores them.
 
 Several processes write one file: WAL, a busy timeout, and `BEGIN IMMEDIATE`, so that the comparison and the write see
 the same row. `synchronous=FULL`: a commit that was answered has reached the disk.
 
-Tables are the user's to read and to index. They may also add constraints and triggers: what these refuse is REFUSED.
+Tables are the user's to read and to index. They may also add columns, constraints and triggers: what these refuse is
+REFUSED, and columns of theirs are left as they are.
 """
 
 import asyncio
-import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from batchmill.agents import clock
-from batchmill.streams.ports import SinkCapabilities, SinkOutcome, SinkResult, SinkWrite
+from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, foreign, history_of, row_of, sha256_of
+from batchmill.streams.holding import Past, Target, change, write
+from batchmill.streams.ports import SinkChange, SinkOutcome, SinkResult, SinkWrite
+from batchmill.streams.sinks import HISTORY, SINKS, table_fault
 
 __all__ = ["SqliteSink", "valid_table"]
 
-_TABLE = re.compile(r"[a-z][a-z0-9_]{0,62}")
-HISTORY = "__history"
+T = TypeVar("T", SinkWrite, SinkChange)
+
 #: Between two tries to switch the journal of a file that another process is switching.
 _WAL_RETRY_SECONDS = 0.02
 
-_CREATE = """
-CREATE TABLE IF NOT EXISTS "{table}" (
-  target_key TEXT NOT NULL PRIMARY KEY,
+_ROW = """
+  target_key TEXT NOT NULL{key},
   output_json TEXT NOT NULL,
   output_sha256 TEXT NOT NULL,
   job TEXT NOT NULL,
   version TEXT NOT NULL,
   source_id TEXT NOT NULL,
   request_id TEXT NOT NULL,
+  run_id TEXT NOT NULL,
   seq INTEGER NOT NULL,
   promotion INTEGER NOT NULL,
   commit_id TEXT NOT NULL,
-  committed_at_ms INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS "{table}__history" (
-  commit_id TEXT NOT NULL,
-  target_key TEXT NOT NULL,
-  request_id TEXT NOT NULL,
-  seq INTEGER NOT NULL,
-  promotion INTEGER NOT NULL,
-  output_sha256 TEXT NOT NULL,
+  committed_at_ms INTEGER NOT NULL"""
+_CREATE = f'CREATE TABLE IF NOT EXISTS "{{table}}" ({_ROW.format(key=" PRIMARY KEY")}\n)'
+#: one row per rank of a target: that no two commits share one is a law, not a habit
+_CREATE_HISTORY = f"""CREATE TABLE IF NOT EXISTS "{{table}}{HISTORY}" ({_ROW.format(key="")},
   previous_commit_id TEXT,
-  previous_output_json TEXT,
-  previous_seq INTEGER,
-  previous_promotion INTEGER,
-  committed_at_ms INTEGER NOT NULL,
-  PRIMARY KEY (target_key, commit_id)
-);
-"""
-_COLUMNS = (
-    "target_key", "output_json", "output_sha256", "job", "version", "source_id", "request_id", "seq", "promotion",
-    "commit_id", "committed_at_ms",
-)  # fmt: skip
-_SEEN = 'SELECT previous_commit_id FROM "{table}__history" WHERE target_key = ? AND commit_id = ?'
-_HELD = 'SELECT commit_id, output_json, seq, promotion FROM "{table}" WHERE target_key = ?'
-_UPSERT = """
-INSERT INTO "{table}" (target_key, output_json, output_sha256, job, version, source_id, request_id, seq, promotion,
-  commit_id, committed_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (target_key) DO UPDATE SET output_json = excluded.output_json, output_sha256 = excluded.output_sha256,
-  job = excluded.job, version = excluded.version, source_id = excluded.source_id, request_id = excluded.request_id,
-  seq = excluded.seq, promotion = excluded.promotion, commit_id = excluded.commit_id,
-  committed_at_ms = excluded.committed_at_ms
-"""
-_REMEMBER = """
-INSERT INTO "{table}__history" (commit_id, target_key, request_id, seq, promotion, output_sha256, previous_commit_id,
-  previous_output_json, previous_seq, previous_promotion, committed_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+  changed INTEGER NOT NULL,
+  reverted INTEGER NOT NULL,
+  change_order INTEGER NOT NULL,
+  PRIMARY KEY (target_key, seq, promotion),
+  UNIQUE (target_key, commit_id)
+)"""
+_LIST = ", ".join(COLUMNS)
+_SET = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[1:])
+_MARKS = ", ".join("?" * len(COLUMNS))
+_ONTO = f"ON CONFLICT (target_key) DO UPDATE SET {_SET}"
+_UPSERT = f'INSERT INTO "{{table}}" ({_LIST}) VALUES ({_MARKS}) {_ONTO}'
+_REMEMBER = (
+    f'INSERT INTO "{{table}}{HISTORY}" ({", ".join(HISTORY_COLUMNS)}) VALUES ({", ".join("?" * len(HISTORY_COLUMNS))})'
+)
+_OF_COMMIT = "WHERE target_key = ? AND commit_id = ?"
+_RESTORE = f'INSERT INTO "{{table}}" ({_LIST}) SELECT {_LIST} FROM "{{table}}{HISTORY}" {_OF_COMMIT} {_ONTO}'
+_REMOVE = 'DELETE FROM "{table}" WHERE target_key = ?'
+_MARK = f'UPDATE "{{table}}{HISTORY}" SET reverted = ?, change_order = ? {_OF_COMMIT}'
+_HELD = 'SELECT commit_id, output_json FROM "{table}" WHERE target_key = ?'
+_NEWEST = (
+    f'SELECT seq, promotion FROM "{{table}}{HISTORY}" WHERE target_key = ? ORDER BY seq DESC, promotion DESC LIMIT 1'
+)
+_PAST = f'SELECT previous_commit_id, changed, reverted, change_order FROM "{{table}}{HISTORY}" {_OF_COMMIT}'
 
 
 class SqliteSink:
     """One file, one writing thread of this process."""
 
     name = "sqlite"
-    capabilities = SinkCapabilities(compares=True, revertible=True)
+    capabilities = SINKS["sqlite"]
 
     def __init__(self, *, path: Path, busy_timeout_ms: int) -> None:
         self._path = path
@@ -92,39 +90,57 @@ class SqliteSink:
 
     async def apply(self, writes: Sequence[SinkWrite]) -> Sequence[SinkResult]:
         """Write all of them in one transaction; an exception means that none is known to be written."""
-        if not writes:
-            return ()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, tuple(writes))
+        return await self._in_thread(tuple(writes), _write_one)
+
+    async def change(self, changes: Sequence[SinkChange]) -> Sequence[SinkResult]:
+        """Revert or replay all of them in one transaction."""
+        return await self._in_thread(tuple(changes), _change_one)
+
+    async def probe(self) -> str:
+        """Take the file's write lock and give it back; says where it is."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._all, (), _write_one)
+        return f"{self._path} takes writes"
 
     async def close(self) -> None:
         """Let the running transaction end and close the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    def _apply(self, writes: tuple[SinkWrite, ...]) -> tuple[SinkResult, ...]:
+    async def _in_thread(
+        self, asked: tuple[T, ...], one: Callable[[sqlite3.Connection, T], SinkResult]
+    ) -> Sequence[SinkResult]:
+        if not asked:
+            return ()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._all, asked, one)
+
+    def _all(self, asked: tuple[T, ...], one: Callable[[sqlite3.Connection, T], SinkResult]) -> tuple[SinkResult, ...]:
         connection = self._connection or self._open()
-        connection.execute("BEGIN IMMEDIATE")
         try:
-            results = tuple(self._try_one(connection, write) for write in writes)
+            connection.execute("BEGIN IMMEDIATE")
+            results = tuple(self._try_one(connection, each, one) for each in asked)
             connection.execute("COMMIT")
         except BaseException:
             self._forget(connection)
             raise
         return results
 
-    def _try_one(self, connection: sqlite3.Connection, write: SinkWrite) -> SinkResult:
-        if not valid_table(write.table):
-            return _refused(write, f"table name {write.table!r} must match {_TABLE.pattern} and not end in {HISTORY}")
-        lacking = self._ensure_table(connection, write.table)
+    def _try_one(
+        self, connection: sqlite3.Connection, asked: T, one: Callable[[sqlite3.Connection, T], SinkResult]
+    ) -> SinkResult:
+        fault = table_fault(self.name, asked.table)
+        if fault:
+            return _refused(asked, f"table name {asked.table!r} {fault}")
+        lacking = self._ensure_table(connection, asked.table)
         if lacking:
-            return _refused(write, f"table {write.table!r} is of somebody else: it lacks {', '.join(lacking)}")
+            return _refused(asked, foreign(asked.table, lacking))
         connection.execute("SAVEPOINT one")
         try:
-            result = _write_one(connection, write)
-        except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeError, OverflowError) as error:
+            result = one(connection, asked)
+        except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeError, OverflowError, _IgnoredError) as error:
             connection.execute("ROLLBACK TO one")
             # The text of UnicodeError quotes the value; that of SQLite names the constraint.
-            result = _refused(write, str(error) if isinstance(error, sqlite3.Error) else type(error).__name__)
+            told = isinstance(error, sqlite3.Error | _IgnoredError)
+            result = _refused(asked, str(error) if told else type(error).__name__)
         connection.execute("RELEASE one")
         return result
 
@@ -150,19 +166,18 @@ class SqliteSink:
                 return
 
     def _ensure_table(self, connection: sqlite3.Connection, table: str) -> list[str]:
-        """Make both tables if they are not there; the columns that a table of that name lacks. A strange table is its
+        """Make both tables if they are not there; the columns that tables of these names lack. A strange table is its
         job's fault: left to fail, it would hold back all other jobs that are written in the same transaction.
         """
         if table in self._tables:
             return []
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ? AND type <> 'table'", (table,)).fetchone():
-            return ["being a table"]
-        # Statement by statement: executescript would commit the open transaction.
-        for statement in _CREATE.format(table=table).split(";\n"):
-            connection.execute(statement)
-        there = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
-        lacking = [column for column in _COLUMNS if column not in there]
+        lacking = [
+            *_lacking(connection, table, COLUMNS),
+            *_lacking(connection, f"{table}{HISTORY}", HISTORY_COLUMNS),
+        ]
         if not lacking:
+            connection.execute(_CREATE.format(table=table))
+            connection.execute(_CREATE_HISTORY.format(table=table))
             self._tables.add(table)
         return lacking
 
@@ -177,31 +192,80 @@ class SqliteSink:
             self._forget(self._connection)
 
 
+class _IgnoredError(Exception):
+    """A trigger of the user's left the row out without a word."""
+
+
 def valid_table(name: str) -> bool:
     """May `name` be the table of a job's output?"""
-    return bool(_TABLE.fullmatch(name)) and not name.endswith(HISTORY) and not name.startswith("sqlite_")
+    return table_fault(SqliteSink.name, name) is None
 
 
-def _write_one(connection: sqlite3.Connection, write: SinkWrite) -> SinkResult:
-    table, key = write.table, write.target_key
-    seen = connection.execute(_SEEN.format(table=table), (key, write.commit_id)).fetchone()
-    if seen is not None:
-        return SinkResult(commit_id=write.commit_id, outcome=SinkOutcome.ALREADY, previous_commit_id=seen[0])
-    held = connection.execute(_HELD.format(table=table), (key,)).fetchone() or (None, None, None, None)
-    held_commit, held_json, held_seq, held_promotion = held
-    if held_commit is not None and (write.seq, write.promotion) <= (held_seq, held_promotion):
-        return SinkResult(commit_id=write.commit_id, outcome=SinkOutcome.STALE, held_commit_id=held_commit)
-    now_ms = clock.wall_ms()
-    value = (write.output_json, write.output_sha256, write.job, write.version, write.source_id, write.request_id)
-    rank = (write.seq, write.promotion)
-    connection.execute(_UPSERT.format(table=table), (key, *value, *rank, write.commit_id, now_ms))
-    replaced = (held_commit, held_json, held_seq, held_promotion)
-    connection.execute(
-        _REMEMBER.format(table=table),
-        (write.commit_id, key, write.request_id, *rank, write.output_sha256, *replaced, now_ms),
+def _lacking(connection: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> list[str]:
+    """What a table that is there is short of; nothing, when there is none yet."""
+    kind = connection.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    if kind is None:
+        return []
+    if kind[0] != "table":
+        return [f"being a table ({table})"]
+    there = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
+    return [f"{table}.{column}" for column in columns if column not in there]
+
+
+def _write_one(connection: sqlite3.Connection, asked: SinkWrite) -> SinkResult:
+    sha256 = sha256_of(asked.output_json)
+    decided = write(_target(connection, asked), asked, sha256)
+    if decided.past is None:
+        return decided.result
+    row = row_of(asked, clock.wall_ms())
+    _moving(connection, _UPSERT.format(table=asked.table), row)
+    connection.execute(_REMEMBER.format(table=asked.table), history_of(row, decided.past))
+    return decided.result
+
+
+def _change_one(connection: sqlite3.Connection, asked: SinkChange) -> SinkResult:
+    table, key = asked.table, asked.target_key
+    decided = change(_target(connection, asked), asked)
+    to = decided.target.held_commit_id
+    if decided.moves and to is None:
+        _moving(connection, _REMOVE.format(table=table), (key,))
+    elif decided.moves:
+        _moving(connection, _RESTORE.format(table=table), (key, to))
+    if decided.past is not None:
+        past = decided.past
+        connection.execute(_MARK.format(table=table), (past.reverted, past.change_order, key, past.commit_id))
+    held = connection.execute(_HELD.format(table=table), (key,)).fetchone()
+    return replace(decided.result, output_json=None if held is None else held[1])
+
+
+def _moving(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
+    if connection.execute(statement, values).rowcount != 1:
+        raise _IgnoredError("a trigger left the row as it was, or its history is gone")
+
+
+def _target(connection: sqlite3.Connection, asked: SinkWrite | SinkChange) -> Target:
+    table, key = asked.table, asked.target_key
+    held = connection.execute(_HELD.format(table=table), (key,)).fetchone()
+    newest = connection.execute(_NEWEST.format(table=table), (key,)).fetchone()
+    past = connection.execute(_PAST.format(table=table), (key, asked.commit_id)).fetchone()
+    return Target(
+        held_commit_id=None if held is None else held[0],
+        held_sha256=None if held is None or isinstance(asked, SinkChange) else sha256_of(held[1]),
+        newest=newest,
+        past={} if past is None else {asked.commit_id: _past(asked.commit_id, past)},
     )
-    return SinkResult(commit_id=write.commit_id, outcome=SinkOutcome.APPLIED, previous_commit_id=held_commit)
 
 
-def _refused(write: SinkWrite, error: str) -> SinkResult:
-    return SinkResult(commit_id=write.commit_id, outcome=SinkOutcome.REFUSED, error=error)
+def _past(commit_id: str, row: tuple[Any, ...]) -> Past:
+    previous, changed, reverted, order = row
+    return Past(
+        commit_id=commit_id,
+        previous_commit_id=previous,
+        changed=bool(changed),
+        reverted=bool(reverted),
+        change_order=order,
+    )
+
+
+def _refused(asked: SinkWrite | SinkChange, error: str) -> SinkResult:
+    return SinkResult(commit_id=asked.commit_id, outcome=SinkOutcome.REFUSED, error=error)
