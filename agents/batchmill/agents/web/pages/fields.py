@@ -32,6 +32,7 @@ __all__ = [
     "read",
     "sent",
     "spelled",
+    "step_text",
     "unfolded",
 ]
 
@@ -246,6 +247,12 @@ def _with_notes(field: Field, owners: Sequence[tuple[str, Note]]) -> Field:
         notes=tuple(note for owner, note in owners if owner == field.where),
         members=tuple(_with_notes(member, owners) for member in field.members),
     )
+
+
+def step_text(key: str) -> str:
+    """One step of a path as checks write it: `.name`, or `['a name']`."""
+    plain = key.isascii() and key.replace("-", "_").isidentifier() and not key.startswith("-")
+    return f".{key}" if plain else f"['{key}']"
 
 
 def unfolded(text: str) -> str:

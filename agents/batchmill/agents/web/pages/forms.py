@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchmill.agents.web.pages.asked import Asked, Control, asked
-from batchmill.agents.web.pages.fields import MISSING, Field, choice_of, read, spelled
+from batchmill.agents.web.pages.fields import MISSING, Field, choice_of, read, spelled, step_text
 from batchmill.agents.web.pages.unseen import has_unseen
 
 __all__ = ["CONTROLS_MAX", "ITEMS_MAX", "blank", "changed", "posted", "shown"]
@@ -53,7 +53,7 @@ class _Place:
             self,
             schema=schema,
             name=f"{self.name}.{position}",
-            where=self.where + _step(key),
+            where=self.where + step_text(key),
             key=key,
             optional=optional,
             item=False,
@@ -66,11 +66,6 @@ class _Place:
         where = f"{self.where}[{position}]"
         key = str(position + 1)
         return replace(self, schema=schema, name=name, where=where, key=key, optional=False, item=True)
-
-
-def _step(key: str) -> str:
-    plain = key.isascii() and key.replace("-", "_").isidentifier() and not key.startswith("-")
-    return f".{key}" if plain else f"['{key}']"
 
 
 def shown(schema: Any, value: Any) -> Field:
