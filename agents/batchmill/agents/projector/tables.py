@@ -25,7 +25,7 @@ from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Sour
 
 __all__ = ["LOG_TABLES", "STATE_TABLES", "VIEW_VERSION", "Table", "create_statements"]
 
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 
 _BODIES = frozenset({"input_json", "output", "output_json", "refusal", "checks", "original"})
 _SQL_TYPES: dict[Any, str] = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT"}
@@ -117,7 +117,7 @@ LOG_TABLES: Mapping[str, Table] = {
     "committed": _log("commits", Committed, _BY_REQUEST),
     "dead-letter": _log("dead_letters", DeadLetter, _BY_REQUEST, ("id",), ("reason",)),
     "excluded": _log("excluded", Excluded, _BY_REQUEST),
-    "decisions": _log("decisions", Decision, _BY_REQUEST),
+    "decisions": _log("decisions", Decision, _BY_REQUEST, ("id",)),
     "control": _log("commands", Control, ("command_id",)),
 }
 
