@@ -1,0 +1,208 @@
+"""What an operator does beside reviewing: take commits back, put them back, redrive letters, pause and resume jobs.
+
+What lives here: counting what a command would be about, and giving it. What must not: what it does (`streams`). Every
+command that changes many records is a dry run unless it is said otherwise.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+from aiokafka.errors import KafkaError
+
+from batchmill.agents.commands import Issued
+from batchmill.agents.desk.model import DeskError, ErrorKind, User
+from batchmill.agents.projector import queries
+from batchmill.agents.projector.queries import DeadLetterRow, JobRow, RunRow
+from batchmill.agents.projector.reading import View, ViewMissingError
+from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError
+from batchmill.schemas.reasons import Reason
+from batchmill.schemas.status import Status
+from batchmill.streams.redriving import COMMAND as REDRIVE
+from batchmill.streams.redriving import command_body
+
+__all__ = ["REQUESTS_MAX", "Change", "Given", "Issue", "Operations", "Planned", "Switch"]
+
+T = TypeVar("T")
+
+Change = Literal["revert", "replay"]
+Switch = Literal["pause", "resume"]
+#: records named one by one in one command; its body must stay far below the size of a record
+REQUESTS_MAX: Final = 5_000
+_REDRIVE_MAX: Final = 100_000
+_ASKS_MAX: Final = 4
+
+
+class Issue(Protocol):
+    """Writes a command to every task and waits for its effect; `agents.commands.issue` with the settings bound."""
+
+    def __call__(
+        self, command: str, job: str, *, actor: str, body_json: str, wait_seconds: float
+    ) -> Awaitable[Issued]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a command is about; `command_ids` is empty after a dry run."""
+
+    command: str
+    executed: bool
+    records: int
+    by_job: Mapping[str, int]
+    by_reason: Mapping[str, int]
+    command_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A command that is in the log; `laggards`: tasks in which it was not in effect when we stopped waiting."""
+
+    command: str
+    job: str
+    command_id: str
+    effective: bool
+    laggards: tuple[int, ...]
+
+
+class Operations:
+    """Made once per server."""
+
+    def __init__(self, *, view_path: Path, issue: Issue, wait_seconds: float) -> None:
+        self._view_path = view_path
+        self._issue = issue
+        self._wait_seconds = wait_seconds
+        self._asks = asyncio.Semaphore(_ASKS_MAX)
+
+    async def jobs(self) -> tuple[JobRow, ...]:
+        return tuple(await self._ask(queries.jobs))
+
+    async def runs(self, job: str | None, limit: int) -> tuple[RunRow, ...]:
+        """The newest first."""
+        return tuple(await self._ask(lambda view: queries.runs(view, job=job, limit=limit)))
+
+    async def dead_letters(
+        self, *, job: str | None, reason: Reason | None, stage: str | None, limit: int
+    ) -> tuple[DeadLetterRow, ...]:
+        """Those that still stand, the newest first."""
+
+        def look(view: View) -> list[DeadLetterRow]:
+            return queries.dead_letters(view, job=job, reason=reason, stage=stage, standing=True, limit=limit)
+
+        return tuple(await self._ask(look))
+
+    async def change(
+        self, command: Change, *, run: str | None, requests: Sequence[str], user: User, dry_run: bool
+    ) -> Planned:
+        """Revert what is committed of a run or of requests, or put back what was reverted."""
+        if (run is None) == (not requests):
+            raise DeskError(ErrorKind.REFUSED, "name either a run or requests")
+        by_job = await self._ask(lambda view: _changeable(view, command, run, requests))
+        ids: tuple[str, ...] = ()
+        if not dry_run and by_job:
+            body: dict[str, Any] = {"requests": list(requests)} if run is None else {"run": run}
+            ids = tuple([await self._give(command, job, body, user) for job in by_job])
+        return _planned(command, by_job, {}, ids)
+
+    async def redrive(
+        self,
+        *,
+        names: Sequence[str],
+        job: str | None,
+        reason: Reason | None,
+        stage: str | None,
+        user: User,
+        dry_run: bool,
+    ) -> Planned:
+        """Give dead letters another chance: those named, or all that stand by job, reason and stage."""
+        if not names and job is None and reason is None and stage is None:
+            raise DeskError(ErrorKind.REFUSED, "name dead letters, or a job, a reason or a stage")
+        chosen = await self._ask(lambda view: _letters(view, names, job, reason, stage))
+        by_job, by_reason = _counted(each.job or "" for each in chosen), _counted(each.reason.value for each in chosen)
+        ids: list[str] = []
+        for start in range(0, 0 if dry_run else len(chosen), REQUESTS_MAX):
+            cut = chosen[start : start + REQUESTS_MAX]
+            body = command_body(
+                requests=[each.request_id for each in cut if each.request_id is not None],
+                letters=[(each.partition, each.offset) for each in cut if each.request_id is None],
+            )
+            of = {each.job or "" for each in cut}
+            ids.append(await self._give(REDRIVE, of.pop() if len(of) == 1 else "", json.loads(body), user))
+        return _planned(REDRIVE, by_job, by_reason, tuple(ids))
+
+    async def switch(self, command: Switch, job: str, *, user: User) -> Given:
+        """Pause or resume a job, and watch whether every task has taken it."""
+        if not await self._ask(lambda view: queries.jobs(view, job)):
+            raise DeskError(ErrorKind.NOT_FOUND, f"the read model knows no job {job}; see `batchmill job list`")
+        issued = await self._issued(command, job, {}, user, self._wait_seconds)
+        return Given(
+            command=command,
+            job=job,
+            command_id=issued.command_id,
+            effective=issued.effective,
+            laggards=issued.laggards,
+        )
+
+    async def _give(self, command: str, job: str, body: Mapping[str, Any], user: User) -> str:
+        return (await self._issued(command, job, body, user, 0)).command_id
+
+    async def _issued(self, command: str, job: str, body: Mapping[str, Any], user: User, wait_seconds: float) -> Issued:
+        told = json.dumps(body, separators=(",", ":"))
+        try:
+            return await self._issue(command, job, actor=user.name, body_json=told, wait_seconds=wait_seconds)
+        except (KafkaUnreachableError, TopicsMismatchError) as error:
+            raise DeskError(ErrorKind.UNAVAILABLE, f"not given: {error}") from None
+        except (KafkaError, TimeoutError, OSError):
+            told = "the broker did not confirm the command; `batchmill explain` and the list of commands tell"
+            raise DeskError(ErrorKind.UNAVAILABLE, told) from None
+
+    async def _ask(self, look: Callable[[View], T]) -> T:
+        def run() -> T:
+            with View(self._view_path) as view:
+                return look(view)
+
+        async with self._asks:
+            try:
+                return await asyncio.to_thread(run)
+            except ViewMissingError as error:
+                raise DeskError(ErrorKind.UNAVAILABLE, str(error)) from None
+
+
+def _changeable(view: View, command: Change, run: str | None, requests: Sequence[str]) -> dict[str, int]:
+    """By job, how many records the command would touch, as far as the view knows."""
+    held = f"status = '{Status.COMMITTED}'" if command == "revert" else "reverted"
+    chosen = "run_id = ?" if run is not None else "request_id IN (SELECT value FROM json_each(?))"
+    value = run if run is not None else json.dumps(list(requests))
+    sql = f"SELECT job, COUNT(*) AS n FROM lives WHERE {held} AND {chosen} GROUP BY 1 ORDER BY 1"  # noqa: S608  own text
+    return {row["job"]: row["n"] for row in view.rows(sql, (value,))}
+
+
+def _letters(
+    view: View, names: Sequence[str], job: str | None, reason: Reason | None, stage: str | None
+) -> list[DeadLetterRow]:
+    if not names:
+        return queries.dead_letters(view, job=job, reason=reason, stage=stage, standing=True, limit=_REDRIVE_MAX)
+    found = [queries.dead_letter(view, name) for name in dict.fromkeys(names)]
+    if any(row is None for row in found):
+        raise DeskError(ErrorKind.NOT_FOUND, "one of these dead letters is not known; see `batchmill dlq list`")
+    return [row for row in found if row is not None]
+
+
+def _planned(command: str, by_job: Mapping[str, int], by_reason: Mapping[str, int], ids: tuple[str, ...]) -> Planned:
+    return Planned(
+        command=command,
+        executed=bool(ids),
+        records=sum(by_job.values()),
+        by_job=by_job,
+        by_reason=by_reason,
+        command_ids=ids,
+    )
+
+
+def _counted(names: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name in names:
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items()))
