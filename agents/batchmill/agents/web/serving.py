@@ -4,9 +4,6 @@ What lives here: who may be served where, and health beside it. What must not: w
 """
 
 import asyncio
-from collections.abc import Sequence
-
-from fastapi import APIRouter
 
 from batchmill.agents.commands import Issued, actor_here, issue
 from batchmill.agents.desk.desk import Desk
@@ -19,6 +16,7 @@ from batchmill.agents.telemetry import Telemetry
 from batchmill.agents.web.access import is_loopback_host
 from batchmill.agents.web.app import create_app
 from batchmill.agents.web.operating import Operations
+from batchmill.agents.web.pages.routes import pages_router
 from batchmill.agents.web.tokens import FILE_NAME, TokenFile
 
 __all__ = ["hosts_of", "run_web", "token_file"]
@@ -46,9 +44,7 @@ def hosts_of(settings: Settings, host: str) -> frozenset[str]:
     return own | more
 
 
-async def run_web(
-    settings: Settings, *, host: str, port: int, stop: asyncio.Event, pages: Sequence[APIRouter] = ()
-) -> None:
+async def run_web(settings: Settings, *, host: str, port: int, stop: asyncio.Event) -> None:
     """Serve until `stop`."""
     set_up_logging(settings.log, process="web", instance=settings.instance)
     hosts = hosts_of(settings, host)
@@ -68,7 +64,7 @@ async def run_web(
             settings=settings.web,
             hosts=hosts,
             local=local,
-            pages=pages,
+            pages=(pages_router(desk=desk, operations=operations, review=settings.review, web=settings.web),),
         )
         looking = asyncio.create_task(state.keep(desk), name="readiness")
         try:

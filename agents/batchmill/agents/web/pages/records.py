@@ -26,7 +26,7 @@ from batchmill.agents.web.problems import STATUS
 from batchmill.schemas.records import Check, Decision
 from batchmill.schemas.status import Status
 
-__all__ = ["next_address", "record_router"]
+__all__ = ["record_router"]
 
 _DECIDES = frozenset({"accept", "correct", "decline"})
 _DEFER_CHOICES = (
@@ -69,7 +69,7 @@ def record_router(site: Site) -> APIRouter:
     return router
 
 
-async def next_address(site: Site, user: User, trail: Trail) -> str:
+async def _next_address(site: Site, user: User, trail: Trail) -> str:
     """The next record of the queue that is free, from the start again after the last one; else the queue."""
     found = await site.desk.next_for(user, trail.filter, trail.after)
     if found is None and trail.after is not None:
@@ -86,7 +86,7 @@ def _steps(router: APIRouter, site: Site) -> None:
     async def step_on(request: Request) -> Response:
         trail, user = Trail.of(request.query_params), user_of(request)
         await _leave(site, request, trail.steps[-1:])
-        return went_to(await next_address(site, user, trail))
+        return went_to(await _next_address(site, user, trail))
 
     @router.get("/back")
     async def step_back(request: Request) -> Response:
@@ -299,7 +299,7 @@ async def _pending(site: Site, request_id: str, user: User) -> Decision | None:
 async def _go_on(site: Site, request: Request, request_id: str, done: Done) -> Response:
     trail = Trail.of(request.query_params)
     onward = trail.behind(request_id, trail.after).but(done=done)
-    return went_to(await next_address(site, user_of(request), onward))
+    return went_to(await _next_address(site, user_of(request), onward))
 
 
 async def _correct(site: Site, request: Request, request_id: str) -> Response:

@@ -1,6 +1,6 @@
 """Templates into pages: one environment, always escaping, and the few filters hostile texts go through.
 
-What lives here: the environment, filters that make markup out of strangers' texts, the headers of every page. What
+What lives here: the environment, filters that make markup out of strangers' texts, the list of static files. What
 must not: asking the desk, routes. `Markup` is made here and nowhere else.
 """
 
@@ -19,22 +19,20 @@ from batchmill.agents.web.pages import words
 from batchmill.agents.web.pages.trail import record_path
 from batchmill.agents.web.pages.unseen import pieces
 
-__all__ = ["HEADERS", "STATIC", "rendered", "text_of"]
+__all__ = ["ASSETS", "rendered", "text_of"]
 
 _HERE = Path(__file__).parent
-STATIC = _HERE / "static"
-#: nothing from elsewhere, nothing inline, no frames: what slips through the escaping finds nothing to run
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
+_STATIC = _HERE / "static"
+#: files a browser may ask for, by the name it asks with
+ASSETS: Mapping[str, Path] = {
+    str(path.relative_to(_STATIC)): path
+    for path in sorted(_STATIC.rglob("*"))
+    if path.suffix in {".js", ".css", ".svg"}
 }
+#: with `no-referrer` a browser names no origin when it posts a form, and the gate could not tell it from a stranger's
+_HEADERS = {"Referrer-Policy": "same-origin"}
+#: address, name and key of what stands in the head beside the queue
+_MORE_PAGES = (("/runs", "Runs", "runs"), ("/dead-letters", "Dead letters", "letters"))
 _SHORT_CHARS = 12
 _LINE_CHARS = 200
 
@@ -77,11 +75,6 @@ def asset(name: str) -> str:
     return f"/static/{name}?v={_SUMS[name]}"
 
 
-def _sums() -> dict[str, str]:
-    files = [path for path in STATIC.rglob("*") if path.suffix in {".js", ".css", ".svg"}]
-    return {str(path.relative_to(STATIC)): sha256(path.read_bytes()).hexdigest()[:12] for path in files}
-
-
 def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
@@ -92,11 +85,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(seen=seen, flat=flat, line=line, short=short, when=when)
-    made.globals.update(asset=asset, words=words, record_path=record_path)
+    made.globals.update(asset=asset, words=words, record_path=record_path, more_pages=_MORE_PAGES)
     return made
 
 
-_SUMS = _sums()
+_SUMS = {name: sha256(path.read_bytes()).hexdigest()[:12] for name, path in ASSETS.items()}
 _ENVIRONMENT = _environment()
 
 
@@ -107,4 +100,4 @@ def text_of(template: str, **values: Any) -> str:
 
 def rendered(template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A whole page."""
-    return HTMLResponse(text_of(template, **values), status_code=status, headers=dict(HEADERS))
+    return HTMLResponse(text_of(template, **values), status_code=status, headers=_HEADERS)

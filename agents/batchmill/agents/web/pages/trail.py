@@ -73,9 +73,7 @@ class Trail:
 
     @property
     def filter(self) -> Filter:
-        return Filter(
-            job=self.job, reason=self.reason, sampled=self.sampled, deferred=self.deferred, mine=self.mine
-        )
+        return Filter(job=self.job, reason=self.reason, sampled=self.sampled, deferred=self.deferred, mine=self.mine)
 
     @property
     def reason_text(self) -> str:
