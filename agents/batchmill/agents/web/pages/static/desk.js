@@ -53,7 +53,9 @@
   }
 
   function focusFirst(place) {
-    place?.querySelector("[data-first], input:not([type=hidden]):not(.by-default), textarea, select, button:not(.by-default)")?.focus();
+    const found = place?.querySelector("input:not([type=hidden]), textarea, select");
+    found?.focus();
+    if (found?.matches(TYPING) && found.setSelectionRange) found.setSelectionRange(found.value.length, found.value.length);
   }
 
   function moveInList(step) {
@@ -124,7 +126,15 @@
     }
   }
 
-  // --- after htmx has put a new page in place ---
+  // --- what htmx brings: pages are put in place, anything else is said ---
+
+  function arrived(event) {
+    const raw = event.detail?.ctx?.response?.raw;
+    const kind = raw?.headers.get("Content-Type") ?? "";
+    if (!raw || kind.includes("text/html") || kind.includes("event-stream")) return;
+    event.preventDefault();
+    raw.json().then((told) => say(told.detail), () => say(`The server answered ${raw.status}.`));
+  }
 
   function settled() {
     warnedOf = "";
@@ -136,7 +146,9 @@
   document.addEventListener("keydown", pressed);
   document.addEventListener("input", markEdited);
   document.addEventListener("click", clicked);
+  document.addEventListener("htmx:before:response", arrived);
   document.addEventListener("htmx:after:swap", settled);
+  document.addEventListener("htmx:error", () => say("The server cannot be reached just now."));
   document.addEventListener("DOMContentLoaded", () => {
     document.documentElement.classList.add("scripted");
     settled();
