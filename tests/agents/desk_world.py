@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 from aiokafka.errors import KafkaError
 
 from batchmill.agents.desk.desk import Desk
@@ -22,15 +21,15 @@ from batchmill.schemas.codec import decode_any, encode
 from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.jobs import JobSpec, JudgeSpec, ReviewSpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Check, Committed, Decision, Record, Verdict
-from batchmill.schemas.state import Life, Meta, Row
+from batchmill.schemas.records import Check, Committed, Decision, Record, Verdict, WorkItem
+from batchmill.schemas.state import Life, Row
 from batchmill.schemas.status import Status, VerdictStatus
 from batchmill.schemas.versions import version_of
 from batchmill.streams.committing import meet_verdict
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.jsontext import canonical
 from batchmill.streams.orders import Delete, Emit, Order, Put
-from batchmill.streams.reviewing import review
+from batchmill.streams.reviewing import Beside, review, review_beside, waiting
 from batchmill.streams.view import MemoryView
 from tests.streams.making import make_row, make_spec
 from tests.streams.rows import make_item, make_life, origin, request_name
@@ -73,7 +72,7 @@ class World:
         self._jobs = CompiledJobs()
         self._log: dict[str, list[_Logged]] = {}
         self._folded: dict[str, int] = {}
-        self._waiting: list[Decision] = []
+        self._waiting: list[tuple[int, Decision]] = []
         self._numbers = itertools.count(1)
         self.view_path = folder / "view.sqlite"
         self.store = ViewStore(self.view_path, identity={"topics": "t"})
@@ -144,8 +143,7 @@ class World:
             raise self.broken
         for decision in decisions:
             self.decided.append(decision)
-            self._waiting.append(decision)
-            self.record(decision, decision.request_id)
+            self._waiting.append((self.record(decision, decision.request_id), decision))
         if self.eager:
             self.work()
 
@@ -154,10 +152,25 @@ class World:
     def work(self) -> None:
         """Let the task obey what was decided, and the view see it."""
         todo, self._waiting = self._waiting, []
-        for decision in todo:
+        for offset, decision in todo:
             self.now_ms += 1
-            self.carry(review(self.task, decision, jobs=self._jobs, now_ms=self.now_ms))
+            self.carry(review(self.task, decision, offset, jobs=self._jobs, now_ms=self.now_ms))
+            self._judge()
         self.fold()
+
+    def _judge(self) -> None:
+        """What effect `judge` does about decisions that wait for their bodies."""
+        for asked in waiting(self.task, 100):
+            decision = self._body("decisions", asked.offset)
+            item = self._body("normalized", self.life(asked.request_id).input_offset)
+            assert isinstance(decision, Decision)
+            assert isinstance(item, WorkItem)
+            beside = Beside(item=item, result=None)
+            self.carry(review_beside(self.task, asked, decision, beside, jobs=self._jobs, now_ms=self.now_ms))
+
+    def _body(self, topic: str, offset: int) -> Any:
+        (found,) = (each.value for each in self._log[topic] if each.offset == offset)
+        return decode_any(found)
 
     def carry(self, orders: Iterable[Order]) -> None:
         for order in orders:
@@ -237,13 +250,6 @@ class World:
         self.now_ms += 1
         self.fold()
         return name
-
-    def opinion(self, request_id: str, actor: str, action: str = "accept") -> None:
-        """The first of two decisions, as the reviewer keeps it."""
-        self.row(
-            Meta(name=f"opinion/{request_id}", value_json=orjson.dumps({"actor": actor, "action": action}).decode())
-        )
-        self.fold()
 
     def commit(self, request_id: str) -> None:
         """Let the sink have it."""

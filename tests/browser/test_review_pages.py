@@ -122,7 +122,7 @@ async def decide(page: Page, action: str) -> None:
             await page.keyboard.press("a")
         case "decline":
             await page.keyboard.press("r")
-            await has_focus(page.locator("details[open] input").first)
+            await has_focus(page.locator("details[open] input[type=radio]").first)
             await page.keyboard.press("2")
             await page.keyboard.press("Enter")
         case "correct":
@@ -198,7 +198,7 @@ async def test_keys_type_in_fields_edits_are_not_lost_and_mistakes_are_told_at_t
 
 
 def value_ending(text: str) -> Any:
-    return re.compile(re.escape(text) + r"\Z")
+    return re.compile(re.escape(text) + "$")
 
 
 async def test_help_opens_over_the_page_and_the_queue_is_walked_line_by_line(

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from batchmill.schemas.jobs import BreakerSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Life, Source
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import (
+    breaking,
     calling,
     chunking,
     collecting,
@@ -31,7 +33,7 @@ from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "TIGHT", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "PROSE", "TIGHT", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +294,28 @@ def _reserves_apart(right: Any) -> Any:
     return reserve
 
 
+def _counts_only_the_dead(right: Any) -> Any:
+    """An answer that failed and is asked for again is not taken for a failure."""
+
+    def outcome_of(before: Life | None, life: Life) -> breaking.Outcome | None:
+        return None if life.status is Status.FAILED_RETRYABLE else right(before, life)
+
+    return outcome_of
+
+
 FEW_SOURCES = Scale(sources=4)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
+#: a prompt that goes wrong: every answer is prose
+PROSE = Scale(
+    sources=200,
+    events=200,
+    actions=4_000,
+    crash_share=0.005,
+    faults=Faults(row=0.0, chatty=1.0),
+    breaker=BreakerSpec(consecutive=6, window=12),
+)
 
 BUGS = (
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
@@ -322,5 +342,13 @@ BUGS = (
     Bug("grants under way forgotten", "budget_kept", overseeing.Books, "handed", _forgets_what_is_under_way, TIGHT),
     Bug("the rest not given back", "grants_add_up", granting, "follow", _keeps_the_rest, TIGHT),
     Bug("reserved apart from the chunk", "grants_add_up", granting, "reserve", _reserves_apart, TIGHT),
+    Bug(
+        "failures that are tried again not counted",
+        "breaker_kept",
+        breaking,
+        "outcome_of",
+        _counts_only_the_dead,
+        PROSE,
+    ),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

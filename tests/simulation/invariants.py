@@ -274,6 +274,38 @@ def attempts_bounded(story: Story) -> Iterator[str]:
 
 
 @law
+def breaker_kept(story: Story) -> Iterator[str]:
+    """While its job runs, no task sees more answers of one version fail in a row than the breaker allows."""
+    if story.scale.breaker is None:
+        return
+    for partition in range(story.world.partitions):
+        rows = [row for at, row in story.world.history if at == partition]
+        worst = max(_failed_in_a_row(rows), default=0)
+        if worst > story.scale.breaker.consecutive:
+            yield f"task {partition} went on until {worst} answers in a row had failed"
+
+
+def _failed_in_a_row(rows: list[Life | Job | None]) -> Iterator[int]:
+    """How many had failed after each answer. A word on the job, or the death of the worker, begins the count anew."""
+    lives: dict[str, Life] = {}
+    count: Counter[str] = Counter()
+    paused = False
+    for row in rows:
+        if isinstance(row, Life):
+            before, lives[row.request_id] = lives.get(row.request_id), row
+            if paused or before is None or before.status is not Status.SUCCEEDED_UNVALIDATED:
+                continue
+            if row.status in {Status.VALIDATED, Status.NEEDS_REVIEW}:
+                count[row.version] = 0
+            elif row.reason in {Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH}:
+                count[row.version] += 1
+                yield count[row.version]
+        else:
+            count.clear()
+            paused = row.paused if row is not None else paused
+
+
+@law
 def budget_kept(story: Story) -> Iterator[str]:
     """At no moment is more billed, or held for batches on their way, than the highest budget there has been."""
     yield from story.overspent

@@ -9,7 +9,7 @@ from random import Random
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
-from batchmill.schemas.jobs import BudgetSpec, JobSpec
+from batchmill.schemas.jobs import BreakerSpec, BudgetSpec, JobSpec
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
@@ -42,6 +42,7 @@ class Scale:
     faults: Faults = NORMAL  #: of the provider
     prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
+    breaker: BreakerSpec | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Story:
     """Everything there is to look at when it is over."""
 
     seed: int
+    scale: Scale
     world: World
     worker: Worker
     tasks: list[SimTask]
@@ -95,11 +97,12 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             count_max=chance.randrange(1, 12),
             budget_nanos=scale.budget_nanos,
             prefer=scale.prefer,
+            breaker=scale.breaker,
         )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
-    story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
+    story = Story(seed, scale, world, worker, tasks, [version_of(spec) for spec in specs])
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))

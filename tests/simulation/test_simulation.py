@@ -3,13 +3,16 @@
 Many more seeds: `python -m tests.simulation --seeds 1000`. A seed that breaks a law is added to `KEPT`.
 """
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.state import Chunk
-from tests.simulation.bugs import BAD_ROWS, BUGS, ONLINE, TIGHT, Bug, planted
+from batchmill.schemas.state import Chunk, Job
+from batchmill.schemas.status import Status
+from batchmill.streams import breaking
+from tests.simulation.bugs import BAD_ROWS, BUGS, ONLINE, PROSE, TIGHT, Bug, planted
 from tests.simulation.invariants import INVARIANTS, broken
 from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
 from tests.simulation.simulation import Scale, simulate
@@ -74,6 +77,24 @@ def test_a_tight_budget_makes_batches_wait_and_split() -> None:
     chunks = [row for story in stories for task in story.tasks for row in task.view.rows(Chunk.schema)]
     assert any("split" in (row.note or "") for row in chunks if isinstance(row, Chunk))
     assert all(story.overseer is not None and story.overseer.commands > 5 for story in stories)
+
+
+def test_a_version_whose_every_answer_is_bad_stops_its_job_in_each_task_after_a_few() -> None:
+    stories = [simulate(seed, PROSE) for seed in range(6)]
+    assert [broken(story) for story in stories] == [{}] * len(stories)
+    rows = [row for story in stories for _, rows, _ in story.world.state for row in rows if isinstance(row, Job)]
+    assert sum((row.pause_reason or "").startswith(breaking.PREFIX) for row in rows) > len(stories)
+
+
+def test_without_a_breaker_most_of_what_it_saves_would_be_dead_letters() -> None:
+    dead = Counter(
+        breaker is None
+        for breaker in (PROSE.breaker, None)
+        for seed in range(6)
+        for life in simulate(seed, replace(PROSE, breaker=breaker)).lives()
+        if life.reason is Reason.NOT_JSON and life.status is Status.FAILED_TERMINAL
+    )
+    assert dead[False] < dead[True] / 2, dead
 
 
 def test_the_same_seed_tells_the_same_story() -> None:

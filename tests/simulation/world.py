@@ -14,6 +14,7 @@ from batchmill.schemas.ids import partition_for
 from batchmill.schemas.records import Record
 from batchmill.schemas.state import Chunk, Grant, Job, Life, Row
 from batchmill.streams import granting
+from batchmill.streams.breaking import Breaker
 from batchmill.streams.chunking import Place
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord
@@ -47,6 +48,8 @@ class World:
     log: dict[tuple[str, int], list[Entry]] = field(default_factory=lambda: defaultdict(list))
     #: every committed move of a life, in order: the row before and after
     moves: list[tuple[Life | None, Life]] = field(default_factory=list)
+    #: what each task remembered of lives and jobs, in order; None where it died and forgot what it had in mind
+    history: list[tuple[int, Life | Job | None]] = field(default_factory=list)
     #: rows of jobs and pools that each transaction wrote, and where its task stood in `control`
     state: list[tuple[int, list[Grant | Job], int]] = field(default_factory=list)
 
@@ -71,6 +74,7 @@ class SimTask:
         self.place = Place("sim", partition)
         self.view = MemoryView()
         self.jobs = CompiledJobs()
+        self.breaker = Breaker()
         self.read: dict[str, int] = defaultdict(int)
         self.committed: dict[str, int] = {}
         self.fenced_at_ms = 0
@@ -84,7 +88,13 @@ class SimTask:
     def apply(self, orders: Iterable[Order]) -> None:
         for order in orders:
             match order:
+                case Put(Life() as row):
+                    stops = self.breaker.seen(self.view, row)
+                    self._carry(order)
+                    self.apply(stops)
                 case Put(Chunk() | Job() as row):
+                    if isinstance(row, Job):
+                        self.breaker.heard(self.view, row)
                     for each in granting.follow(self.view, row):
                         self._carry(each)
                 case _:
@@ -118,6 +128,7 @@ class SimTask:
         self.world.moves += self._moves
         for topic, partition, record in self._outbox:
             self.world.append(topic, partition, record)
+        self.world.history += [(self.partition, row) for row in self._rows if isinstance(row, Life | Job)]
         self.world.state.append(
             (self.partition, [row for row in self._rows if isinstance(row, Grant | Job)], self.read["control"])
         )
@@ -133,5 +144,6 @@ class SimTask:
                 self.view.put(before)
         self._undo, self._outbox, self._moves, self._rows = [], [], [], []
         self.read = defaultdict(int, self.committed)
-        self.jobs = CompiledJobs()
+        self.jobs, self.breaker = CompiledJobs(), Breaker()
+        self.world.history.append((self.partition, None))
         self.fenced_at_ms, self.clean = self.world.now_ms, False

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.schemas.jobs import BudgetSpec, ConfidenceSpec, InputSpec, JudgeSpec
+from batchmill.schemas.jobs import BudgetSpec, ConfidenceSpec, InputSpec, JudgeSpec, ScoringSpec
 from batchmill.streams.compiling import compile_job
 from batchmill.streams.linting import errors, findings
 from tests.streams.making import OUTPUT_SCHEMA, make_spec
@@ -75,3 +75,9 @@ def test_a_budget_without_a_limit_on_the_answer_is_an_error() -> None:
     (told,) = errors(make_spec(params="{}", budget=budget))
     assert (told.where, told.error) == ("$.budget", True)
     assert errors(make_spec(budget=budget)) == ()
+
+
+def test_a_job_that_would_score_its_own_answers_for_ever_is_an_error() -> None:
+    judge = JudgeSpec(scoring=ScoringSpec(job="triage", agree="score == output"))
+    assert [told.where for told in errors(make_spec(judge=judge))] == ["$.judge.scoring.job"]
+    assert errors(make_spec(judge=JudgeSpec(scoring=ScoringSpec(job="second", agree="score == output")))) == ()

@@ -29,6 +29,7 @@ from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
 from batchmill.agents.stages.importer import Importer
+from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
 from batchmill.agents.stages.reviewer import Reviewer
@@ -210,6 +211,7 @@ def _add_stages(
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,
+        "judge": JudgeLoop(kit=kit, refused=tally.refused, effects=effects).run,
         "commit": committer.run,
     }
     for name, run in loops.items():

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from batchmill.agents.runtime import BodyCache, LogReader
+from batchmill.agents.originals import log_reader
 from batchmill.agents.settings import Settings
-from batchmill.agents.topics import kafka_client_options
 from batchmill.schemas.codec import CodecError, decode_any
 from batchmill.streams.topology import topic_name
 
@@ -19,25 +18,22 @@ __all__ = ["At", "LogBodies"]
 
 At = tuple[str, int, int]  #: topic's short name, partition, offset
 
-_CACHE_BYTES = 64 * 2**20
-
 
 class LogBodies:
     """A context; connects at the first read. One read at a time: others wait their turn."""
 
     def __init__(self, settings: Settings) -> None:
-        options = kafka_client_options(settings.kafka)
-        servers = options.pop("bootstrap_servers")
         self._prefix = settings.topic_prefix
-        self._reader = LogReader(bootstrap_servers=servers, bodies=BodyCache(bytes_max=_CACHE_BYTES), options=options)
+        self._opening = log_reader(settings)
 
     async def __aenter__(self) -> Self:
+        self._reader = await self._opening.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._reader.close()
+        await self._opening.__aexit__(kind, error, trace)
 
     async def read(self, places: Iterable[At]) -> dict[At, dict[str, Any]]:
         """What the log holds at these places; what retention took is absent."""

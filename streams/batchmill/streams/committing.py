@@ -11,9 +11,10 @@ from typing import Final
 
 from batchmill.schemas.ids import commit_id
 from batchmill.schemas.jobs import PlaceSpec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Committed, Verdict
 from batchmill.schemas.state import Life, Source
-from batchmill.schemas.status import Status
+from batchmill.schemas.status import Status, VerdictStatus
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.facts import CommitApplied, CommitIntended, SinkRefused, Superseded
@@ -40,15 +41,33 @@ class Intent:
 
 
 def meet_verdict(view: StateView, verdict: Verdict, offset: int, now_ms: int) -> list[Order]:
-    """Note where the body of a life's verdict lies; a verdict on an answer the life no longer has is passed over."""
+    """Note where the body of a life's verdict lies; a verdict on an answer the life no longer has is passed over.
+
+    That of the answer a person was asked about is noted whatever they decided meanwhile: an undo brings it back.
+    """
     life = read.life(view, verdict.request_id)
-    if life is None or life.status not in {Status.VALIDATED, Status.NEEDS_REVIEW}:
+    if life is None:
         return []
-    if life.output_sha256 != verdict.output_sha256:
+    met = _met(life, verdict, offset)
+    if not met:
         return []
-    orders: list[Order] = [Put(evolve(life, verdict_offset=offset, updated_at_ms=now_ms))]
+    orders: list[Order] = [Put(evolve(life, **met, updated_at_ms=now_ms))]
     # Of a paused job nothing is written; the resumption wakes the writer.
-    return [*orders, Wake("commit")] if life.status is Status.VALIDATED and not _paused(view, life) else orders
+    writes = life.status is Status.VALIDATED and "verdict_offset" in met and not _paused(view, life)
+    return [*orders, Wake("commit")] if writes else orders
+
+
+def _met(life: Life, verdict: Verdict, offset: int) -> dict[str, int]:
+    """The offsets of a life that this verdict tells."""
+    met: dict[str, int] = {}
+    waits = life.status in {Status.VALIDATED, Status.NEEDS_REVIEW}
+    if waits and life.output_sha256 == verdict.output_sha256:
+        met["verdict_offset"] = offset
+    declined = life.status is Status.FAILED_TERMINAL and life.reason is Reason.DECLINED
+    asked = verdict.status is VerdictStatus.NEEDS_REVIEW and life.review_sha256 == verdict.output_sha256
+    if asked and (waits or declined):
+        met["review_offset"] = offset
+    return met
 
 
 def intend(view: StateView, *, now_ms: int, limit: int, after: str | None = None) -> Intent:

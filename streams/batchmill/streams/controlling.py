@@ -106,7 +106,9 @@ def refusal(view: StateView, command: Control) -> str | None:
     """Why `command` must not be carried out, or None. Whoever can write to `control` may write anything; taken as it
     is, a spec that does not compile would stop every worker at the next event.
     """
-    if not _JOB_NAME.fullmatch(command.job):
+    # A redrive names lives and letters; letters of events that no job claimed belong to none.
+    nameless = command.command == "redrive" and not command.job
+    if not nameless and not _JOB_NAME.fullmatch(command.job):
         return "a job's name has 1 to 64 letters, digits, '.', '_' or '-'"
     match command.command:
         case "apply":

@@ -20,6 +20,7 @@ from batchmill.streams.settling import moved, unwanted
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "FOREIGN_GENERATION",
     "JOB_HEADER",
     "ORIGINAL_BYTES_MAX",
     "RawRecord",
@@ -36,6 +37,8 @@ __all__ = [
 #: up to here a dead letter carries the bytes themselves; above it names where they lie
 ORIGINAL_BYTES_MAX = 256 * 1024
 ERROR_CHARS_MAX = 1_000
+#: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
+FOREIGN_GENERATION = 0
 _KEY_BYTES_MAX = 256
 
 JOB_HEADER = "batchmill-job"
@@ -213,10 +216,11 @@ def redrive_fact(life: Life, *, asked_at_ms: int) -> Redriven | None:
 def raw_of(letter: DeadLetter, value: bytes | None = None) -> RawRecord | None:
     """The raw record to normalize again, for a dead letter that never had a life.
 
-    `value` is what the log still holds; without it and without a copy in the letter there is nothing: None.
+    `value` is what the log still holds; without it and without a copy in the letter there is nothing: None. Nor is
+    there for what was no raw event to begin with.
     """
     body = letter.original if value is None else value
-    if letter.request_id is not None or body is None:
+    if letter.request_id is not None or body is None or letter.origin.generation == FOREIGN_GENERATION:
         return None
     return RawRecord(
         origin=letter.origin,

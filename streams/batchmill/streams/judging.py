@@ -14,15 +14,26 @@ from typing import Any
 
 import orjson
 
-from batchmill.schemas.jobs import CheckKind, ConfidenceSpec, JobSpec, JudgeSpec, LengthSpec, Severity
+from batchmill.schemas.jobs import CheckKind, ConfidenceSpec, JobSpec, JudgeSpec, LengthSpec, RuleSpec, Severity
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check
+from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.jsontext import DEPTH_MAX, canonical, decode
 from batchmill.streams.paths import ABSENT, Path, compile_path
 from batchmill.streams.shapes import Shape, compile_shape
 from batchmill.streams.unusable import Unusable
 
-__all__ = ["OUTPUT_BYTES_MAX", "Judge", "Judgement", "compile_judge", "in_sample", "judge_output", "judge_text"]
+__all__ = [
+    "OUTPUT_BYTES_MAX",
+    "Judge",
+    "Judgement",
+    "agrees",
+    "compile_judge",
+    "in_sample",
+    "in_share",
+    "judge_output",
+    "judge_text",
+]
 
 #: more than any model writes in one answer
 OUTPUT_BYTES_MAX = 4 * 2**20
@@ -33,6 +44,8 @@ _CUT_SHORT = frozenset({"length", "max_tokens"})
 #: finish reasons that mean: the provider withheld the answer
 _WITHHELD = frozenset({"content_filter", "refusal"})
 _SAMPLE_SPACE = 2**64
+_RULE_VARIABLES = frozenset({"output", "input"})
+_AGREE_VARIABLES = frozenset({"output", "input", "score"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,10 @@ class Judge:
     lengths: tuple[tuple[Path, LengthSpec], ...]
     confidence: tuple[Path, ConfidenceSpec] | None
     review_sample: float
+    rules: tuple[tuple[RuleSpec, Condition], ...]
+    agree: Condition | None
+    score_sample: float
+    reads_input: bool  #: cannot be asked without the record's input
     severity: Callable[[CheckKind], Severity]
 
 
@@ -58,6 +75,7 @@ class Judgement:
     wants_review: Reason | bool  #: why a person should look; True: sampled, no fault found
     output_json: str | None  #: canonical; None when the answer is not JSON
     confidence: float | None
+    wants_score: bool = False  #: a second opinion is to be asked before it counts
 
 
 def compile_judge(spec: JobSpec) -> Judge:
@@ -73,6 +91,10 @@ def compile_judge(spec: JobSpec) -> Judge:
         lengths=tuple((compile_path(name), bounds) for name, bounds in judge.lengths.items()),
         confidence=_compiled_confidence(judge.confidence),
         review_sample=judge.review_sample,
+        rules=tuple((rule, compile_condition(rule.require, variables=_RULE_VARIABLES)) for rule in judge.rules),
+        agree=None if judge.scoring is None else compile_condition(judge.scoring.agree, variables=_AGREE_VARIABLES),
+        score_sample=0 if judge.scoring is None else judge.scoring.sample,
+        reads_input=bool(judge.rules or judge.citations or judge.functions or judge.scoring),
         severity=severities.__getitem__,
     )
 
@@ -82,7 +104,14 @@ def _compiled_confidence(spec: ConfidenceSpec | None) -> tuple[Path, ConfidenceS
 
 
 def judge_text(
-    judge: Judge, *, request_id: str, text: str, finish_reason: str | None, refusal: str | None
+    judge: Judge,
+    *,
+    request_id: str,
+    text: str,
+    finish_reason: str | None,
+    refusal: str | None,
+    item_input: Any = None,
+    logprob_mean: float | None = None,
 ) -> Judgement:
     """Judge a model's answer as it came."""
     fatal = _unanswered(finish_reason, refusal)
@@ -91,7 +120,7 @@ def judge_text(
     if not judge.expects_json:
         if len(orjson.dumps(text)) > _OUTPUT_JSON_BYTES_MAX:
             return _too_large()
-        return _judged(judge, request_id, text, [])
+        return _judged(judge, request_id, text, item_input, [])
     try:
         output = decode(text.encode(), bytes_max=OUTPUT_BYTES_MAX, depth_max=DEPTH_MAX)
         output_json = canonical(output).decode()
@@ -100,24 +129,61 @@ def judge_text(
         return _ended(Reason.NOT_JSON, "json", f"expected one JSON value and nothing else: {note}")
     if len(output_json.encode()) > _OUTPUT_JSON_BYTES_MAX:
         return _too_large()
-    return judge_output(judge, request_id=request_id, output=output, output_json=output_json)
+    return judge_output(
+        judge,
+        request_id=request_id,
+        output=output,
+        output_json=output_json,
+        item_input=item_input,
+        logprob_mean=logprob_mean,
+    )
 
 
-def judge_output(judge: Judge, *, request_id: str, output: Any, output_json: str) -> Judgement:
+def judge_output(
+    judge: Judge,
+    *,
+    request_id: str,
+    output: Any,
+    output_json: str,
+    item_input: Any = None,
+    logprob_mean: float | None = None,
+) -> Judgement:
     """Judge a decoded answer: a model's, or a reviewer's correction."""
-    return _judged(judge, request_id, output, [_passed("json")], output_json)
+    del logprob_mean
+    return _judged(judge, request_id, output, item_input, [_passed("json")], output_json)
+
+
+def agrees(judge: Judge, output: Any, item_input: Any, score: Any) -> Check:
+    """The check that a second opinion is the first one's."""
+    assert judge.agree is not None
+    try:
+        holds = judge.agree.holds({"output": output, "input": item_input, "score": score})
+    except ConditionError:
+        holds = False
+    return Check(id="score", severity=Severity.REVIEW.value, passed=holds, path=None, note=None)
+
+
+def in_share(request_id: str, share: float, salt: str) -> bool:
+    """Whether this request is of the `share`; the same for every worker and every replay."""
+    drawn = int.from_bytes(sha256(f"{salt}\n{request_id}".encode()).digest()[:8], "big")
+    return drawn < share * _SAMPLE_SPACE
 
 
 def in_sample(request_id: str, share: float) -> bool:
     """Whether this request is of the `share` that a person sees; the same for every worker and every replay."""
-    drawn = int.from_bytes(sha256(f"review\n{request_id}".encode()).digest()[:8], "big")
-    return drawn < share * _SAMPLE_SPACE
+    return in_share(request_id, share, "review")
 
 
 def _judged(
-    judge: Judge, request_id: str, output: Any, checks: list[Check], output_json: str | None = None
+    judge: Judge, request_id: str, output: Any, item_input: Any, checks: list[Check], output_json: str | None = None
 ) -> Judgement:
     checks.extend(_checks(judge, output))
+    for rule, condition in judge.rules:
+        try:
+            holds = condition.holds({"output": output, "input": item_input})
+        except ConditionError:
+            holds = False
+        checks.append(Check(id=rule.id, severity=rule.severity.value, passed=holds, path=None, note=rule.note))
     confidence, low = _confidence(judge, output)
     if low is not None:
         checks.append(low)
@@ -130,6 +196,10 @@ def _judged(
         wants_review=sampled if doubted is None else _reason(doubted),
         output_json=orjson.dumps(output).decode() if output_json is None else output_json,
         confidence=confidence,
+        wants_score=rejecting is None
+        and doubted is None
+        and judge.agree is not None
+        and in_share(request_id, judge.score_sample, "score"),
     )
 
 
@@ -219,4 +289,4 @@ def _reason(check: Check) -> Reason:
 
 
 def _reads_members(judge: JudgeSpec) -> bool:
-    return bool(judge.required or judge.categories or judge.lengths or judge.confidence)
+    return bool(judge.required or judge.categories or judge.lengths or judge.confidence or judge.rules)

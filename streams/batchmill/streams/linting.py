@@ -53,6 +53,9 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
     yield from _unbounded(spec)
+    if spec.judge.scoring is not None and spec.judge.scoring.job == spec.job:
+        what = "names the job itself: each score would be an answer to be scored; name another job"
+        yield Finding(where="$.judge.scoring.job", message=what, error=True)
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:

@@ -10,17 +10,21 @@ from batchmill.agents.desk.model import Card, DeskError, ErrorKind, Gold, Lock, 
 from batchmill.agents.desk.passages import passages
 from batchmill.agents.projector.reviewing import DecisionRow, GoldRow, Position, WaitingRow
 from batchmill.schemas.records import Check, Decision
+from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJob
+from batchmill.streams.reviewing import Opinion, read_opinions
 
 __all__ = [
     "Places",
+    "actors",
     "card",
     "decision_of",
     "gold",
     "gold_places",
+    "input_of",
     "item",
     "newest_in_force",
-    "opinion_actors",
+    "opinions",
     "places",
     "position",
     "position_of",
@@ -55,7 +59,7 @@ def places(row: WaitingRow, decided: Sequence[DecisionRow]) -> Places:
 
 
 def item(row: WaitingRow, lock: Lock | None, now_ms: int) -> QueueItem:
-    later = row.due_at_ms is not None and row.due_at_ms > now_ms and row.status.value == "needs_review"
+    later = row.due_at_ms is not None and row.due_at_ms > now_ms and row.status is Status.NEEDS_REVIEW
     return QueueItem(
         request_id=row.request_id,
         job=row.job,
@@ -66,7 +70,7 @@ def item(row: WaitingRow, lock: Lock | None, now_ms: int) -> QueueItem:
         risk=row.risk,
         waiting_since_ms=row.updated_at_ms,
         deferred_until_ms=row.due_at_ms if later else None,
-        needs_second=bool(opinion_actors(row.opinion_json)),
+        needs_second=len(opinions(row)) == 1,
         lock=lock,
         cursor=cursor_of(position(row)),
     )
@@ -85,6 +89,9 @@ def card(
     judged = None if at.judged is None else _of(bodies.get(at.judged), row.request_id)
     given, output = _decoded(asked, "input_json"), _decoded(judged, "output_json")
     schema = job.spec.ask.output_schema_json
+    given_before = opinions(row)
+    # who decides second must not be led by the first; who decides a disagreement should know both
+    veiled = {each.decision_id for each in given_before} if len(given_before) == 1 else set()
     return Card(
         item=shown,
         status=row.status,
@@ -97,7 +104,11 @@ def card(
         passages=passages(job.spec.judge, given, output),
         decline_reasons=job.spec.review.decline_reasons,
         undo_seconds=job.spec.review.undo_seconds,
-        decisions=tuple(decision_of(each, bodies.get(("decisions", each.partition, each.offset))) for each in decided),
+        decisions=tuple(
+            decision_of(each, bodies.get(("decisions", each.partition, each.offset)))
+            for each in decided
+            if each.id not in veiled
+        ),
     )
 
 
@@ -125,13 +136,21 @@ def newest_in_force(decided: Sequence[DecisionRow]) -> DecisionRow | None:
     return standing[-1] if standing else None
 
 
-def opinion_actors(opinion_json: str | None) -> tuple[str, ...]:
-    """Who has given the first of two independent decisions."""
-    if opinion_json is None:
+def opinions(row: WaitingRow) -> tuple[Opinion, ...]:
+    """The independent decisions there are on the answer that waits, oldest first."""
+    if row.opinion_json is None or row.status is not Status.NEEDS_REVIEW:
         return ()
-    told = orjson.loads(opinion_json)
-    given = told if isinstance(told, list) else [told]
-    return tuple(str(each["actor"]) for each in given)
+    return tuple(each for each in read_opinions(row.opinion_json) if each.seen_sha256 == row.output_sha256)
+
+
+def actors(row: WaitingRow) -> frozenset[str]:
+    """Who has given one of these."""
+    return frozenset(each.actor for each in opinions(row))
+
+
+def input_of(row: WaitingRow, body: Mapping[str, Any] | None) -> Any:
+    """The decoded input of a record; None when the log no longer has it."""
+    return _decoded(_of(body, row.request_id), "input_json")
 
 
 def gold_places(row: GoldRow) -> Iterator[At]:

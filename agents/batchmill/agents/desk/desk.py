@@ -122,7 +122,7 @@ class Desk:
             wanted = self._wanted(view, replace(chosen, mine=True), user, now_ms)
             at: asked.Position | None = begin
             while found := asked.waiting(view, _risk, wanted, at, self._settings.page_rows):
-                free = (row for row in found if user.name not in cards.opinion_actors(row.opinion_json))
+                free = (row for row in found if user.name not in cards.actors(row))
                 first = next(free, None)
                 if first is not None:
                     return first.request_id
@@ -235,7 +235,7 @@ class Desk:
         """Something else is right; REFUSED with the failed checks when that does not pass what the job declares."""
         row, job = await self._decidable(request_id, user, seen)
         decision = self._decision(row, "correct", user, reason=reason, output_json=output_json)
-        judged = self._judged(job, decision)
+        judged = await self._judged(row, job, decision)
         return await self._decide(row, job, replace(decision, output_json=judged), left=_sha256(judged))
 
     async def decline(self, request_id: str, reason: str, *, user: User, seen: str | None = None) -> Answer:
@@ -303,7 +303,7 @@ class Desk:
             raise DeskError(ErrorKind.CONFLICT, f"request {request_id} is {row.status}, it does not wait for review")
         if seen is not None and seen != row.output_sha256:
             raise DeskError(ErrorKind.CONFLICT, f"the answer of request {request_id} is another one now; look again")
-        if user.name in cards.opinion_actors(row.opinion_json):
+        if user.name in cards.actors(row):
             told = f"{user.name} has decided request {request_id} already; the second decision must be another person's"
             raise DeskError(ErrorKind.CONFLICT, told)
         return row, job
@@ -332,16 +332,25 @@ class Desk:
             decided_at_ms=self._now_ms(),
         )
 
-    def _judged(self, job: CompiledJob, decision: Decision) -> str:
+    async def _judged(self, row: asked.WaitingRow, job: CompiledJob, decision: Decision) -> str:
         """The correction in canonical form: what the reviewer agent would refuse is refused here, at once."""
+        item_input = await self._item_input(row) if job.judge.reads_input else None
         try:
-            judgement = correction(job, decision)
+            judgement = correction(job, decision, item_input)
         except Unusable as wrong:
             raise DeskError(ErrorKind.REFUSED, f"the correction is no usable JSON: {wrong.note}") from None
         if judgement.reason is not None or judgement.output_json is None:
             failed = tuple(check for check in judgement.checks if not check.passed)
             raise DeskError(ErrorKind.REFUSED, f"the correction does not pass: {judgement.reason}", failed)
         return judgement.output_json
+
+    async def _item_input(self, row: asked.WaitingRow) -> Any:
+        place = ("normalized", row.partition, row.input_offset)
+        found = cards.input_of(row, (await self._read([place])).get(place))
+        if found is None:
+            told = "the correction cannot be checked: retention removed the record's input; accept or decline"
+            raise DeskError(ErrorKind.REFUSED, told)
+        return found
 
     async def _decide(self, row: asked.WaitingRow, job: CompiledJob, decision: Decision, *, left: str) -> Answer:
         await self._put({row.request_id: self._claim(row, decision, left)})

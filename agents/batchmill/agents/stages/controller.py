@@ -4,7 +4,7 @@ What lives here: handing commands to their decisions. What must not: what a comm
 `streams.dead_lettering`, `streams.hinting`, `streams.importing`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -84,17 +84,23 @@ class Controller:
             if not asked or not await self._redrive(task, asked):
                 await task.rest("redrive", self.effects.idle_seconds)
 
+    async def _events(self, task: Task, letters: Iterable[DeadLetter]) -> Mapping[int, LogRecord]:
+        """The raw events of letters, by offset. An origin of another generation is no place in this topic."""
+        ours = [each.origin.offset for each in letters if each.origin.generation == self.kit.raw_generation]
+        return await self.kit.bodies(task, "raw", ours)
+
     async def _redrive(self, task: Task, asked: Sequence[Waiting]) -> bool:
         await task.capacity()
         try:
             found = await self.kit.bodies(task, "dead-letter", [each.offset for each in asked])
             letters = {offset: codec.decode(record.value or b"", DeadLetter) for offset, record in found.items()}
-            events = await self.kit.bodies(task, "raw", [letter.origin.offset for letter in letters.values()])
+            events = await self._events(task, letters.values())
         except LogSlowError:
             return False
         for each in asked:
             letter = letters.get(each.offset)
-            event = None if letter is None else events.get(letter.origin.offset)
+            ours = letter is not None and letter.origin.generation == self.kit.raw_generation
+            event = events.get(letter.origin.offset) if letter is not None and ours else None
             orders = redriven(
                 task.view,
                 each,

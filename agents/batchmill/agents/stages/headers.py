@@ -10,6 +10,7 @@ from uuid_utils import uuid7
 
 from batchmill.agents import clock
 from batchmill.schemas.records import Control, DeadLetter, Excluded, RawEvent, Record
+from batchmill.streams.dead_lettering import JOB_HEADER
 from batchmill.streams.dead_lettering import headers as letter_headers
 
 __all__ = ["headers_for", "trace_id_of", "traceparent_of"]
@@ -29,6 +30,8 @@ def headers_for(
         ("ce_time", clock.rfc3339(clock.wall_ms()).encode()),
         ("causationid", src.encode()),
     ]
+    if isinstance(record, RawEvent) and record.job is not None:
+        found.append((JOB_HEADER, record.job.encode()))
     request_id = None if isinstance(record, RawEvent | Control) else record.request_id
     if request_id is not None:
         found.append(("correlationid", request_id.encode()))

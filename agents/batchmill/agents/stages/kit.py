@@ -5,8 +5,11 @@ decision. `carry` writes everything a decision ordered between two awaits, so it
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import structlog
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import LogReader, LogRecord, Task
@@ -25,10 +28,11 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
-from batchmill.schemas.state import Chunk, Job
+from batchmill.schemas.state import Chunk, Job, Life
 from batchmill.streams import view as read
+from batchmill.streams.breaking import Breaker
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
-from batchmill.streams.dead_lettering import RawRecord, of_raw
+from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, of_raw
 from batchmill.streams.granting import follow
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.ports import TransientError
@@ -36,10 +40,9 @@ from batchmill.streams.topology import TOPICS, topic_name
 
 __all__ = ["Kit", "LogSlowError", "upstream_trace"]
 
-R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
+_log = structlog.get_logger(__name__)
 
-#: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
-FOREIGN_GENERATION = 0
+R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
 
 
 class LogSlowError(TransientError):
@@ -60,6 +63,8 @@ class Kit:
     jobs: CompiledJobs
     carried: Callable[[Record], None]  #: told of each record that was ordered; counts it
     stepped: Callable[[Chunk | None, Chunk], None]  #: told of each chunk's row before and after
+    #: each task's; a task that is handed over takes its windows along
+    breakers: WeakKeyDictionary[Task, Breaker] = field(default_factory=WeakKeyDictionary)
 
     @staticmethod
     def names(prefix: str) -> dict[str, str]:
@@ -70,7 +75,15 @@ class Kit:
         """Carry out `orders`; `src` names what caused them (`topic/partition/offset`, or `effect:name/row`)."""
         for order in orders:
             match order:
+                case Put(Life() as row):
+                    stops = self._breaker(task).seen(task.view, row)
+                    task.put(row)
+                    if stops:
+                        _log.error("breaker_tripped", job=row.job, version=row.version, partition=task.partition)
+                        self.carry(task, stops, src=src)
                 case Put(Chunk() | Job() as row):
+                    if isinstance(row, Job):
+                        self._breaker(task).heard(task.view, row)
                     for each in follow(task.view, row):
                         self._put_or_wake(task, each)
                 case Put(row):
@@ -81,6 +94,10 @@ class Kit:
                     task.delete(table, key)
                 case Wake(effect):
                     task.wake(effect)
+
+    def _breaker(self, task: Task) -> Breaker:
+        found = self.breakers.get(task)
+        return found if found is not None else self.breakers.setdefault(task, Breaker())
 
     def _put_or_wake(self, task: Task, order: Order) -> None:
         """One of the orders that a chunk's or job's row comes with, its reservations settled."""

@@ -13,10 +13,12 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from aiokafka.errors import KafkaError
 
+from batchmill.agents import clock
 from batchmill.agents.commands import Issued
 from batchmill.agents.desk.model import DeskError, ErrorKind, User
-from batchmill.agents.projector import queries
-from batchmill.agents.projector.queries import DeadLetterRow, JobRow, RunRow
+from batchmill.agents.projector import letters, queries
+from batchmill.agents.projector.letters import DeadLetterRow, Wanted
+from batchmill.agents.projector.queries import JobRow, RunRow
 from batchmill.agents.projector.reading import View, ViewMissingError
 from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError
 from batchmill.schemas.reasons import Reason
@@ -89,7 +91,7 @@ class Operations:
         """Those that still stand, the newest first."""
 
         def look(view: View) -> list[DeadLetterRow]:
-            return queries.dead_letters(view, job=job, reason=reason, stage=stage, standing=True, limit=limit)
+            return list(letters.letters(view, _wanted(job, reason, stage), now_ms=clock.wall_ms(), limit=limit))
 
         return tuple(await self._ask(look))
 
@@ -183,11 +185,16 @@ def _letters(
     view: View, names: Sequence[str], job: str | None, reason: Reason | None, stage: str | None
 ) -> list[DeadLetterRow]:
     if not names:
-        return queries.dead_letters(view, job=job, reason=reason, stage=stage, standing=True, limit=_REDRIVE_MAX)
-    found = [queries.dead_letter(view, name) for name in dict.fromkeys(names)]
+        wanted = _wanted(job, reason, stage)
+        return list(letters.letters(view, wanted, now_ms=clock.wall_ms(), limit=_REDRIVE_MAX, oldest_first=True))
+    found = [letters.letter(view, name) for name in dict.fromkeys(names)]
     if any(row is None for row in found):
         raise DeskError(ErrorKind.NOT_FOUND, "one of these dead letters is not known; see `batchmill dlq list`")
     return [row for row in found if row is not None]
+
+
+def _wanted(job: str | None, reason: Reason | None, stage: str | None) -> Wanted:
+    return Wanted(job=job, reasons=() if reason is None else (reason,), stage=stage)
 
 
 def _planned(command: str, by_job: Mapping[str, int], by_reason: Mapping[str, int], ids: tuple[str, ...]) -> Planned:

@@ -4,6 +4,7 @@ What lives here: who may be served where, and health beside it. What must not: w
 """
 
 import asyncio
+from collections.abc import Callable
 
 from batchmill.agents.commands import Issued, actor_here, issue
 from batchmill.agents.desk.desk import Desk
@@ -44,8 +45,15 @@ def hosts_of(settings: Settings, host: str) -> frozenset[str]:
     return own | more
 
 
-async def run_web(settings: Settings, *, host: str, port: int, stop: asyncio.Event) -> None:
-    """Serve until `stop`."""
+async def run_web(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    say: Callable[[str], None] = lambda _told: None,
+) -> None:
+    """Serve until `stop`; `say` is told where."""
     set_up_logging(settings.log, process="web", instance=settings.instance)
     hosts = hosts_of(settings, host)
     local = User(name=actor_here(), role=Role.OPERATOR) if is_loopback_host(host) else None
@@ -72,7 +80,9 @@ async def run_web(settings: Settings, *, host: str, port: int, stop: asyncio.Eve
                 serving_health(settings.health, reasons=lambda: state.reasons, metrics=telemetry.prometheus),
                 serving(app, host=host, port=port, name="web", connections_max=settings.web.connections_max) as url,
             ):
-                get_logger(__name__).info("web_listening", url=url, tokens=bool(token_file(settings).tokens()))
+                known = bool(token_file(settings).tokens())
+                get_logger(__name__).info("web_listening", url=url, tokens=known)
+                say(f"the review desk is at {url}; {'a token is needed' if known else 'only this machine comes in'}")
                 await stop.wait()
         finally:
             looking.cancel()
