@@ -75,6 +75,13 @@ def test_without_citations_the_texts_of_the_answer_are_found_in_the_source() -> 
     assert marks(body) == ["12", "Main Street"]
 
 
+def test_members_with_odd_names_are_marked_under_either_way_to_write_them() -> None:
+    source = {"x y": "one two"}
+    for path in ("$['x y']", "$.x y"):
+        (part,) = highlighted(source, [passage(4, 7, path)])
+        assert marks(part) == ["two"]
+
+
 def test_a_lone_letter_marks_nothing() -> None:
     assert found_in("a banana", {"grade": "a"}) == ()
 

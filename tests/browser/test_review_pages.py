@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.browser.reviewing import Record, ReviewingSite, records, reviewing_site
+from tests.browser.reviewing import ReviewingSite, records, reviewing_site
 
 PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
 RECORDS = 20

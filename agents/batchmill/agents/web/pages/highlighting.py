@@ -13,7 +13,7 @@ from typing import Any
 
 from batchmill.agents.desk.model import Passage
 from batchmill.agents.web.pages.fields import step_text
-from batchmill.streams.paths import Path, PathError, compile_path
+from batchmill.streams.paths import PathError, compile_path
 
 __all__ = ["HEAD_CHARS", "Segment", "Text", "found_in", "highlighted"]
 
@@ -56,12 +56,16 @@ class Text:
 
 
 _Span = tuple[int, int, tuple[str, ...]]
+_Place = tuple[str | int, ...] | str
 
 
 def highlighted(value: Any, passages: Sequence[Passage], *, whole: bool = False) -> tuple[Text, ...]:
     """Every value of the input `value`, what `passages` name marked; long texts are cut unless `whole`."""
     spans = _by_place(passages)
-    return tuple(_text(path, part, spans.get(steps, ()), whole=whole) for path, steps, part in _leaves(value, "$", ()))
+    return tuple(
+        _text(path, part, [*spans.get(steps, ()), *spans.get(_bare(steps), ())], whole=whole)
+        for path, steps, part in _leaves(value, "$", ())
+    )
 
 
 def found_in(value: Any, output: Any) -> tuple[Passage, ...]:
@@ -76,23 +80,26 @@ def found_in(value: Any, output: Any) -> tuple[Passage, ...]:
     )
 
 
-def _by_place(passages: Sequence[Passage]) -> Mapping[tuple[str | int, ...], list[Passage]]:
-    by_place: dict[tuple[str | int, ...], list[Passage]] = defaultdict(list)
+def _by_place(passages: Sequence[Passage]) -> Mapping[_Place, list[Passage]]:
+    by_place: dict[_Place, list[Passage]] = defaultdict(list)
     for passage in passages:
-        steps = _steps(passage.path)
-        if steps is not None:
-            by_place[steps].append(passage)
+        by_place[_place(passage.path)].append(passage)
     return by_place
 
 
-def _steps(path: str) -> tuple[str | int, ...] | None:
+def _place(path: str) -> _Place:
+    """The steps of a path; of one that cannot be read, as with odd names in it, its text."""
     if path in {"", "$"}:
         return ()
     try:
-        found: Path = compile_path(path)
+        return compile_path(path).steps
     except PathError:
-        return None
-    return found.steps
+        return path
+
+
+def _bare(steps: tuple[str | int, ...]) -> str:
+    """The path with every name as it is, which only odd names make unreadable."""
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
 
 
 def _leaves(value: Any, path: str, steps: tuple[str | int, ...]) -> Iterator[tuple[str, tuple[str | int, ...], Any]]:

@@ -136,10 +136,18 @@
     raw.json().then((told) => say(told.detail), () => say(`The server answered ${raw.status}.`));
   }
 
+  let subject;
+
+  // The caret stays where it is only while the same record is on the page: on the next one it would type into an answer.
   function settled() {
     warnedOf = "";
     const place = main();
-    if (!place || place.contains(document.activeElement)) return;
+    if (!place) return;
+    const now = place.querySelector("[data-request]")?.dataset.request ?? location.pathname;
+    const isSame = now === subject;
+    subject = now;
+    if (isSame && place.contains(document.activeElement)) return;
+    say("");
     (place.querySelector("[autofocus]") ?? place.querySelector("[role=alert]") ?? place.querySelector("h1"))?.focus();
   }
 
