@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect
 
+from tests.browser.hostile import hostile_records, plant
 from tests.browser.reviewing import ReviewingSite, records, reviewing_site
 
 PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
@@ -276,6 +277,90 @@ async def test_many_are_accepted_after_their_number_is_confirmed(browser: Browse
         await page.get_by_role("button", name="Accept 3").click()
         await expect(page.locator("h1")).to_have_text("3 accepted")
         assert [(await site.outcome(name)).state for name in chosen] == ["accepted"] * 3
+
+
+# --- under attack: inputs, answers, names, reasons and errors written to break out of their place ---
+
+
+@dataclass
+class Watcher:
+    """Whatever a page does that it must not."""
+
+    url: str
+    seen: list[str] = field(default_factory=list)
+
+    def watch(self, page: Page) -> None:
+        page.on("dialog", self._dialog)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.seen.append(f"error: {error}"))
+        page.on("popup", lambda popup: self.seen.append(f"popup: {popup.url}"))
+        page.on("request", lambda asked: self._request(asked.url))
+
+    def _console(self, told: ConsoleMessage) -> None:
+        """A refusal of ours is no error of the page: a browser notes every status above 399."""
+        if told.type in {"error", "warning"} and "responded with a status of 422" not in told.text:
+            self.seen.append(f"console: {told.text}")
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((self.url, "data:image/svg+xml")):
+            self.seen.append(f"request: {url}")
+
+    async def _dialog(self, dialog: Dialog) -> None:
+        self.seen.append(f"dialog: {dialog.message}")
+        await dialog.dismiss()
+
+
+_NEVER = (
+    ".pwned, base, object, embed, iframe, meta[http-equiv], a[href^='javascript'], script:not([src]), style, [style], "
+    "[onerror], [onload], [onclick], form[action^='http'], main [hx-get]:not(.verdict), main img, main svg"
+)
+
+
+async def inert(page: Page) -> None:
+    """Nothing that a stranger wrote has become part of the page."""
+    found = await page.locator(_NEVER).evaluate_all("all => all.map(each => each.outerHTML.slice(0, 200))")
+    assert found == [], page.url
+    assert await page.locator("link, script[src]").count() == 6
+    assert "pwned-49" not in await page.content()
+    assert await page.title() != "pwned"
+
+
+async def test_what_strangers_wrote_stays_text_on_every_page(browser: Browser, tmp_path: Path) -> None:
+    async with reviewing_site(tmp_path, hostile_records()) as site:
+        request_id = await plant(site)
+        watcher = Watcher(site.url)
+        async with somebody(browser, site, "olga") as page:
+            watcher.watch(page)
+            for path in (
+                "/review",
+                *(f"/review/{name}" for name in site.waiting),
+                f"/review/{site.waiting[0]}?all=1",
+                f"/review/{request_id}",
+                "/review/bulk",
+                "/review/progress?job=addresses",
+                "/runs",
+                "/dead-letters",
+            ):
+                await page.goto(site.url + path)
+                await inert(page)
+            await page.goto(f"{site.url}/review")
+            for _ in site.waiting:  # the same again, put in place by the script
+                await moved(page, page.locator("[data-row], [data-key='j']").first.click)
+                await inert(page)
+            await page.goto(f"{site.url}/review/{site.waiting[0]}")
+            await moved(page, page.locator("[value='json r'], [value='form r']").first.click)
+            await inert(page)
+            await page.goto(f"{site.url}/review/bulk")
+            await page.locator("[data-all]").check()
+            await moved(page, lambda: page.keyboard.press("a"))
+            await inert(page)
+            for form in ("/runs/plan", "/dead-letters/plan"):
+                await page.goto(site.url + form.removesuffix("/plan"))
+                if form.startswith("/dead"):
+                    await page.locator("[data-all]").check()
+                await moved(page, lambda form=form: page.locator(f"form[action='{form}'] button").first.click())  # type: ignore[misc]
+                await inert(page)
+        assert watcher.seen == []
 
 
 # --- pictures ---
