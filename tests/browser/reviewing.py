@@ -19,11 +19,11 @@ from batchmill.schemas.jobs import JobSpec, JudgeSpec, ReviewSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check, Verdict
 from batchmill.schemas.status import Status
-from tests.agents.desk_world import World
+from tests.agents.desk_world import ADA, BOB, World
 from tests.agents.pages_world import Pages, some_pages
 from tests.streams.making import make_spec
 
-__all__ = ["PEOPLE", "Outcome", "Record", "ReviewingSite", "a_spec", "records", "reviewing_site"]
+__all__ = ["PEOPLE", "Outcome", "Record", "ReviewingSite", "a_spec", "decide_some", "records", "reviewing_site"]
 
 PEOPLE: Mapping[str, Role] = {
     "ada": Role.REVIEWER,
@@ -139,6 +139,18 @@ async def reviewing_site(folder: Path, waiting: Sequence[Record]) -> AsyncIterat
 
         async with serving(pages.app, host="127.0.0.1", port=0, name="pages") as url:
             yield ReviewingSite(url=url, tokens=tokens, waiting=names, outcome=outcome, pages=pages)
+
+
+async def decide_some(site: ReviewingSite) -> None:
+    """So that pages about decisions have something to show."""
+    if site.pages is None:
+        return
+    desk = site.pages.world.desk()
+    for number, name in enumerate(site.waiting[:1] + site.waiting[8:16]):
+        if number % 4 == 3:
+            await desk.decline(name, "wrong", user=BOB)
+        else:
+            await desk.accept(name, user=ADA, reason="as the source says")
 
 
 def _asked(world: World, record: Record) -> str:

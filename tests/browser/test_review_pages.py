@@ -16,7 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect
 
 from tests.browser.hostile import hostile_records, plant
-from tests.browser.reviewing import ReviewingSite, records, reviewing_site
+from tests.browser.reviewing import ReviewingSite, decide_some, records, reviewing_site
 
 PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
 RECORDS = 20
@@ -372,18 +372,22 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-async def picture(page: Page, name: str) -> None:
+async def picture(page: Page, name: str, *, end: bool = False) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
+    if end:
+        await page.mouse.wheel(0, 10_000)
     await page.screenshot(path=PICTURES / f"{name}.png")
 
 
 @pytest.mark.parametrize("look", _LOOKS)
 async def test_no_page_is_wider_than_its_window(browser: Browser, site: ReviewingSite, look: str) -> None:
     """And of each a picture, for people."""
+    await decide_some(site)
     async with somebody(browser, site, "olga", **_LOOKS[look]) as page:
         for path, name in (
             ("/review", "queue"),
             (f"/review/{site.waiting[1]}", "record"),
+            (f"/review/{site.waiting[0]}", "decided"),
             ("/review/bulk", "bulk"),
             ("/review/progress?job=addresses", "progress"),
             ("/runs", "runs"),
@@ -395,6 +399,7 @@ async def test_no_page_is_wider_than_its_window(browser: Browser, site: Reviewin
             wide = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, path
         await page.goto(f"{site.url}/review/{site.waiting[1]}")
+        await picture(page, f"{look}-end", end=True)
         await page.keyboard.press("r")
         await picture(page, f"{look}-decline")
         await page.keyboard.press("Escape")

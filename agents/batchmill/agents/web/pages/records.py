@@ -347,9 +347,14 @@ async def _refused(
 
 def _notes(checks: Sequence[Check]) -> tuple[Note, ...]:
     return tuple(
-        Note(where=check.path or "$", text=f"{check.id}: {check.note or 'does not hold'}", severity=check.severity)
+        Note(where=_place(check.path), text=f"{check.id}: {check.note or 'does not hold'}", severity=check.severity)
         for check in checks
     )
+
+
+def _place(path: str | None) -> str:
+    """A path as forms write it: jobs may leave the `$.` out."""
+    return "$" if path is None else path if path.startswith("$") else f"$.{path}"
 
 
 def _kept_address(page: Response, request: Request, request_id: str) -> Response:
