@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aiokafka.errors import KafkaError
-
 from batchmill.agents.desk.desk import Desk
 from batchmill.agents.desk.holding import Holding
 from batchmill.agents.desk.model import Role, User
@@ -65,7 +63,7 @@ class World:
         self.version = version_of(self.spec)
         self.now_ms = NOW_MS
         self.eager = eager
-        self.broken: KafkaError | OSError | None = None
+        self.broken: Exception | None = None
         self.decided: list[Decision] = []
         self.reads = 0
         self.task = MemoryView()

@@ -330,6 +330,7 @@ def export(
 
 
 def _at_desk(here: Door, act: "Callable[[Desk], Awaitable[T]]") -> T:
+    from batchmill.agents.desk.model import DeskError
     from batchmill.agents.desk.opening import open_desk
 
     with here.view():
@@ -339,7 +340,13 @@ def _at_desk(here: Door, act: "Callable[[Desk], Awaitable[T]]") -> T:
         async with open_desk(here.settings) as desk:
             return await act(desk)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except DeskError as error:
+        if not error.checks:
+            raise
+        failed = "; ".join(f"{check.path or '$'}: {check.note or check.id}" for check in error.checks)
+        raise CommandError(f"{error}: {_inert(failed)}", ExitCode.GATE) from None
 
 
 def _user(actor: str | None) -> "User":

@@ -1,8 +1,9 @@
 """How far reviewers decide alike: Cohen's kappa of two, Krippendorff's alpha of all. Pure.
 
-A unit is one answer that two or more people decided on their own; what they said is accept, correct or decline. A
-kappa of pairs who always said one and the same, and an alpha without any difference, are not numbers but None: there
-was nothing to tell apart, which says nothing about agreeing where there is.
+A unit is one answer that two people decided on their own: the first two, for a third one is called to end their
+disagreement and has seen both. What they said is accept, correct or decline. A kappa of pairs who always said one and
+the same, and an alpha without any difference, are not numbers but None: there was nothing to tell apart, which says
+nothing about agreeing where there is.
 """
 
 from collections import Counter
@@ -16,16 +17,19 @@ from batchmill.agents.projector.reviewing import ReviewedRow
 __all__ = ["agreement", "kappa"]
 
 _VALUES: Final = ("accept", "correct", "decline")
+_INDEPENDENT: Final = 2
 _DIGITS: Final = 6
 
 Unit = dict[str, str]  #: actor -> what they said
 
 
 def agreement(job: str | None, decided: Sequence[ReviewedRow]) -> Agreement:
-    """Over decisions in force; rows of one answer belong together."""
+    """Over decisions in force, those about one answer in their order."""
     units: dict[tuple[str, str], Unit] = {}
     for row in decided:
-        units.setdefault((row.request_id, row.output_sha256_seen), {})[row.actor] = row.action
+        unit = units.setdefault((row.request_id, row.output_sha256_seen), {})
+        if len(unit) < _INDEPENDENT:
+            unit[row.actor] = row.action
     doubly = [unit for unit in units.values() if len(unit) > 1]
     said: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for unit in doubly:

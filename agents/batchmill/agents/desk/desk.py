@@ -65,6 +65,7 @@ _READS_MAX: Final = 32
 _DECISIONS_SHOWN_MAX: Final = 50
 _GOLD_CUT: Final = 100
 _MS: Final = 1_000
+_REASONS: Final[dict[str | None, Reason | None]] = {None: None, **{reason.value: reason for reason in Reason}}
 
 
 class Bodies(Protocol):
@@ -448,12 +449,12 @@ class Desk:
         now_ms = self._now_ms()
         with self._view() as view:
             at, newest_ms = asked.position(view)
-            found = asked.counts(view, job=None, now_ms=now_ms, hidden=self._hidden(view, now_ms))
+            by_job = asked.waiting_by_job(view, now_ms=now_ms, hidden=self._hidden(view, now_ms))
         age_seconds = (now_ms - newest_ms) / _MS
         return Change(
             position=at,
-            waiting=found.waiting,
-            by_job=found.by_job,
+            waiting=sum(by_job.values()),
+            by_job=by_job,
             locked=len(self._holding.locks(now_ms=now_ms)),
             stale_seconds=age_seconds if age_seconds > self._settings.stale_seconds else None,
         )
@@ -503,7 +504,7 @@ def _may(user: User, needed: Role) -> None:
 
 
 def _risk(reason: str | None, confidence: float | None, rejected: int, doubted: int) -> float:
-    return risk(None if reason is None else Reason(reason), confidence, rejected=rejected, doubted=doubted)
+    return risk(_REASONS[reason], confidence, rejected=rejected, doubted=doubted)
 
 
 def _sha256(output_json: str) -> str:
@@ -527,14 +528,21 @@ def _refuse_late(
             told += f"; take its commit back with `batchmill commits revert {row.request_id}`"
         raise DeskError(ErrorKind.CONFLICT, told)
     until_ms = undone.decided_at_ms + int(job.spec.review.undo_seconds * _MS)
-    if undone.action != "decline" and now_ms > until_ms:
+    if not _waits_with(row, undone) and undone.action != "decline" and now_ms > until_ms:
         told = f"it is too late to undo (review.undo_seconds: {job.spec.review.undo_seconds:g})"
         raise DeskError(
             ErrorKind.CONFLICT, f"{told}; take the commit back with `batchmill commits revert {row.request_id}`"
         )
 
 
+def _waits_with(row: asked.WaitingRow, undone: Decision) -> bool:
+    """It is an opinion: nothing comes of it until somebody else has decided, too."""
+    return undone.id in {each.decision_id for each in cards.opinions(row)}
+
+
 def _stands(row: asked.WaitingRow, undone: Decision) -> bool:
+    if _waits_with(row, undone):
+        return True
     if undone.action == "decline":
         return row.status is Status.FAILED_TERMINAL and row.reason is Reason.DECLINED
     return row.status is Status.VALIDATED and row.commit_id is None and not row.reverted

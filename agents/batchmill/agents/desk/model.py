@@ -188,7 +188,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How far reviewers decide alike, over records that two or more decided independently."""
+    """How far reviewers decide alike, over answers that two decided independently."""
 
     job: str | None
     records: int

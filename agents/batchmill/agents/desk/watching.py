@@ -1,4 +1,5 @@
-"""One look a second, shared by everybody who listens; nobody listens: nobody looks.
+"""One look a second, shared by everybody who listens; nobody listens: nobody looks. A look that takes long is taken
+less often: never more than a tenth of the time is spent looking.
 
 A listener that is slow misses intermediate states, never the newest one, and holds up nobody.
 """
@@ -7,11 +8,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
+from batchmill.agents import clock
 from batchmill.agents.desk.model import Change, DeskError, ErrorKind
 
 __all__ = ["Watch"]
 
 _NAME: Final = "desk-watch"
+#: rest after a look, as a multiple of what it took
+_REST: Final = 9
 
 
 class Watch:
@@ -45,8 +49,9 @@ class Watch:
     async def _run(self) -> None:
         try:
             while self._listeners:
+                begun = clock.monotonic_s()
                 await self._once()
-                await asyncio.sleep(self._seconds)
+                await asyncio.sleep(max(self._seconds, _REST * (clock.monotonic_s() - begun)))
         finally:
             self._looking = self._newest = None
 

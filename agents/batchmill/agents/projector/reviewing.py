@@ -39,6 +39,7 @@ __all__ = [
     "rated",
     "reviewed",
     "waiting",
+    "waiting_by_job",
     "waiting_total",
 ]
 
@@ -185,14 +186,17 @@ _IN_FORCE = f"""SELECT d.*, MAX(d.offset) FROM decisions d WHERE d.action IN {_D
 def waiting(view: View, risk: Risk, chosen: Mapping[str, Any], after: Position | None, limit: int) -> list[WaitingRow]:
     """The highest risk first, then the longest wait. `chosen`: job, reason, sampled, deferred, now_ms, hidden (ids)."""
     view.define("risk", 4, risk)
-    sql = f"""WITH w AS MATERIALIZED ({_ROW} WHERE {_CHOSEN}) SELECT * FROM w WHERE {_BEHIND}
-      ORDER BY risk DESC, updated_at_ms, request_id LIMIT :limit"""
+    ranked = f"SELECT l.request_id, l.updated_at_ms, {_RISK} AS risk FROM lives l WHERE {_CHOSEN}"
+    sql = f"""WITH w AS MATERIALIZED ({ranked})
+      SELECT request_id FROM w WHERE {_BEHIND} ORDER BY risk DESC, updated_at_ms, request_id LIMIT :limit"""
     at = {
         "risk": None if after is None else after.risk,
         "since_ms": None if after is None else after.since_ms,
         "request_id": None if after is None else after.request_id,
     }
-    return view.typed(WaitingRow, sql, {**_bound(chosen), **at, "limit": limit})
+    names = [row["request_id"] for row in view.rows(sql, {**_bound(chosen), **at, "limit": limit})]
+    rows = reviewed(view, risk, names)
+    return [rows[name] for name in names if name in rows]  # one that expired between the two is not there any more
 
 
 def waiting_total(view: View, chosen: Mapping[str, Any]) -> int:
@@ -232,10 +236,10 @@ def decision(view: View, name: str) -> DecisionRow | None:
 
 
 def opinions_in_force(view: View, job: str | None) -> list[ReviewedRow]:
-    """Decisions about answers that two or more people decided."""
+    """Decisions about answers that two or more people decided; those about one answer in their order."""
     sql = f"""WITH f AS ({_IN_FORCE}) SELECT * FROM f WHERE (request_id, output_sha256_seen) IN
       (SELECT request_id, output_sha256_seen FROM f GROUP BY 1, 2 HAVING COUNT(*) > 1)
-      ORDER BY request_id, output_sha256_seen, actor"""
+      ORDER BY request_id, output_sha256_seen, offset"""
     return view.typed(ReviewedRow, sql, {"job": job})
 
 
@@ -287,6 +291,13 @@ def counts(view: View, *, job: str | None, now_ms: int, hidden: Collection[str])
         by_action=_summed((row["action"], row["n"]) for row in decided),
         by_actor=_summed((row["actor"], row["n"]) for row in decided),
     )
+
+
+def waiting_by_job(view: View, *, now_ms: int, hidden: Collection[str]) -> dict[str, int]:
+    """How much waits for people now: what is looked at again and again."""
+    sql = f"SELECT l.job, COUNT(*) AS n FROM lives l WHERE {_CHOSEN} GROUP BY 1 ORDER BY 1"
+    values = {"job": None, "reason": None, "sampled": False, "deferred": False, "now_ms": now_ms}
+    return {row["job"]: row["n"] for row in view.rows(sql, {**values, "hidden": _ids(hidden)})}
 
 
 def position(view: View) -> tuple[int, int]:

@@ -34,6 +34,8 @@ Change = Literal["revert", "replay"]
 Switch = Literal["pause", "resume"]
 #: records named one by one in one command; its body must stay far below the size of a record
 REQUESTS_MAX: Final = 5_000
+#: and of one that takes commits back, whose row has to fit a record, too
+_CHANGED_AT_ONCE: Final = 1_000
 _REDRIVE_MAX: Final = 100_000
 _ASKS_MAX: Final = 4
 
@@ -101,12 +103,12 @@ class Operations:
         """Revert what is committed of a run or of requests, or put back what was reverted."""
         if (run is None) == (not requests):
             raise DeskError(ErrorKind.REFUSED, "name either a run or requests")
-        by_job = await self._ask(lambda view: _changeable(view, command, run, requests))
-        ids: tuple[str, ...] = ()
-        if not dry_run and by_job:
-            body: dict[str, Any] = {"requests": list(requests)} if run is None else {"run": run}
-            ids = tuple([await self._give(command, job, body, user) for job in by_job])
-        return _planned(command, by_job, {}, ids)
+        found = await self._ask(lambda view: _changeable(view, command, run, requests))
+        ids: list[str] = []
+        for job, names in {} if dry_run else found.items():
+            bodies = [{"run": run}] if run is not None else [{"requests": cut} for cut in _cuts(names)]
+            ids += [await self._give(command, job, body, user) for body in bodies]
+        return _planned(command, {job: len(names) for job, names in found.items()}, {}, tuple(ids))
 
     async def redrive(
         self,
@@ -172,13 +174,21 @@ class Operations:
                 raise DeskError(ErrorKind.UNAVAILABLE, str(error)) from None
 
 
-def _changeable(view: View, command: Change, run: str | None, requests: Sequence[str]) -> dict[str, int]:
-    """By job, how many records the command would touch, as far as the view knows."""
+def _changeable(view: View, command: Change, run: str | None, requests: Sequence[str]) -> dict[str, list[str]]:
+    """By job, the records that the command would touch, as far as the view knows."""
     held = f"status = '{Status.COMMITTED}'" if command == "revert" else "reverted"
     chosen = "run_id = ?" if run is not None else "request_id IN (SELECT value FROM json_each(?))"
     value = run if run is not None else json.dumps(list(requests))
-    sql = f"SELECT job, COUNT(*) AS n FROM lives WHERE {held} AND {chosen} GROUP BY 1 ORDER BY 1"  # noqa: S608  own text
-    return {row["job"]: row["n"] for row in view.rows(sql, (value,))}
+    sql = f"SELECT job, request_id FROM lives WHERE {held} AND {chosen} ORDER BY 1, 2"  # noqa: S608  our own text
+    found: dict[str, list[str]] = {}
+    for row in view.rows(sql, (value,)):
+        found.setdefault(row["job"], []).append(row["request_id"])
+    return found
+
+
+def _cuts(names: Sequence[str]) -> list[list[str]]:
+    """As many as one command may name."""
+    return [list(names[start : start + _CHANGED_AT_ONCE]) for start in range(0, len(names), _CHANGED_AT_ONCE)]
 
 
 def _letters(
