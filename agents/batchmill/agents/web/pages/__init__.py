@@ -4,3 +4,5 @@ What lives here: forms from JSON Schema, marked sources, templates, styles, the 
 not: who may do what and the desk itself (beside it and below it), decisions. Whatever an input, an answer or a reviewer
 wrote is hostile: templates escape always, unseen characters are named, nothing becomes a link.
 """
+
+__all__: list[str] = []

@@ -261,5 +261,5 @@ def unfolded(text: str) -> str:
 
 
 def spelled(value: Any) -> str:
-    r"""JSON text of `value` for people: indented, what cannot be seen written as `\uXXXX`."""
+    r"""JSON text of `value` for people: indented, what cannot be seen written as `\u202e`."""
     return escaped_unseen(json.dumps(value, ensure_ascii=False, indent=2))

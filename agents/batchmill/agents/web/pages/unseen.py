@@ -42,7 +42,7 @@ def pieces(text: str) -> Iterator[Piece]:
 
 
 def escaped_unseen(json_text: str) -> str:
-    r"""`json_text` with what nobody would see inside its strings written as `\uXXXX`: the same JSON."""
+    r"""`json_text` with what nobody would see inside its strings written as `\u202e`: the same JSON."""
     return _UNSEEN.sub(lambda found: _escape(ord(found[0])), json_text)
 
 
