@@ -87,6 +87,7 @@ class World:
             bodies=self,
             write=self.write,
             settings=self.settings,
+            jobs=CompiledJobs(),
             now_ms=lambda: self.now_ms,
         )
 

@@ -1,5 +1,6 @@
 """The desk's numbers: risk, agreement, calibration, passages. Pure, so held by laws."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.agents.desk.agreeing import agreement, kappa
-from batchmill.agents.desk.calibrating import GROUP_MIN, calibration, isotonic
+from batchmill.agents.desk.calibrating import GROUP_MIN, calibration, isotonic, untold
 from batchmill.agents.desk.passages import passages
 from batchmill.agents.desk.risk import REASON_RISK, risk
 from batchmill.agents.projector.reviewing import RatedRow, ReviewedRow
-from batchmill.schemas.jobs import ConfidenceSpec, JudgeSpec
+from batchmill.schemas.jobs import CitationSpec, ConfidenceSpec, JudgeSpec
 from batchmill.schemas.reasons import Reason
+from batchmill.streams.calibrating import calibrated
+from batchmill.streams.judging import compile_judge
+from tests.streams.making import make_spec
 
+PLAIN = compile_judge(make_spec())
 reasons = st.none() | st.sampled_from(Reason)
 shares = st.floats(0, 1)
 few = st.integers(0, 20)
@@ -107,13 +112,13 @@ def test_agreement_is_at_most_one_and_one_only_without_a_difference(units: list[
 
 
 def rated(confidence: float | None, right: int, wrong: int, *, faults: int = 0) -> list[RatedRow]:
-    row = {"confidence": confidence, "faults": faults}
-    return [RatedRow(action="accept", **row)] * right + [RatedRow(action="decline", **row)] * wrong  # type: ignore[arg-type]
+    kept = RatedRow(action="accept", version="v1", confidence=confidence, faults=faults)
+    return [kept] * right + [replace(kept, action="decline")] * wrong
 
 
 def test_bins_say_what_was_told_and_what_was_right() -> None:
     told = calibration(
-        "triage", [*rated(0.95, 9, 1), *rated(0.55, 2, 2), *rated(None, 3, 0), *rated(0.5, 9, 0, faults=1)]
+        "triage", [*rated(0.95, 9, 1), *rated(0.55, 2, 2), *rated(None, 3, 0), *rated(0.5, 9, 0, faults=1)], {}
     )
     assert (told.records, told.left_out) == (14, 12)
     assert [(each.low, each.records, each.right_share) for each in told.bins] == [(0.5, 4, 0.5), (0.9, 10, 0.9)]
@@ -122,7 +127,9 @@ def test_bins_say_what_was_told_and_what_was_right() -> None:
 
 
 def test_enough_decisions_propose_a_curve_that_a_job_may_declare() -> None:
-    told = calibration("triage", [*rated(0.6, 10, 30), *rated(0.8, 20, 20), *rated(0.9, 15, 25), *rated(0.99, 39, 1)])
+    told = calibration(
+        "triage", [*rated(0.6, 10, 30), *rated(0.8, 20, 20), *rated(0.9, 15, 25), *rated(0.99, 39, 1)], {}
+    )
     assert told.proposed == ((0.6, 0.25), (0.85, 0.4375), (0.99, 0.975))  # 0.8 and 0.9 were the wrong way round
     assert ConfidenceSpec(field="confidence", review_below=0.5, calibration=told.proposed).calibration == told.proposed
 
@@ -137,18 +144,43 @@ def test_whatever_was_decided_the_curve_is_one_or_there_is_none(told: list[tuple
         assert all(0 <= share <= 1 for pair in pairs for share in pair)
 
 
+@given(st.floats(0, 1))
+def test_a_curve_in_force_is_taken_back_first(told: float) -> None:
+    curve = ((0.0, 0.1), (0.5, 0.3), (0.8, 0.3), (1.0, 0.9))
+    recorded = calibrated(curve, told)
+    back = untold(curve, recorded)
+    assert back is not None
+    if not 0.5 <= told <= 0.8:  # on a level stretch nobody knows
+        assert back == pytest.approx(told, abs=1e-6)
+    assert untold((), told) == told
+    assert untold(curve, 0.95) is None
+
+
+def test_decisions_under_a_curve_count_by_what_was_told() -> None:
+    told = calibration("triage", rated(0.5, 3, 1), {"v1": ((0.0, 0.0), (1.0, 0.5))})
+    assert [(each.low, each.told_mean) for each in told.bins] == [(0.9, 1.0)]
+    assert calibration("triage", rated(0.7, 3, 1), {"v1": ((0.0, 0.0), (1.0, 0.5))}).left_out == 4
+
+
 # -- passages ----------------------------------------------------------------------------------------------------------
 
 
 def test_texts_of_the_answer_are_found_where_they_stand() -> None:
     given_ = {"docs": [{"text": "Paris is in France. Paris!"}], "title": "France"}
-    found = passages(JudgeSpec(), given_, {"city": "Paris", "countries": ["France", "Spain"]})
+    found = passages(PLAIN, given_, {"city": "Paris", "countries": ["France", "Spain"]})
     assert [(each.path, each.start, each.cited_by) for each in found] == [
         ("$.docs[0].text", 0, "$.city"),
         ("$.docs[0].text", 20, "$.city"),
         ("$.docs[0].text", 12, "$.countries[0]"),
         ("$.title", 0, "$.countries[0]"),
     ]
+
+
+def test_what_a_job_declares_to_be_cited_is_looked_for_there_and_nowhere_else() -> None:
+    citation = CitationSpec(id="city", field="$.city", within="$.body")
+    judge = compile_judge(make_spec(judge=JudgeSpec(citations=(citation,))))
+    found = passages(judge, {"body": "in  PARIS today", "title": "paris"}, {"city": "paris", "day": "today"})
+    assert [(each.path, each.start, each.end, each.cited_by) for each in found] == [("$.body", 4, 9, "$.city")]
 
 
 json_values: Any = st.recursive(
@@ -160,6 +192,6 @@ json_values: Any = st.recursive(
 
 @given(json_values, json_values)
 def test_passages_lie_inside_a_text_and_are_few(one: Any, other: Any) -> None:
-    found = passages(JudgeSpec(), one, other)
+    found = passages(PLAIN, one, other)
     assert len(found) <= 200
     assert all(0 <= each.start < each.end for each in found)

@@ -183,7 +183,7 @@ def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
         (SMALL + "input: {filter: 'size(input.'}\n", "job.yaml:6: error: input.filter:"),
         (SMALL + "input: {filter: 'size(row.body) > 1'}\n", "unknown variable 'row'"),
         (SMALL + "id: '$.['\n", "job.yaml:6: error: id: cannot read the path"),
-        (SMALL + "judge:\n  required: [label]\n", "job.yaml:6: error: judge looks into the members of an answer"),
+        (SMALL + "judge:\n  required: [label]\n", "job.yaml:6: error: judge: looks into the members of an answer"),
         (SMALL.replace("max_output_tokens: 9", "model: y"), "ask.model.params may not set 'model'"),
         (SMALL.replace("table: triage", "table: Triage!"), "job.yaml:5: error: place.table must be 1 to 64 letters"),
     ],

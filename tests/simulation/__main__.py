@@ -13,11 +13,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many stories")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed")
     parser.add_argument("--prefer", choices=("batch", "online", "auto"), default="batch", help="which way they go")
+    judged = ("plainly", "ruled", "scored")
+    parser.add_argument("--judged", choices=judged, default="plainly", help="how answers are judged")
     given = parser.parse_args()
     began, lives = time.monotonic(), 0
     for seed in range(given.first, given.first + given.seeds):
         try:
-            story = simulate(seed, Scale(prefer=given.prefer))
+            story = simulate(seed, Scale(prefer=given.prefer, judged=given.judged))
         except Exception:
             print(f"seed {seed} stopped", file=sys.stderr)
             raise

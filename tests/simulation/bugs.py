@@ -4,7 +4,7 @@ A bug takes the place of one function for as long as a story is told.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,9 +23,11 @@ from batchmill.streams import (
     normalizing,
     overseeing,
     queueing,
+    reviewing,
     submitting,
 )
 from batchmill.streams import view as read
+from batchmill.streams.facts import ReviewUndone
 from batchmill.streams.orders import Emit, Order, Put
 from batchmill.streams.ports import NotStartedError, SinkOutcome
 from tests.simulation import provider as simulated
@@ -33,7 +35,7 @@ from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "PROSE", "TIGHT", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BUGS", "FEW_SOURCES", "ONLINE", "PROSE", "RULED", "SCORED", "TIGHT", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,18 @@ class Bug:
     what: str
     make: Callable[[Any], Any]
     scale: Scale = field(default_factory=Scale)  #: of the stories in which it shows soonest
+    also: tuple[str, Callable[[Any], Any]] | None = None  #: a second function of the same module that is in its way
 
 
 @contextmanager
 def planted(bug: Bug) -> Iterator[None]:
     right = bug.where[bug.what] if isinstance(bug.where, dict) else getattr(bug.where, bug.what)
     _set(bug, bug.make(right))
-    try:
-        yield
-    finally:
-        _set(bug, right)
+    with planted(replace(bug, what=bug.also[0], make=bug.also[1], also=None)) if bug.also else nullcontext():
+        try:
+            yield
+        finally:
+            _set(bug, right)
 
 
 def _set(bug: Bug, value: Any) -> None:
@@ -303,9 +307,57 @@ def _counts_only_the_dead(right: Any) -> Any:
     return outcome_of
 
 
-FEW_SOURCES = Scale(sources=4)
+def _keeps_the_correction(right: Any) -> Any:
+    """An undo brings the life back to review, and leaves the answer as it was corrected."""
+
+    def changes(life: Life, fact: Any) -> dict[str, Any]:
+        found = right(life, fact)
+        return found | {"output_sha256": life.output_sha256} if isinstance(fact, ReviewUndone) else found
+
+    return changes
+
+
+def _takes_any_correction(right: Any) -> Any:
+    """What a person writes is taken as it is, whatever the rules say."""
+    return lambda *told: replace(right(*told), reason=None)
+
+
+def _takes_any_score(right: Any) -> Any:
+    """A score counts for whatever answer its request has by now."""
+
+    def is_about(life: Life, decision: Any) -> bool:
+        return life.status is Status.NEEDS_REVIEW if decision.action == "score" else right(life, decision)
+
+    return is_about
+
+
+def _accepts_the_answer_there_is(right: Any) -> Any:
+    def agreed(view: Any, case: Any, judgement: Any) -> list[Order]:
+        seen = replace(case.decision, output_sha256_seen=case.life.output_sha256)
+        return right(view, replace(case, decision=seen), judgement)
+
+    return agreed
+
+
+def _forgets_the_score(right: Any) -> Any:
+    """A score that comes while another decision waits is passed over."""
+
+    def review(view: Any, decision: Any, offset: int, **more: Any) -> list[Order]:
+        return (
+            []
+            if decision.action == "score" and view.scan("correction", "", limit=1)
+            else right(view, decision, offset, **more)
+        )
+
+    return review
+
+
+#: long enough for a source to be committed, changed, and changed back
+FEW_SOURCES = Scale(sources=4, events=250, actions=2_500)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
+RULED = Scale(judged="ruled")
+SCORED = Scale(judged="scored")
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 #: a prompt that goes wrong: every answer is prose
 PROSE = Scale(
@@ -349,6 +401,20 @@ BUGS = (
         "outcome_of",
         _counts_only_the_dead,
         PROSE,
+    ),
+    Bug("an undo that leaves the correction", "undone_is_gone", lifecycle, "_changes", _keeps_the_correction, RULED),
+    Bug("corrections nobody checks", "rules_hold", reviewing, "correction", _takes_any_correction, RULED),
+    Bug(
+        "a score for an older answer",
+        "scores_are_about_the_answer",
+        reviewing,
+        "_is_about",
+        _takes_any_score,
+        SCORED,
+        also=("_agreed", _accepts_the_answer_there_is),
+    ),
+    Bug(
+        "a score lost on the way", "scores_are_about_the_answer", stages.reviewing, "review", _forgets_the_score, SCORED
     ),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

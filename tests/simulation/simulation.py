@@ -10,12 +10,13 @@ from random import Random
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
 from batchmill.schemas.jobs import BreakerSpec, BudgetSpec, JobSpec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
-from tests.simulation.oracle import PROMPTS, Prefer, spec_of
+from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
 from tests.simulation.overseer import SimOverseer
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
@@ -43,6 +44,7 @@ class Scale:
     prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
     breaker: BreakerSpec | None = None
+    judged: Judged = "plainly"  #: how answers are judged
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class Story:
     finished: bool = False
     overseer: SimOverseer | None = None
     budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
+    ruled: bool = False  #: there is a rule over input and output
     overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
 
     def watch_budget(self) -> None:
@@ -79,6 +82,13 @@ class Story:
     def sink(self) -> SimSink:
         return self.worker.sink
 
+    @property
+    def undone(self) -> set[str]:
+        """Requests that were declined and are not any more: in review again, or ended otherwise since nobody waits."""
+        moves = ((before, after) for before, after in self.world.moves if before is not None)
+        declined = (after for before, after in moves if before.reason is Reason.DECLINED is not after.reason)
+        return {after.request_id for after in declined}
+
     def lives(self) -> list[Life]:
         return [row for task in self.tasks for row in task.view.rows(Life.schema) if isinstance(row, Life)]
 
@@ -98,16 +108,20 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             budget_nanos=scale.budget_nanos,
             prefer=scale.prefer,
             breaker=scale.breaker,
+            judged=scale.judged,
         )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, scale, world, worker, tasks, [version_of(spec) for spec in specs])
+    story.ruled = scale.judged != "plainly"
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
         story.budgets.append(scale.budget_nanos)
     operator.command("apply", version=0)
+    if scale.judged == "scored":
+        operator.apply(scorer())
     author = _Author(story, scale)
     for _ in range(scale.actions):
         _act(story, operator, author)
@@ -194,6 +208,8 @@ def _waiting(story: Story) -> bool:
             return True
         if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
             return True
+        if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
+            return True
     return False
 
 
@@ -243,6 +259,7 @@ class _Operator:
         self.specs = specs
         self.version = 0
         self.commands = 0
+        self.decided: list[tuple[SimTask, Decision]] = []
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
         self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
@@ -266,13 +283,22 @@ class _Operator:
         self.command("apply", version=self.version)
 
     def command(self, command: str, *, version: int | None = None) -> None:
+        if version is not None:
+            self.apply(self.specs[version])
+        else:
+            self._issue(command, JOB, None, "{}")
+
+    def apply(self, spec: JobSpec) -> None:
+        self._issue("apply", spec.job, version_of(spec), spec.to_json())
+
+    def _issue(self, command: str, job: str, version: str | None, body_json: str) -> None:
         self.commands += 1
         control = Control(
             command_id=f"command-{self.commands}",
             command=command,
-            job=JOB,
-            version=None if version is None else self.story.versions[version],
-            body_json="{}" if version is None else self.specs[version].to_json(),
+            job=job,
+            version=version,
+            body_json=body_json,
             actor="operator",
             issued_at_ms=self.story.world.now_ms,
         )
@@ -280,8 +306,12 @@ class _Operator:
             self.story.world.append("control", partition, control)
 
     def decide(self) -> None:
-        """Rule on a life in review, now and then on an answer it no longer has."""
+        """Rule on a life in review, now and then on an answer it no longer has; or take an earlier ruling back."""
         chance = self.story.world.chance
+        if self.decided and chance.random() < 0.3:
+            task, earlier = chance.choice(self.decided[-20:])
+            self._write(task, replace(self._decision(earlier.request_id, "undo", ""), undoes=earlier.id))
+            return
         waiting = [
             (task, life)
             for task in self.story.tasks
@@ -291,18 +321,41 @@ class _Operator:
         if not waiting:
             return
         task, life = chance.choice(waiting)
-        action = chance.choice(("accept", "accept", "correct", "decline"))
-        correction = json.dumps({"confidence": 1.0, "label": f"corrected {chance.randrange(1000)}"})
-        self.story.corrections.append(json.loads(correction))
-        decision = Decision(
+        action = chance.choice(("accept", "accept", "correct", "decline", "defer", *(["score"] * self._is_scored())))
+        seen = "stale" if action == "score" or chance.random() < 0.1 else life.output_sha256 or ""
+        decision = self._decision(life.request_id, action, seen)
+        self.decided.append((task, decision))
+        self._write(task, decision)
+
+    def _is_scored(self) -> bool:
+        return self.specs[0].judge.scoring is not None
+
+    def _decision(self, request_id: str, action: str, seen_sha256: str) -> Decision:
+        chance, now_ms = self.story.world.chance, self.story.world.now_ms
+        return Decision(
             id=f"decision-{chance.randrange(10**9)}",
-            request_id=life.request_id,
-            job=life.job,
+            request_id=request_id,
+            job=JOB,
             action=action,
-            output_sha256_seen="stale" if chance.random() < 0.1 else life.output_sha256 or "",
-            output_json=correction if action == "correct" else None,
+            output_sha256_seen=seen_sha256,
+            output_json=self._output(action),
             reason=None,
-            actor="reviewer",
-            decided_at_ms=self.story.world.now_ms,
+            until_ms=now_ms + 1_000 if action == "defer" else None,
+            actor=f"job:{SECOND}" if action == "score" else chance.choice(("ada", "bob", "cleo")),
+            decided_at_ms=now_ms,
         )
+
+    def _output(self, action: str) -> str | None:
+        """A correction, now and then one that breaks the rule; a score, late for an answer it was not asked about."""
+        if action == "score":
+            return json.dumps({"confidence": 0.9, "label": "late"})
+        if action != "correct":
+            return None
+        chance = self.story.world.chance
+        told = f"{WRONG} " if chance.random() < 0.2 else ""
+        correction = {"confidence": 1.0, "label": f"{told}corrected {chance.randrange(1000)}"}
+        self.story.corrections.append(correction)
+        return json.dumps(correction)
+
+    def _write(self, task: SimTask, decision: Decision) -> None:
         self.story.world.append("decisions", task.partition, decision)

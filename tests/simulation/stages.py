@@ -26,18 +26,22 @@ from batchmill.streams import (
     refusing,
     retrying,
     reviewing,
+    scoring,
     sealing,
     submitting,
     validating,
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.orders import Emit
 from batchmill.streams.ports import (
     Label,
     NotStartedError,
     ProviderError,
     RemoteBatch,
     SinkOutcome,
+    SinkResult,
+    SinkWrite,
     StoredPayload,
     TransientError,
 )
@@ -99,7 +103,7 @@ class Worker:
         try:
             for consume in TOPICS.values():
                 consume(self, task, 3)
-            for name in ("sealing", "sweep", "retry", "commit", "dispatch", "poll"):
+            for name in ("sealing", "sweep", "retry", "judge", "commit", "dispatch", "poll"):
                 EFFECTS[name](self, task)
         finally:
             self._inside = False
@@ -149,8 +153,8 @@ def committer(worker: Worker, task: SimTask, limit: int) -> bool:
 
 def reviewer(worker: Worker, task: SimTask, limit: int) -> bool:
     found = task.next("decisions", limit)
-    for _, entry in found:
-        task.apply(reviewing.review(task.view, entry.value, jobs=task.jobs, now_ms=worker.world.now_ms))
+    for offset, entry in found:
+        task.apply(reviewing.review(task.view, entry.value, offset, jobs=task.jobs, now_ms=worker.world.now_ms))
     return bool(found)
 
 
@@ -268,7 +272,11 @@ def write(worker: Worker, task: SimTask) -> bool:
         verdict = log[life.verdict_offset].value
         assert isinstance(verdict, Verdict)
         place = committing.place_of(task.view, task.jobs, life)
-        writes.append(committing.write_of(life, verdict, place))
+        wanted = committing.write_of(life, verdict, place)
+        if place.sink == scoring.SINK:
+            _decide(worker, task, life, verdict, wanted)
+        else:
+            writes.append(wanted)
     results = worker.sink.apply(writes)
     worker.meanwhile(task)
     if worker.mishap(0.1):
@@ -278,6 +286,38 @@ def write(worker: Worker, task: SimTask) -> bool:
         task.apply(committing.settle(task.view, each, result, sink="sim", now_ms=now_ms))
     assert all(result.outcome is not SinkOutcome.REFUSED for result in results)
     return True
+
+
+def _decide(worker: Worker, task: SimTask, life: Life, verdict: Verdict, wanted: SinkWrite) -> None:
+    """What is placed into `decisions` is written in the very transaction that says it is."""
+    decision = scoring.decision_of(life, verdict, worker.world.now_ms)
+    assert decision is not None
+    result = SinkResult(commit_id=wanted.commit_id, outcome=SinkOutcome.APPLIED)
+    settled = committing.settle(task.view, wanted, result, sink=scoring.SINK, now_ms=worker.world.now_ms)
+    task.apply([Emit(decision, key=decision.request_id.encode()), *settled])
+
+
+def judge(worker: Worker, task: SimTask) -> bool:
+    """Answers, then decisions, that are judged beside what is read back from the log."""
+    now_ms, partition = worker.world.now_ms, task.partition
+    results, items = (worker.world.log[name, partition] for name in ("results", "normalized"))
+    lives = validating.waiting(task.view, task.jobs, 5)
+    asked = reviewing.waiting(task.view, 5)
+    if lives or asked:
+        worker.meanwhile(task)
+    for life in lives:
+        assert life.result_offset is not None
+        bodies = results[life.result_offset].value, items[life.input_offset].value
+        task.apply(validating.validate_beside(task.view, life, *bodies, jobs=task.jobs, now_ms=now_ms))
+    for each in asked:
+        life = read.life(task.view, each.request_id)
+        assert life is not None
+        answer = None if life.result_offset is None else results[life.result_offset].value
+        ours = answer if isinstance(answer, Result) and answer.request_id == life.request_id else None
+        beside = reviewing.Beside(item=items[life.input_offset].value, result=ours)
+        decision = worker.world.log["decisions", partition][each.offset].value
+        task.apply(reviewing.review_beside(task.view, each, decision, beside, jobs=task.jobs, now_ms=now_ms))
+    return bool(lives or asked)
 
 
 def _watch_intent(worker: Worker, task: SimTask, order: object) -> None:
@@ -334,6 +374,7 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "dispatch": dispatch,
     "poll": poll,
     "sweep": sweep,
+    "judge": judge,
     "commit": write,
 }
 

@@ -12,7 +12,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Job
 from batchmill.schemas.status import Status
 from batchmill.streams import breaking
-from tests.simulation.bugs import BAD_ROWS, BUGS, ONLINE, PROSE, TIGHT, Bug, planted
+from tests.simulation.bugs import BAD_ROWS, BUGS, FEW_SOURCES, ONLINE, PROSE, RULED, SCORED, TIGHT, Bug, planted
 from tests.simulation.invariants import INVARIANTS, broken
 from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
 from tests.simulation.simulation import Scale, simulate
@@ -35,6 +35,27 @@ def test_every_law_holds_whatever_happens(seed: int) -> None:
 @pytest.mark.parametrize("seed", [*range(SEEDS // 2), *KEPT_ONLINE])
 def test_every_law_holds_one_call_at_a_time_and_by_deadline(prefer: Prefer, seed: int) -> None:
     assert broken(simulate(seed, Scale(prefer=prefer))) == {}, f"seed {seed}, {prefer}"
+
+
+@pytest.mark.parametrize("scale", [RULED, SCORED], ids=lambda scale: scale.judged)
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_every_law_holds_with_rules_over_the_input_two_reviewers_and_second_opinions(seed: int, scale: Scale) -> None:
+    assert broken(simulate(seed, scale)) == {}, f"seed {seed}, {scale.judged}"
+
+
+def test_people_and_scores_are_of_every_opinion() -> None:
+    """Else the stories with rules prove nothing."""
+    stories = [simulate(seed, SCORED) for seed in range(SEEDS // 2)]
+    moves = [(before, after) for story in stories for before, after in story.world.moves if before]
+    ways = {(str(before.reason), str(before.status), str(after.status)) for before, after in moves}
+    assert ways >= {
+        ("awaiting_score", "needs_review", "validated"),
+        ("declined", "failed_terminal", "needs_review"),
+        ("None", "validated", "needs_review"),
+        ("low_confidence", "needs_review", "validated"),
+    }
+    reasons = {str(after.reason) for _, after in moves if after.status is Status.NEEDS_REVIEW}
+    assert reasons >= {"awaiting_score", "disagreement", "low_confidence", "rule_failed", "None"}
 
 
 @pytest.mark.parametrize("prefer", ["online", "auto"])
@@ -120,7 +141,7 @@ def test_every_law_has_a_planted_bug() -> None:
 
 def test_the_stories_reach_every_corner() -> None:
     """Else a law may hold because nothing happened."""
-    stories = [simulate(seed) for seed in range(SEEDS)]
+    stories = [*(simulate(seed) for seed in range(SEEDS)), *(simulate(seed, FEW_SOURCES) for seed in range(6))]
     lives = [life for story in stories for life in story.lives()]
     assert {str(life.status) for life in lives} >= {"committed", "failed_terminal", "needs_review"}
     assert {str(life.reason) for life in lives} >= {"superseded", "cancelled", "request_invalid", "declined"}

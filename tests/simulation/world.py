@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
-from batchmill.schemas.records import Record
+from batchmill.schemas.records import Origin, RawEvent, Record
 from batchmill.schemas.state import Chunk, Grant, Job, Life, Row
 from batchmill.streams import granting
 from batchmill.streams.breaking import Breaker
@@ -81,7 +82,7 @@ class SimTask:
         self.committed_at_ms = world.now_ms
         self.clean = True
         self._undo: list[tuple[str, str, Row | None]] = []
-        self._outbox: list[tuple[str, int, Record]] = []
+        self._outbox: list[tuple[str, int, Record | RawRecord]] = []
         self._moves: list[tuple[Life | None, Life]] = []
         self._rows: list[Row] = []
 
@@ -114,7 +115,7 @@ class SimTask:
                 self.view.delete(table, key)
             case Emit(record, key, partition):
                 at = self.world.place(key) if partition is None else partition
-                self._outbox.append((record.schema, at, record))
+                self._outbox.append((record.schema, at, _as_raw(key, record)))
             case Wake():
                 pass
 
@@ -147,3 +148,11 @@ class SimTask:
         self.jobs, self.breaker = CompiledJobs(), Breaker()
         self.world.history.append((self.partition, None))
         self.fenced_at_ms, self.clean = self.world.now_ms, False
+
+
+def _as_raw(key: bytes, record: Record) -> Record | RawRecord:
+    """An event that we publish ourselves lies in `raw` like anyone's."""
+    if not isinstance(record, RawEvent):
+        return record
+    nowhere = Origin(generation=0, partition=0, offset=0, at_ms=0)
+    return RawRecord(origin=nowhere, key=key, value=codec.encode(record))

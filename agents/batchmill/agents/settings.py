@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     payloads: PayloadSettings = PayloadSettings()
     sink: SinkSettings = SinkSettings()
     view: ViewSettings = ViewSettings()
-    review: ReviewSettings = ReviewSettings()
+    desk: ReviewSettings = ReviewSettings()
     web: WebSettings = WebSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()

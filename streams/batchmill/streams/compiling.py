@@ -5,7 +5,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -13,6 +13,7 @@ import orjson
 from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
 from batchmill.streams.chunking import BATCH, ONLINE
 from batchmill.streams.costing import PriceError, PriceList, Prices, parse_prices
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
@@ -58,9 +59,13 @@ class CompiledJob:
 
 
 class CompiledJobs:
-    """The compiled versions of one stage, by job row. Compiles again when a job's frozen specs change."""
+    """The compiled versions of one stage, by job row. Compiles again when a job's frozen specs change.
 
-    def __init__(self) -> None:
+    `functions`: the checks written in Python that are installed, by name.
+    """
+
+    def __init__(self, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> None:
+        self._functions = functions
         self._compiled: dict[tuple[str, str], tuple[str, CompiledJob | None]] = {}
 
     def of(self, row: Job, version: str | None = None) -> CompiledJob | None:
@@ -68,7 +73,7 @@ class CompiledJobs:
         key = (row.job, version or row.version)
         kept = self._compiled.get(key)
         if kept is None or (kept[0] is not row.versions_json and kept[0] != row.versions_json):
-            kept = (row.versions_json, _from_row(row, key[1]))
+            kept = (row.versions_json, _from_row(row, key[1], self._functions))
             self._compiled.pop(key, None)
             self._compiled[key] = kept
             if len(self._compiled) > VERSIONS_MAX:
@@ -76,7 +81,7 @@ class CompiledJobs:
         return kept[1]
 
 
-def compile_job(spec: JobSpec, version: str) -> CompiledJob:
+def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> CompiledJob:
     """Compile all parts, or raise one of FAULTS."""
     given, seq, key = spec.input, spec.seq, spec.place.key
     return CompiledJob(
@@ -93,7 +98,7 @@ def compile_job(spec: JobSpec, version: str) -> CompiledJob:
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
         form=request_form(spec.ask, room_factor=spec.retry.truncated.factor),
-        judge=compile_judge(spec),
+        judge=compile_judge(spec, functions),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 
@@ -121,6 +126,6 @@ def text_cleaner(given: InputSpec) -> Callable[[str], str] | None:
     return clean
 
 
-def _from_row(row: Job, version: str) -> CompiledJob | None:
+def _from_row(row: Job, version: str, functions: Mapping[str, CheckFunction]) -> CompiledJob | None:
     spec = orjson.loads(row.versions_json).get(version)
-    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version)
+    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version, functions)

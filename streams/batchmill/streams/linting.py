@@ -15,6 +15,7 @@ from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
 from batchmill.streams.granting import output_limit
+from batchmill.streams.linting_judge import attempts, member_paths, mistakes
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, is_strict, request_form
 from batchmill.streams.shapes import compile_shape
@@ -37,7 +38,8 @@ class Finding:
 
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    found = [*_broken(spec), *_surprising(spec)]
+    judged = (Finding(where=where, message=message, error=error) for where, message, error in mistakes(spec))
+    found = [*_broken(spec), *judged, *_surprising(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
 
 
@@ -53,9 +55,6 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
     yield from _unbounded(spec)
-    if spec.judge.scoring is not None and spec.judge.scoring.job == spec.job:
-        what = "names the job itself: each score would be an answer to be scored; name another job"
-        yield Finding(where="$.judge.scoring.job", message=what, error=True)
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:
@@ -88,11 +87,8 @@ def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
     paths = [("$.id", spec.id_path), ("$.seq", spec.seq), ("$.place.key", spec.place.key)]
     paths += [("$.input.required", name) for name in given.required]
     paths += [("$.input.text.max_chars", name) for name in given.max_chars]
-    paths += [("$.judge.required", name) for name in judge.required]
-    paths += [("$.judge.categories", name) for name in judge.categories]
-    paths += [("$.judge.lengths", name) for name in judge.lengths]
-    if judge.confidence is not None and judge.confidence.field is not None:
-        paths.append(("$.judge.confidence.field", judge.confidence.field))
+    paths += member_paths(judge)
+    yield from attempts(judge)
     for where, path in paths:
         if path is not None:
             yield where, lambda path=path: compile_path(path)  # type: ignore[misc]
@@ -117,13 +113,7 @@ def _surprising(spec: JobSpec) -> Iterator[Finding]:
 
 
 def _undeclared(spec: JobSpec, declared: frozenset[str]) -> Iterator[Finding]:
-    judge = spec.judge
-    named = [*(("$.judge.required", name) for name in judge.required)]
-    named += [("$.judge.categories", name) for name in judge.categories]
-    named += [("$.judge.lengths", name) for name in judge.lengths]
-    if judge.confidence is not None and judge.confidence.field is not None:
-        named.append(("$.judge.confidence.field", judge.confidence.field))
-    for where, name in named:
+    for where, name in member_paths(spec.judge):
         try:
             first = compile_path(name).steps[0]
         except FAULTS:

@@ -36,7 +36,7 @@ from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.settling import carried, end_if_unwanted, life_key, moved, obituary
 from batchmill.streams.unusable import Unusable
-from batchmill.streams.validating import compiled_version, judgement_on, verdict_of
+from batchmill.streams.validating import compiled_version, judgement_on, scorer_of, verdict_of
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -204,13 +204,28 @@ def _waiting(row: Meta) -> Waiting:
     return Waiting(row, request_id, int(offset))
 
 
+def _is_about(life: Life, decision: Decision) -> bool:
+    """Whether the answer its author saw is the one that waits; else it is stale."""
+    return life.status is Status.NEEDS_REVIEW and life.output_sha256 == decision.output_sha256_seen
+
+
 def _reads(view: StateView, jobs: CompiledJobs, life: Life, decision: Decision) -> bool:
     """Whether it can only be carried out beside the input, and is not stale already."""
-    if life.status is not Status.NEEDS_REVIEW or life.output_sha256 != decision.output_sha256_seen:
+    if not _is_about(life, decision):
         return False
-    if decision.action not in {Ruling.CORRECT, Ruling.SCORE}:
-        return False
-    return compiled_version(view, jobs, life).judge.reads_input
+    match decision.action:
+        case Ruling.CORRECT:
+            return compiled_version(view, jobs, life).judge.reads_input
+        case Ruling.SCORE:
+            return _is_asked(compiled_version(view, jobs, life).spec, decision)
+        case _:
+            return False
+
+
+def _is_asked(spec: JobSpec, decision: Decision) -> bool:
+    """Whether a score comes from the job that gives second opinions on this one's answers."""
+    scorer = scorer_of(spec)
+    return scorer is not None and decision.actor == scoring.actor_of(scorer)
 
 
 # -- what a decision does ----------------------------------------------------------------------------------------------
@@ -227,7 +242,7 @@ def _ruled(
 ) -> list[Order]:
     if decision.action == Ruling.UNDO:
         return _undone(view, life, decision, now_ms)
-    if life.status is not Status.NEEDS_REVIEW or life.output_sha256 != decision.output_sha256_seen:
+    if not _is_about(life, decision):
         return []
     job = compiled_version(view, jobs, life)
     case = _Case(life=life, job=job, decision=decision, offset=offset, now_ms=now_ms)
@@ -331,9 +346,7 @@ def _read(decision: Decision) -> tuple[Any, str]:
 
 def _scored(view: StateView, case: _Case, beside: Beside | None) -> list[Order]:
     """Let a score move an answer that waits for it. Once a person took it in hand, or another job scored it: stale."""
-    spec = case.job.spec.judge.scoring
-    asked = spec is not None and spec.job is not None and case.decision.actor == scoring.actor_of(spec.job)
-    if case.life.reason is not Reason.AWAITING_SCORE or not asked:
+    if case.life.reason is not Reason.AWAITING_SCORE or not _is_asked(case.job.spec, case.decision):
         return []
     if beside is None or beside.item is None or beside.result is None:
         return _stays(case, Reason.BODY_GONE)

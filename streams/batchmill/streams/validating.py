@@ -39,6 +39,7 @@ __all__ = [
     "faults_of",
     "judgement_on",
     "refuses",
+    "scorer_of",
     "validate",
     "validate_beside",
     "verdict_of",
@@ -58,7 +59,7 @@ def validate(view: StateView, result: Result, offset: int, *, jobs: CompiledJobs
     if life is None or result.outcome is not Outcome.SUCCEEDED:
         return []
     job = compiled_version(view, jobs, life)
-    if job.judge.reads_input:
+    if _waits(job):
         return _noted(life, result, offset, now_ms)
     return _judged(view, life, result, job, judgement_on(job, result, None), None, offset=offset, now_ms=now_ms)
 
@@ -66,7 +67,8 @@ def validate(view: StateView, result: Result, offset: int, *, jobs: CompiledJobs
 def waiting(view: StateView, jobs: CompiledJobs, limit: int) -> list[Life]:
     """Up to `limit` lives whose answers wait to be judged beside their inputs."""
     found = [row for _, row in view.scan("judge", "", limit=limit) if isinstance(row, Life)]
-    return [life for life in found if compiled_version(view, jobs, life).judge.reads_input]
+    # of a job that judges at once such a life waits for a result of its own, which the slice will bring
+    return [life for life in found if _waits(compiled_version(view, jobs, life))]
 
 
 def validate_beside(
@@ -85,6 +87,11 @@ def validate_beside(
     job = compiled_version(view, jobs, life)
     judgement = judgement_on(job, result, orjson.loads(item.input_json))
     return _judged(view, life, result, job, judgement, item, offset=offset, now_ms=now_ms)
+
+
+def scorer_of(spec: JobSpec) -> str | None:
+    """The job that gives second opinions on this one's answers."""
+    return None if spec.judge.scoring is None else spec.judge.scoring.job
 
 
 def judgement_on(job: CompiledJob, result: Result, item_input: Any) -> Judgement:
@@ -144,6 +151,11 @@ def verdict_of(life: Life, judgement: Judgement, *, status: VerdictStatus, decid
     )
 
 
+def _waits(job: CompiledJob) -> bool:
+    """Whether its answers are judged beside their inputs: the judge reads those, or the scoring job is shown them."""
+    return job.judge.reads_input or scorer_of(job.spec) is not None
+
+
 def _noted(life: Life, result: Result, offset: int, now_ms: int) -> list[Order]:
     """Leave the answer to the effect; a late one, or the same again, is passed over."""
     sends = _sends_of(result)
@@ -193,11 +205,11 @@ def _question(life: Life, spec: JobSpec, judgement: Judgement, item: WorkItem | 
     """What the scoring job is asked about this answer; None when it is not asked, or cannot be."""
     if not judgement.wants_score:
         return None
-    assert spec.judge.scoring is not None, f"the judge of {spec.job} wants a score that nobody gives"
-    assert spec.judge.scoring.job is not None, f"the judge of {spec.job} wants a score that it gives itself"
+    scorer = scorer_of(spec)
+    assert scorer is not None, f"the judge of {spec.job} wants a score that no job gives"
     assert item is not None, f"an answer of {life.request_id} was judged without its input"
     assert judgement.output_json is not None, f"an answer of {life.request_id} passed and is none"
-    return question(life, scorer=spec.judge.scoring.job, input_json=item.input_json, output_json=judgement.output_json)
+    return question(life, scorer=scorer, input_json=item.input_json, output_json=judgement.output_json)
 
 
 def _readable(judgement: Judgement, result: Result) -> Judgement:

@@ -5,13 +5,14 @@ saw the worst. The proposed curve is the isotonic fit (pool adjacent violators) 
 answers, so a surer answer is never called less likely to be right; a job declares it as `judge.confidence.calibration`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from batchmill.agents.desk.model import Bin, Calibration
 from batchmill.agents.projector.reviewing import RatedRow
 
-__all__ = ["BINS", "GROUP_MIN", "calibration", "isotonic"]
+__all__ = ["BINS", "GROUP_MIN", "Curve", "calibration", "isotonic", "untold"]
 
 BINS: Final = 10
 #: answers behind each point of the proposed curve; fewer say too little
@@ -19,13 +20,13 @@ GROUP_MIN: Final = 20
 _DIGITS: Final = 4
 
 Told = tuple[float, bool]  #: (confidence, accepted as it was)
+Curve = Sequence[Sequence[float]]  #: (told, right) pairs, as a job declares them
 
 
-def calibration(job: str, rows: Sequence[RatedRow]) -> Calibration:
-    told = sorted(
-        (row.confidence, row.action == "accept") for row in rows if row.confidence is not None and not row.faults
-    )
-    usable = [(share, right) for share, right in told if 0 <= share <= 1]
+def calibration(job: str, rows: Sequence[RatedRow], curves: Mapping[str, Curve]) -> Calibration:
+    """`curves`: by version, the calibration that was in force when its confidences were recorded."""
+    found = [(untold(curves.get(row.version or "", ()), row.confidence), row) for row in rows if not row.faults]
+    usable = sorted((share, row.action == "accept") for share, row in found if share is not None and 0 <= share <= 1)
     bins = _bins(usable)
     n = len(usable)
     return Calibration(
@@ -37,6 +38,16 @@ def calibration(job: str, rows: Sequence[RatedRow]) -> Calibration:
         expected_error=_expected_error(bins, n),
         proposed=isotonic(usable),
     )
+
+
+def untold(curve: Curve, recorded: float | None) -> float | None:
+    """What was told before `curve` made `recorded` of it; None where that is not known."""
+    if recorded is None or not curve:
+        return recorded
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        if y0 < y1 and y0 <= recorded <= y1:
+            return x0 + (x1 - x0) * (recorded - y0) / (y1 - y0)
+    return None
 
 
 def isotonic(told: Sequence[Told]) -> tuple[tuple[float, float], ...]:

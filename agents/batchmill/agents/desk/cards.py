@@ -101,7 +101,7 @@ def card(
         output_sha256=row.output_sha256 or "",
         output_schema=None if schema is None else orjson.loads(schema),
         checks=tuple(Check(**check) for check in (judged or {}).get("checks", ())),
-        passages=passages(job.spec.judge, given, output),
+        passages=passages(job.judge, given, output),
         decline_reasons=job.spec.review.decline_reasons,
         undo_seconds=job.spec.review.undo_seconds,
         decisions=tuple(

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+import orjson
 from aiokafka.errors import KafkaError
 
 from batchmill.agents import clock
 from batchmill.agents.commands import new_id
 from batchmill.agents.desk import cards
 from batchmill.agents.desk.agreeing import agreement
-from batchmill.agents.desk.calibrating import calibration
+from batchmill.agents.desk.calibrating import Curve, calibration
 from batchmill.agents.desk.holding import Claim, Holding
 from batchmill.agents.desk.model import (
     Agreement,
@@ -85,6 +86,7 @@ class Desk:
         bodies: Bodies,
         write: Write,
         settings: ReviewSettings,
+        jobs: CompiledJobs,
         now_ms: Callable[[], int] = clock.wall_ms,
     ) -> None:
         self._view_path = view_path
@@ -93,7 +95,7 @@ class Desk:
         self._write = write
         self._settings = settings
         self._now_ms = now_ms
-        self._jobs = CompiledJobs()
+        self._jobs = jobs
         self._asks = asyncio.Semaphore(_ASKS_MAX)
         self._reads = 0
         self._watch = Watch(look=self._change, seconds=settings.look_seconds, listeners_max=settings.listeners_max)
@@ -172,7 +174,8 @@ class Desk:
 
     async def calibration(self, job: str) -> Calibration:
         """What told confidences were worth, and the curve to declare."""
-        return calibration(job, await self._ask(lambda view: asked.rated(view, job)))
+        rows, curves = await self._ask(lambda view: (asked.rated(view, job), self._curves(view, job)))
+        return calibration(job, rows, curves)
 
     async def decline_reasons(self, job: str) -> tuple[str, ...]:
         """What a decline may name, by the job's promoted version."""
@@ -267,7 +270,7 @@ class Desk:
         if len(names) != expect:
             raise DeskError(ErrorKind.REFUSED, f"{expect} were confirmed, {len(names)} are named; confirm again")
         if len(names) > self._settings.bulk_max:
-            told = f"at most {self._settings.bulk_max} are accepted at once (review.bulk_max), {len(names)} are named"
+            told = f"at most {self._settings.bulk_max} are accepted at once (desk.bulk_max), {len(names)} are named"
             raise DeskError(ErrorKind.REFUSED, told)
         chosen = [await self._decidable(name, user, None) for name in names]
         made = [(row, job, self._decision(row, "accept", user)) for row, job in chosen]
@@ -462,6 +465,14 @@ class Desk:
     async def freshness(self) -> Change:
         """One look, now: also tells whether the view is stale."""
         return await self._threaded(self._change)
+
+    def _curves(self, view: View, job: str) -> dict[str, Curve]:
+        """By version, the calibration that made the recorded confidences of the told ones."""
+        row = asked.job_row(view, 0, job)
+        versions = [] if row is None else list(orjson.loads(row.versions_json))
+        compiled = {version: self._jobs.of(row, version) for version in versions if row is not None}
+        specs = {version: made.spec.judge.confidence for version, made in compiled.items() if made is not None}
+        return {version: spec.calibration for version, spec in specs.items() if spec is not None and spec.calibration}
 
     def _view(self) -> View:
         return View(self._view_path)

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from batchmill.agents.bodies import LogBodies
+from batchmill.agents.checks import installed_checks
 from batchmill.agents.commands import decide
 from batchmill.agents.desk.desk import Desk
 from batchmill.agents.desk.holding import Holding
 from batchmill.agents.settings import Settings
 from batchmill.schemas.records import Decision
+from batchmill.streams.compiling import CompiledJobs
 
 __all__ = ["FILE_NAME", "open_desk"]
 
@@ -28,7 +30,12 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     try:
         async with LogBodies(settings) as bodies:
             yield Desk(
-                view_path=settings.view_path, holding=holding, bodies=bodies, write=write, settings=settings.review
+                view_path=settings.view_path,
+                holding=holding,
+                bodies=bodies,
+                write=write,
+                settings=settings.desk,
+                jobs=CompiledJobs(installed_checks()),
             )
     finally:
         await asyncio.to_thread(holding.close)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from batchmill.agents.desk.model import Passage
-from batchmill.schemas.jobs import JudgeSpec
+from batchmill.streams import judging
 
 __all__ = ["passages"]
 
@@ -21,9 +21,11 @@ _QUOTE_CHARS_MIN: Final = 2
 Text = tuple[str, str]  #: (path, text)
 
 
-def passages(judge: JudgeSpec, given: Any, output: Any) -> tuple[Passage, ...]:
+def passages(judge: judging.Judge, given: Any, output: Any) -> tuple[Passage, ...]:
     """In the order of the answer's members."""
-    _ = judge
+    if judge.citations:
+        cited = judging.passages(judge, given, output)[:_PASSAGES_MAX]
+        return tuple(Passage(path=at.path, start=at.start, end=at.end, cited_by=at.cited_by) for at in cited)
     sources = list(_texts(given))
     found: list[Passage] = []
     for cited_by, quote in _texts(output):

@@ -32,7 +32,7 @@ class Watch:
     async def listen(self) -> AsyncGenerator[Change]:
         """The newest state now, and every other one from then on."""
         if len(self._listeners) >= self._listeners_max:
-            told = f"{self._listeners_max} listen already (review.listeners_max); try again later"
+            told = f"{self._listeners_max} listen already (desk.listeners_max); try again later"
             raise DeskError(ErrorKind.UNAVAILABLE, told)
         mine: asyncio.Queue[Change] = asyncio.Queue(maxsize=1)
         self._listeners.add(mine)

@@ -22,6 +22,7 @@ __all__ = ["findings"]
 
 #: who wants an answer sooner than this waits for it
 USER_WAITS_SECONDS = 300
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 _TEMPLATE = re.compile(r"(system|user) template(?:, line (\d+))?")
 _MEMBERS_READ = re.compile(r"\binput\.([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -38,7 +39,7 @@ def findings(spec: JobSpec, lined: Lined, read: Mapping[Steps, Path]) -> Iterato
 def _told(finding: Finding, lined: Lined, read: Mapping[Steps, Path]) -> Problem:
     """A finding at the line of the file that is to be changed: a template, a schema, or the job file."""
     level: Literal["error", "warning"] = "error" if finding.error else "warning"
-    steps: Steps = tuple(part for part in finding.where.removeprefix("$").split(".") if part)
+    steps: Steps = tuple(int(at) if at else name for name, at in _STEP.findall(finding.where.removeprefix("$")))
     in_template = _TEMPLATE.match(finding.message)
     if in_template is not None:
         file = read.get(("ask", "prompt", in_template[1]), lined.file)
@@ -46,19 +47,14 @@ def _told(finding: Finding, lined: Lined, read: Mapping[Steps, Path]) -> Problem
     for named in (steps, (*steps, "schema")):
         if named in read:
             return Problem(file=read[named], line=1, what=finding.message, level=level)
-    what = f"{'.'.join(str(step) for step in steps)}: {finding.message}"
+    what = f"{finding.where.removeprefix('$.')}: {finding.message}"
     return Problem(file=lined.file, line=lined.line(steps), what=what, level=level)
 
 
 def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
-    """Free text has no members to look into; a category the output schema does not allow is never answered."""
-    judge = spec.judge
-    looks_inside = judge.required or judge.categories or judge.lengths or judge.confidence
-    if spec.ask.output_schema_json is None and looks_inside:
-        what = "judge looks into the members of an answer, but `ask.output` declares none"
-        yield Problem(file=lined.file, line=lined.line(("judge",)), what=what)
+    """A category the output schema does not allow is never answered."""
     properties = _properties(spec.ask.output_schema_json)
-    for name, allowed in judge.categories.items():
+    for name, allowed in spec.judge.categories.items():
         member = properties.get(name)
         options = member.get("enum") if isinstance(member, dict) else None
         for value in allowed:

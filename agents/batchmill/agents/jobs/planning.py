@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from batchmill.agents.checks import installed_checks
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
 from batchmill.schemas.state import Job
@@ -130,7 +131,7 @@ class _Trial:
         self._prices = prices
         self._limits = limits
         self._now_ms = now_ms
-        self._jobs = CompiledJobs()
+        self._jobs = CompiledJobs(installed_checks())
         version = version_of(spec)
         self._row = Job(
             job=spec.job,

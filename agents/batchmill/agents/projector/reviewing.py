@@ -121,6 +121,7 @@ class RatedRow:
     """A decision beside what the model had told; `faults`: failed checks other than that on the confidence."""
 
     action: str
+    version: str | None
     confidence: float | None
     faults: int
 
@@ -248,7 +249,7 @@ def rated(view: View, job: str) -> list[RatedRow]:
     sql = f"""WITH f AS ({_IN_FORCE}), at AS (
         SELECT f.action, f.partition, (SELECT MAX(v.offset) FROM verdicts v WHERE v.request_id = f.request_id
           AND v.output_sha256 = f.output_sha256_seen AND v.status = 'needs_review') AS verdict_at FROM f)
-      SELECT at.action, v.confidence, (SELECT COUNT(*) FROM failed_checks c WHERE c.partition = at.partition
+      SELECT at.action, v.version, v.confidence, (SELECT COUNT(*) FROM failed_checks c WHERE c.partition = at.partition
         AND c.offset = at.verdict_at AND c.id <> 'confidence' AND c.severity <> 'warn') AS faults
       FROM at LEFT JOIN verdicts v ON v.partition = at.partition AND v.offset = at.verdict_at"""
     return view.typed(RatedRow, sql, {"job": job})
