@@ -4,6 +4,7 @@
 site over a real Kafka can take its place: yield a `ReviewingSite`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -128,17 +129,28 @@ def _record(number: int) -> Record:
 
 
 @asynccontextmanager
-async def reviewing_site(folder: Path, waiting: Sequence[Record]) -> AsyncIterator[ReviewingSite]:
-    """Serve these records to `PEOPLE` on a free port of this machine."""
-    with some_pages(folder, spec=a_spec(), local=None) as pages:
+async def reviewing_site(
+    folder: Path, waiting: Sequence[Record], *, lag_seconds: float = 0
+) -> AsyncIterator[ReviewingSite]:
+    """Serve these records to `PEOPLE` on a free port of this machine. `lag_seconds`: until a decision takes effect."""
+    with some_pages(folder, spec=a_spec(), local=None, eager=not lag_seconds) as pages:
         names = [_asked(pages.world, record) for record in waiting]
         tokens = {name: pages.token(name, role) for name, role in PEOPLE.items()}
 
         async def outcome(request_id: str) -> Outcome:
             return _outcome(pages.world, request_id)
 
+        working = asyncio.create_task(_work(pages.world, lag_seconds)) if lag_seconds else None
         async with serving(pages.app, host="127.0.0.1", port=0, name="pages") as url:
             yield ReviewingSite(url=url, tokens=tokens, waiting=names, outcome=outcome, pages=pages)
+        if working is not None:
+            working.cancel()
+
+
+async def _work(world: World, lag_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(lag_seconds)
+        world.work()
 
 
 async def decide_some(site: ReviewingSite) -> None:

@@ -72,7 +72,7 @@ async def run_web(
             settings=settings.web,
             hosts=hosts,
             local=local,
-            pages=(pages_router(desk=desk, operations=operations, review=settings.review, web=settings.web),),
+            pages=(pages_router(desk=desk, operations=operations, review=settings.desk, web=settings.web),),
         )
         looking = asyncio.create_task(state.keep(desk), name="readiness")
         try:
