@@ -106,6 +106,10 @@ class World:
     def record(self, record: Record, key: str) -> int:
         return self.log(record.schema, key.encode(), encode(record))
 
+    def values(self, topic: str) -> list[bytes]:
+        """What was written to a topic, oldest first."""
+        return [each.value for each in self._log.get(topic, []) if each.value is not None]
+
     def row(self, row: Row) -> None:
         self.task.put(row)
         self.log("state", f"{row.schema}/{row.key}".encode(), encode(row))

@@ -4,9 +4,7 @@ What lives here: who may be served where, and health beside it. What must not: w
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-
-from fastapi import APIRouter
+from collections.abc import Callable
 
 from batchmill.agents.commands import Issued, actor_here, issue
 from batchmill.agents.desk.desk import Desk
@@ -19,12 +17,10 @@ from batchmill.agents.telemetry import Telemetry
 from batchmill.agents.web.access import is_loopback_host
 from batchmill.agents.web.app import create_app
 from batchmill.agents.web.operating import Operations
+from batchmill.agents.web.pages.routes import pages_router
 from batchmill.agents.web.tokens import FILE_NAME, TokenFile
 
-__all__ = ["Pages", "hosts_of", "run_web", "token_file"]
-
-#: makes the routes that answer browsers
-Pages = Callable[[Desk, Operations], Sequence[APIRouter]]
+__all__ = ["hosts_of", "run_web", "token_file"]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  to refuse it, not to bind to it
@@ -56,7 +52,6 @@ async def run_web(
     port: int,
     stop: asyncio.Event,
     say: Callable[[str], None] = lambda _told: None,
-    pages: Pages = lambda _desk, _operations: (),
 ) -> None:
     """Serve until `stop`; `say` is told where."""
     set_up_logging(settings.log, process="web", instance=settings.instance)
@@ -77,7 +72,7 @@ async def run_web(
             settings=settings.web,
             hosts=hosts,
             local=local,
-            pages=pages(desk, operations),
+            pages=(pages_router(desk=desk, operations=operations, review=settings.desk, web=settings.web),),
         )
         looking = asyncio.create_task(state.keep(desk), name="readiness")
         try:
