@@ -381,7 +381,8 @@ class ReviewSettings(_Group):
     look_seconds: Seconds = Field(default=1, description="How often the queue is looked at for those who listen.")
     listeners_max: Positive = Field(default=100, description="Open pages that are told of changes at once.")
     stale_seconds: Seconds = Field(
-        default=30, description="A view that has read nothing for so long is called stale: is the projector running?"
+        default=30,
+        description="A view that has read nothing for so long is called stale; the projector may have stopped.",
     )
 
 
