@@ -356,8 +356,8 @@ def _forgets_the_score(right: Any) -> Any:
 FEW_SOURCES = Scale(sources=4, events=250, actions=2_500)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
-RULED = Scale(judged="ruled")
-SCORED = Scale(judged="scored")
+RULED = Scale(judged="ruled", actions=2_000)
+SCORED = Scale(judged="scored", actions=2_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 #: a prompt that goes wrong: every answer is prose
 PROSE = Scale(

@@ -133,4 +133,4 @@ def _judge(judged: Judged) -> JudgeSpec:
         return plain
     rule = RuleSpec(id="right", require=f"size(input.text) > 0 && !output.label.startsWith('{WRONG}')")
     asked = ScoringSpec(job=SECOND, agree="score.confidence == 0.9", sample=0.7)
-    return replace(plain, rules=(rule,), scoring=asked if judged == "scored" else None)
+    return replace(plain, review_sample=0.4, rules=(rule,), scoring=asked if judged == "scored" else None)

@@ -16,6 +16,7 @@ from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.versions import version_of
 from batchmill.streams import controlling
 from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.scoring import actor_of
 from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
 from tests.simulation.overseer import SimOverseer
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
@@ -259,7 +260,11 @@ class _Operator:
         self.specs = specs
         self.version = 0
         self.commands = 0
-        self.decided: list[tuple[SimTask, Decision]] = []
+        self.people = Random(story.seed)
+        self.decided: list[tuple[SimTask, Decision]] = []  #: what may be taken back
+        more = ("defer",) if story.ruled else ()
+        scores = ("score",) if specs[0].judge.scoring is not None else ()
+        self.rulings = ("accept", "accept", "correct", "decline", *more, *scores)
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
         self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
@@ -308,9 +313,9 @@ class _Operator:
     def decide(self) -> None:
         """Rule on a life in review, now and then on an answer it no longer has; or take an earlier ruling back."""
         chance = self.story.world.chance
-        if self.decided and chance.random() < 0.3:
-            task, earlier = chance.choice(self.decided[-20:])
-            self._write(task, replace(self._decision(earlier.request_id, "undo", ""), undoes=earlier.id))
+        if self.decided and self.people.random() < 0.3:
+            task, earlier = self.people.choice(self.decided[-20:])
+            self._write(task, replace(earlier, id=f"undo-{earlier.id}", action="undo", undoes=earlier.id))
             return
         waiting = [
             (task, life)
@@ -321,41 +326,35 @@ class _Operator:
         if not waiting:
             return
         task, life = chance.choice(waiting)
-        action = chance.choice(("accept", "accept", "correct", "decline", "defer", *(["score"] * self._is_scored())))
-        seen = "stale" if action == "score" or chance.random() < 0.1 else life.output_sha256 or ""
-        decision = self._decision(life.request_id, action, seen)
-        self.decided.append((task, decision))
+        decision = self._decision(life, chance.choice(self.rulings))
+        if self.story.ruled:
+            self.decided.append((task, decision))
         self._write(task, decision)
 
-    def _is_scored(self) -> bool:
-        return self.specs[0].judge.scoring is not None
-
-    def _decision(self, request_id: str, action: str, seen_sha256: str) -> Decision:
+    def _decision(self, life: Life, action: str) -> Decision:
         chance, now_ms = self.story.world.chance, self.story.world.now_ms
+        correction = self._correction()
+        late = {"confidence": 0.9, "label": "late"}  # a score of another answer, and it agrees
         return Decision(
             id=f"decision-{chance.randrange(10**9)}",
-            request_id=request_id,
-            job=JOB,
+            request_id=life.request_id,
+            job=life.job,
             action=action,
-            output_sha256_seen=seen_sha256,
-            output_json=self._output(action),
+            output_sha256_seen="stale" if chance.random() < 0.1 or action == "score" else life.output_sha256 or "",
+            output_json={"correct": json.dumps(correction), "score": json.dumps(late)}.get(action),
             reason=None,
             until_ms=now_ms + 1_000 if action == "defer" else None,
-            actor=f"job:{SECOND}" if action == "score" else chance.choice(("ada", "bob", "cleo")),
+            actor=actor_of(SECOND) if action == "score" else self.people.choice(("ada", "bob", "cleo")),
             decided_at_ms=now_ms,
         )
 
-    def _output(self, action: str) -> str | None:
-        """A correction, now and then one that breaks the rule; a score, late for an answer it was not asked about."""
-        if action == "score":
-            return json.dumps({"confidence": 0.9, "label": "late"})
-        if action != "correct":
-            return None
-        chance = self.story.world.chance
-        told = f"{WRONG} " if chance.random() < 0.2 else ""
-        correction = {"confidence": 1.0, "label": f"{told}corrected {chance.randrange(1000)}"}
+    def _correction(self) -> dict[str, object]:
+        """Where there is a rule, now and then one that breaks it."""
+        breaks = self.story.ruled and self.people.random() < 0.2
+        label = f"{WRONG} " if breaks else ""
+        correction = {"confidence": 1.0, "label": f"{label}corrected {self.story.world.chance.randrange(1000)}"}
         self.story.corrections.append(correction)
-        return json.dumps(correction)
+        return correction
 
     def _write(self, task: SimTask, decision: Decision) -> None:
         self.story.world.append("decisions", task.partition, decision)

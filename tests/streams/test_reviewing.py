@@ -17,7 +17,8 @@ from batchmill.schemas.status import Place, Status, VerdictStatus
 from batchmill.streams.accounting import Books, origin_key, place_of
 from batchmill.streams.committing import intend, meet_verdict
 from batchmill.streams.compiling import CompiledJobs, compile_job
-from batchmill.streams.lifecycle import evolve
+from batchmill.streams.facts import Recalled
+from batchmill.streams.lifecycle import evolve, step
 from batchmill.streams.reviewing import (
     Beside,
     Ruling,
@@ -612,5 +613,16 @@ def test_what_a_score_let_pass_is_not_undone_in_the_name_of_an_earlier_decision(
     score(room, "fire")
     before = room.life
     assert before.status is Status.VALIDATED
+    room.decide(Ruling.UNDO, undoes=accepted)
+    assert room.life == before
+
+
+def test_what_was_written_once_is_not_undone_when_it_is_recalled(room: Room) -> None:
+    room.decide(Ruling.ACCEPT)
+    accepted = room.last
+    written = evolve(room.life, status=Status.COMMITTED, commit_id="c1")
+    room.view.put(step(written, Recalled(), NOW_MS).life)
+    before = room.life
+    assert (before.status, before.commit_id) == (Status.VALIDATED, None)
     room.decide(Ruling.UNDO, undoes=accepted)
     assert room.life == before

@@ -2,7 +2,7 @@
 
 Lives are counted by where they are now. A raw record that never got a life is where its exclusion, its dead letter or
 its parking says. A life that was excluded once and brought back by a newer event belongs to that event; the earlier one
-stays counted where it was.
+stays counted where it was, or, if it was put down more than once (declined, undone, superseded), where it was put last.
 """
 
 from collections import Counter

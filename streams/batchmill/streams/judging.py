@@ -35,7 +35,7 @@ from batchmill.streams.citing import Citation, Passage, Texts, compile_citation,
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.jsontext import DEPTH_MAX, canonical, decode
 from batchmill.streams.members import Members, compile_members, member_checks
-from batchmill.streams.paths import ABSENT, Path, compile_path
+from batchmill.streams.paths import Path, compile_path
 from batchmill.streams.repairing import repaired
 from batchmill.streams.shapes import ERRORS_MAX
 from batchmill.streams.unusable import Unusable
@@ -397,10 +397,9 @@ def _review_share(judge: Judge, output: Any) -> float:
         return judge.review_sample
     path, shares = judge.review_by
     value = path.find(output)
-    if value is ABSENT or isinstance(value, dict | list):
+    if not isinstance(value, str | int):
         return judge.review_sample
-    name = value if isinstance(value, str) else canonical(value).decode()
-    return shares.get(name, judge.review_sample)
+    return shares.get(str(value).lower() if isinstance(value, bool) else str(value), judge.review_sample)
 
 
 def _reason(judge: Judge, check: Check) -> Reason:

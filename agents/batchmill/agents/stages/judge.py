@@ -22,6 +22,7 @@ from batchmill.schemas.state import Life
 from batchmill.streams import reviewing, validating
 from batchmill.streams import view as read
 from batchmill.streams.isolating import isolate_judgement
+from batchmill.streams.scoring import SCORE
 
 __all__ = ["JudgeLoop"]
 
@@ -65,8 +66,7 @@ class JudgeLoop:
         return True
 
     async def _judge(self, task: Task, lives: Sequence[Life]) -> None:
-        offsets = [life.result_offset for life in lives if life.result_offset is not None]
-        results = await self.kit.bodies(task, "results", offsets)
+        results = await self.kit.bodies(task, "results", _known([life.result_offset for life in lives]))
         items = await self.kit.bodies(task, "normalized", [life.input_offset for life in lives])
         for life in lives:
             result = _body(results, life.result_offset, Result)
@@ -94,18 +94,18 @@ class JudgeLoop:
         return True
 
     async def _review(self, task: Task, asked: Sequence[reviewing.Waiting]) -> None:
-        lives = [life for each in asked if (life := read.life(task.view, each.request_id)) is not None]
-        answered = [life.result_offset for life in lives if life.result_offset is not None]
-        decisions = await self.kit.bodies(task, "decisions", [each.offset for each in asked])
-        items = await self.kit.bodies(task, "normalized", [life.input_offset for life in lives])
-        results = await self.kit.bodies(task, "results", answered)
-        places = {life.request_id: (life.input_offset, life.result_offset) for life in lives}
-        for each in asked:
-            input_offset, result_offset = places.get(each.request_id, (None, None))
-            beside = reviewing.Beside(
-                item=_body(items, input_offset, WorkItem), result=_body(results, result_offset, Result)
-            )
-            decision = _body(decisions, each.offset, Decision)
+        found = await self.kit.bodies(task, "decisions", [each.offset for each in asked])
+        decisions = [_body(found, each.offset, Decision) for each in asked]
+        lives = [read.life(task.view, each.request_id) for each in asked]
+        inputs = [None if life is None else life.input_offset for life in lives]
+        answers = [
+            life.result_offset if life is not None and decision is not None and decision.action == SCORE else None
+            for life, decision in zip(lives, decisions, strict=True)
+        ]
+        items = await self.kit.bodies(task, "normalized", _known(inputs))
+        results = await self.kit.bodies(task, "results", _known(answers))
+        for each, decision, input_at, answer_at in zip(asked, decisions, inputs, answers, strict=True):
+            beside = reviewing.Beside(item=_body(items, input_at, WorkItem), result=_body(results, answer_at, Result))
             orders = reviewing.review_beside(
                 task.view, each, decision, beside, jobs=self.kit.jobs, now_ms=clock.wall_ms()
             )
@@ -114,6 +114,10 @@ class JudgeLoop:
     def _isolate(self, task: Task, row: str) -> None:
         _log.error("judgement_given_up", row=row)
         self.kit.carry(task, isolate_judgement(task.view, row, clock.wall_ms()), src=f"effect:{EFFECT}/{row}")
+
+
+def _known(offsets: Sequence[int | None]) -> list[int]:
+    return [offset for offset in offsets if offset is not None]
 
 
 def _body(found: Mapping[int, LogRecord], offset: int | None, kind: type[R]) -> R | None:
