@@ -213,6 +213,8 @@ def test_repairs_and_checks_on_members_need_an_answer_in_json() -> None:
 def test_confidence_of_the_tokens_needs_them_to_be_asked_for(params: str, fine: bool) -> None:
     told = told_of(JudgeSpec(confidence=ConfidenceSpec(review_below=0.5)), params=params)
     assert (told == []) is fine
+
+
 def test_a_job_that_would_score_its_own_answers_for_ever_is_an_error() -> None:
     judge = JudgeSpec(scoring=ScoringSpec(job="triage", agree="score == output"))
     assert [told.where for told in errors(make_spec(judge=judge))] == ["$.judge.scoring.job"]
