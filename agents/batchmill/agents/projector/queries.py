@@ -23,7 +23,6 @@ __all__ = [
     "JobRow",
     "LifeRow",
     "Overseen",
-    "ReviewRow",
     "RunRow",
     "batch",
     "batches",
@@ -36,7 +35,6 @@ __all__ = [
     "lives",
     "overseen",
     "review_queue",
-    "reviews",
     "runs",
     "source_lives",
 ]
@@ -156,23 +154,6 @@ class CommandRow:
     version: str | None
     actor: str
     issued_at_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReviewRow:
-    """An answer that waits for a person."""
-
-    request_id: str
-    job: str
-    version: str
-    source_id: str
-    reason: Reason | None
-    confidence: float | None
-    output_sha256: str
-    waiting_since_ms: int
-    partition: int
-    input_offset: int
-    verdict_offset: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,14 +365,6 @@ def command_laggards(view: View, command_id: str) -> list[int]:
         (command_id,),
     )
     return [row["partition"] for row in rows]
-
-
-def reviews(view: View, *, job: str | None = None, limit: int = 100) -> list[ReviewRow]:
-    """Who has waited longest comes first."""
-    where, values = _where(("job = ?", job))
-    sql = f"""SELECT *, updated_at_ms AS waiting_since_ms FROM lives
-      WHERE status = '{Status.NEEDS_REVIEW}' AND {where} ORDER BY updated_at_ms, request_id LIMIT ?"""
-    return view.typed(ReviewRow, sql, (*values, limit))
 
 
 def review_queue(view: View) -> list[tuple[str, int, int]]:

@@ -1,7 +1,7 @@
 """Opening the read model for reading, and rows as typed values."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,10 @@ class View:
         """The one value of the one row; 0 for NULL."""
         row = self.row(sql, values)
         return (row[0] if row is not None else 0) or 0
+
+    def define(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
+        """Let queries call a pure function of ours by this name."""
+        self._connection.create_function(name, arguments, function, deterministic=True)
 
     def each(self, cls: type[T], sql: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[T]:
         """Rows as `cls`, one by one: for those that may be very many."""

@@ -132,7 +132,7 @@ LOG_TABLES: Mapping[str, Table] = {
     "committed": _log("commits", Committed, _BY_REQUEST),
     "dead-letter": _with_checks(_log("dead_letters", DeadLetter, _BY_REQUEST, ("id",), ("reason",))),
     "excluded": _log("excluded", Excluded, _BY_REQUEST),
-    "decisions": _log("decisions", Decision, _BY_REQUEST),
+    "decisions": _log("decisions", Decision, _BY_REQUEST, ("id",)),
     "control": _log("commands", Control, ("command_id",)),
 }
 
