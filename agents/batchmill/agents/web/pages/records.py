@@ -194,10 +194,10 @@ def _may_decide(card: Card, user: User) -> bool:
 def _why_not(card: Card, user: User) -> str:
     """Why this person cannot decide it, or nothing."""
     lock = card.item.lock
-    if not _waits(card):
-        return "It does not wait for a person."
     if card.pending is not None:
         return "A decision is on its way."
+    if not _waits(card):
+        return "It does not wait for a person."
     if not user.role.may(Role.REVIEWER):
         return f"You may look; deciding needs the role {Role.REVIEWER}."
     if lock is not None and lock.holder != user.name:
