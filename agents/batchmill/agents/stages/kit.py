@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from batchmill.agents import clock
+from batchmill.agents.foreign import ForeignTopics
 from batchmill.agents.runtime import LogReader, LogRecord, Task
 from batchmill.agents.runtime.log import READ_SECONDS
-from batchmill.agents.stages.headers import headers_for
+from batchmill.agents.stages.headers import headers_for, headers_of_output
 from batchmill.schemas import codec
 from batchmill.schemas.records import (
     Committed,
@@ -30,7 +31,7 @@ from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.granting import follow
-from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.orders import Delete, Emit, Order, Publish, Put, Wake
 from batchmill.streams.ports import TransientError
 from batchmill.streams.topology import TOPICS, topic_name
 
@@ -60,6 +61,7 @@ class Kit:
     jobs: CompiledJobs
     carried: Callable[[Record], None]  #: told of each record that was ordered; counts it
     stepped: Callable[[Chunk | None, Chunk], None]  #: told of each chunk's row before and after
+    foreign: ForeignTopics | None = None  #: None: nothing is published to topics of others
 
     @staticmethod
     def names(prefix: str) -> dict[str, str]:
@@ -77,6 +79,8 @@ class Kit:
                     task.put(row)
                 case Emit(record, key, partition):
                     self._emit(task, record, key, partition, src)
+                case Publish():
+                    self._publish(task, order, src)
                 case Delete(table, key):
                     task.delete(table, key)
                 case Wake(effect):
@@ -160,6 +164,17 @@ class Kit:
             ),
         )
         self.carried(record)
+
+    def _publish(self, task: Task, order: Publish, src: str) -> None:
+        assert self.foreign is not None, f"nothing looks after topics of others, such as {order.topic}"
+        task.emit(
+            order.topic,
+            key=order.key,
+            value=order.value,
+            src=src,
+            partition=self.foreign.partition_of(order.topic, order.key),
+            headers=headers_of_output(order, src=src, app_id=self.app_id),
+        )
 
 
 def upstream_trace(task: Task, record: Record) -> str | None:
