@@ -21,9 +21,11 @@ from batchmill.streams import (
     normalizing,
     overseeing,
     queueing,
+    reverting,
     submitting,
 )
 from batchmill.streams import view as read
+from batchmill.streams.facts import TakenBack
 from batchmill.streams.orders import Emit, Order, Put
 from batchmill.streams.ports import NotStartedError, SinkOutcome
 from tests.simulation import provider as simulated
@@ -292,12 +294,71 @@ def _reserves_apart(right: Any) -> Any:
     return reserve
 
 
+def _settles_changes_again(right: Any) -> Any:
+    """An answer to a change that comes twice is published twice."""
+
+    def settle(view: Any, progress: Any, asked: Any, result: Any, **more: Any) -> Any:
+        return right(view, replace(progress, asking=(*progress.asking, asked)), asked, result, **more)
+
+    return settle
+
+
+def _forgets_what_was_taken_back(right: Any) -> Any:
+    """A commit that was taken back looks like one in doubt."""
+
+    def changes(life: Life, fact: Any) -> dict[str, Any]:
+        return {} if isinstance(fact, TakenBack) else right(life, fact)
+
+    return changes
+
+
+def _hears_no_conflict(right: Any) -> Any:
+    """Whatever the sink answers to a change, it is taken to have been made."""
+
+    def settle(view: Any, progress: Any, asked: Any, result: Any, **more: Any) -> Any:
+        return right(view, progress, asked, replace(result, outcome=SinkOutcome.APPLIED), **more)
+
+    return settle
+
+
+def _forgets_what_it_asked(right: Any) -> Any:
+    """What a revert is about to ask for is not noted; after a crash it is chosen anew, or not."""
+
+    def change(worker: Any, task: Any, progress: Any) -> None:
+        task.apply([reverting.noted(replace(progress, asking=()))])
+        task.commit()
+        task.apply([reverting.noted(progress)])
+        right(worker, task, progress)
+
+    return change
+
+
+def _counts_no_doubts(right: Any) -> Any:
+    """Writes in doubt are not counted against the allowance."""
+    del right
+    return lambda cut, counts, spec: 0
+
+
+def _asks_out_of_order(right: Any) -> Any:
+    """A newer write is begun while an older one of its source is in doubt."""
+    del right
+    return lambda cut, life: False
+
+
 FEW_SOURCES = Scale(sources=4)
+BLIND = Scale(sources=6, compares=False)
+LIMITED = Scale(stop_after=4, actions=2_000)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
 BUGS = (
+    Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again),
+    Bug("a revert forgotten", "topic_tells_the_sink", lifecycle, "_changes", _forgets_what_was_taken_back),
+    Bug("conflicts not heard", "reverted_rests", reverting, "settle_change", _hears_no_conflict, FEW_SOURCES),
+    Bug("a change asked before it is noted", "topic_tells_the_sink", stages, "_change", _forgets_what_it_asked),
+    Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),
+    Bug("newer beside older", "asked_in_order", committing._Cut, "_is_source_busy", _asks_out_of_order, BLIND),
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
     Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request),
     Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers),

@@ -10,6 +10,7 @@ from batchmill.schemas.jobs import (
     AskSpec,
     BudgetSpec,
     ChunkSpec,
+    CommitSpec,
     ConfidenceSpec,
     JobSpec,
     JudgeSpec,
@@ -46,6 +47,7 @@ def spec_of(
     seq: str = "log",
     budget_nanos: int | None = None,
     prefer: Prefer = "batch",
+    stop_after: int | None = None,
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -74,4 +76,5 @@ def spec_of(
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
+        commit=CommitSpec(stop_after=stop_after),
     )

@@ -12,8 +12,9 @@ from batchmill.schemas.ids import partition_for
 from batchmill.schemas.jobs import BudgetSpec, JobSpec
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
+from batchmill.schemas.status import Status
 from batchmill.schemas.versions import version_of
-from batchmill.streams import controlling
+from batchmill.streams import controlling, limiting, reverting
 from batchmill.streams.dead_lettering import RawRecord
 from tests.simulation.oracle import PROMPTS, Prefer, spec_of
 from tests.simulation.overseer import SimOverseer
@@ -42,6 +43,8 @@ class Scale:
     faults: Faults = NORMAL  #: of the provider
     prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
+    compares: bool = True  #: whether the sink does; if so, commits are taken back and put back, too
+    stop_after: int | None = None  #: commits of a version until the operator says `go`
 
 
 @dataclass(slots=True)
@@ -56,7 +59,9 @@ class Story:
     corrections: list[dict[str, object]] = field(default_factory=list)
     finished: bool = False
     overseer: SimOverseer | None = None
+    stop_after: int | None = None  #: commits of a version that one `go` allows
     budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
+    goes: int = 0  #: how often the operator said `go`
     overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
 
     def watch_budget(self) -> None:
@@ -86,7 +91,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     scale = scale or Scale()
     chance = Random(seed)
     world = World(chance, scale.partitions)
-    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
+    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(scale.compares), scale.crash_share)
     hold = chance.random() < 0.2
     specs = [
         spec_of(
@@ -95,11 +100,13 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             count_max=chance.randrange(1, 12),
             budget_nanos=scale.budget_nanos,
             prefer=scale.prefer,
+            stop_after=scale.stop_after,
         )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
+    story.stop_after = scale.stop_after
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
@@ -175,6 +182,8 @@ def _drain(story: Story, operator: "_Operator") -> None:
             return
         if _paused(story):
             operator.command("resume")
+        if _limited(story):
+            operator.go()
 
 
 def _held(story: Story) -> bool:
@@ -185,11 +194,23 @@ def _paused(story: Story) -> bool:
     return any(job.paused for task in story.tasks for job in controlling.jobs(task.view))
 
 
+def _limited(story: Story) -> bool:
+    jobs = [job for task in story.tasks for job in controlling.jobs(task.view)]
+    return any(
+        limiting.counts_of(task.view, job.job, version).held
+        for task in story.tasks
+        for job in jobs
+        for version in story.versions
+    )
+
+
 def _waiting(story: Story) -> bool:
     for task in story.tasks:
         if task.view.scan("chunk", "", limit=1) or task.view.scan("retry", "", limit=1):
             return True
         if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
+            return True
+        if reverting.under_way(task.view) is not None:
             return True
     return False
 
@@ -242,7 +263,9 @@ class _Operator:
         self.commands = 0
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
-        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
+        changes = ("revert", "revert", "replay") if story.sink.compares else ()
+        goes = ("go",) if specs[0].commit.stop_after is not None else ()
+        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *changes, *goes)
 
     def meddle(self) -> None:
         match self.story.world.chance.choice(self.habits):
@@ -253,8 +276,28 @@ class _Operator:
                 self.raise_budget(self.story.budgets[-1] * 3 // 2)
             case "lower":
                 self.raise_budget(self.story.budgets[-1] * 2 // 3)
+            case "go":
+                self.go()
+            case "revert" | "replay" as kind:
+                self.change(kind)
             case command:
                 self.command(command)
+
+    def go(self) -> None:
+        self.story.goes += 1
+        self.command("go")
+
+    def change(self, kind: str) -> None:
+        """Take back, or put back, a run or some requests, whatever has become of them."""
+        chance, lives = self.story.world.chance, self.story.lives()
+        if not lives:
+            return
+        if chance.random() < 0.3:
+            self.command(kind, body_json=reverting.command_body(run=chance.choice(lives).run_id))
+            return
+        likely = [life for life in lives if life.status is Status.COMMITTED or life.reverted] or lives
+        chosen = [chance.choice(likely).request_id for _ in range(chance.randrange(1, 4))]
+        self.command(kind, body_json=reverting.command_body(requests=chosen))
 
     def raise_budget(self, nanos: int) -> None:
         """Apply the same version with another budget; lower ones too."""
@@ -262,14 +305,14 @@ class _Operator:
         self.specs = [replace(spec, budget=BudgetSpec(job_nanos=nanos)) for spec in self.specs]
         self.command("apply", version=self.version)
 
-    def command(self, command: str, *, version: int | None = None) -> None:
+    def command(self, command: str, *, version: int | None = None, body_json: str = "{}") -> None:
         self.commands += 1
         control = Control(
             command_id=f"command-{self.commands}",
             command=command,
             job=JOB,
             version=None if version is None else self.story.versions[version],
-            body_json="{}" if version is None else self.specs[version].to_json(),
+            body_json=body_json if version is None else self.specs[version].to_json(),
             actor="operator",
             issued_at_ms=self.story.world.now_ms,
         )

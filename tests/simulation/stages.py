@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.records import Origin, Result, Verdict
+from batchmill.schemas.records import Committed, Origin, Result, Verdict
 from batchmill.schemas.state import Arrival, Chunk, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import (
@@ -21,10 +21,12 @@ from batchmill.streams import (
     controlling,
     granting,
     hastening,
+    limiting,
     normalizing,
     queueing,
     refusing,
     retrying,
+    reverting,
     reviewing,
     sealing,
     submitting,
@@ -32,6 +34,7 @@ from batchmill.streams import (
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.orders import Emit
 from batchmill.streams.ports import (
     Label,
     NotStartedError,
@@ -99,7 +102,7 @@ class Worker:
         try:
             for consume in TOPICS.values():
                 consume(self, task, 3)
-            for name in ("sealing", "sweep", "retry", "commit", "dispatch", "poll"):
+            for name in ("sealing", "sweep", "retry", "commit", "change", "dispatch", "poll"):
                 EFFECTS[name](self, task)
         finally:
             self._inside = False
@@ -156,8 +159,11 @@ def reviewer(worker: Worker, task: SimTask, limit: int) -> bool:
 
 def controller(worker: Worker, task: SimTask, limit: int) -> bool:
     found = task.next("control", limit)
-    for _, entry in found:
-        task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
+    for offset, entry in found:
+        if entry.value.command in reverting.COMMANDS:
+            task.apply(reverting.change_command(task.view, entry.value, offset))
+        else:
+            task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
     return bool(found)
 
 
@@ -254,8 +260,28 @@ def sweep(worker: Worker, task: SimTask) -> bool:
 
 
 def write(worker: Worker, task: SimTask) -> bool:
+    busy = f"commit/{task.partition}"
+    if worker.sink.compares:  # an answer that is waited for and another cut at once do no harm
+        return _write(worker, task)
+    if busy in worker.busy:
+        return False
+    worker.busy.add(busy)
+    try:
+        return _write(worker, task)
+    finally:
+        worker.busy.discard(busy)
+
+
+def _write(worker: Worker, task: SimTask) -> bool:
     now_ms = worker.world.now_ms
-    intent = committing.intend(task.view, now_ms=now_ms, limit=COMMIT_CUT)
+    terms = committing.Terms(
+        sinks={"sim": worker.sink.capabilities},
+        share=limiting.Share(task.partition, worker.world.partitions),
+        down={"sim"} if worker.mishap(0.1) else frozenset(),
+    )
+    intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT)
+    while intent.after is not None and not intent.lives and not intent.orders:
+        intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT, after=intent.after)
     for order in intent.orders:
         _watch_intent(worker, task, order)
     task.apply(intent.orders)
@@ -274,10 +300,53 @@ def write(worker: Worker, task: SimTask) -> bool:
     if worker.mishap(0.1):
         return True  # the sink hung up; the lives stay in doubt
     again = worker.mishap(0.1)  # its answer is delivered twice
+    done = []
     for each, result in [*zip(writes, results, strict=True)] * (2 if again else 1):
-        task.apply(committing.settle(task.view, each, result, sink="sim", now_ms=now_ms))
+        orders = committing.settle(task.view, each, result, sink="sim", now_ms=now_ms)
+        task.apply(orders)
+        done += [(order.record, result.changed) for order in orders if _is_commit(order)]
+    task.apply(limiting.counted(task.view, done))
     assert all(result.outcome is not SinkOutcome.REFUSED for result in results)
     return True
+
+
+def _is_commit(order: object) -> bool:
+    return isinstance(order, Emit) and isinstance(order.record, Committed)
+
+
+def change(worker: Worker, task: SimTask) -> bool:
+    """One step of a revert or a replay."""
+    progress = reverting.under_way(task.view)
+    if progress is None:
+        return False
+    if not progress.asking:
+        sinks = {"sim": worker.sink.capabilities}
+        orders = reverting.next_cut(task.view, task.jobs, progress, sinks=sinks, limit=COMMIT_CUT)
+        task.apply(orders)
+        return bool(orders)
+    busy = f"change/{task.partition}"
+    if busy in worker.busy:
+        return False
+    worker.busy.add(busy)
+    try:
+        _change(worker, task, progress)
+    finally:
+        worker.busy.discard(busy)
+    return True
+
+
+def _change(worker: Worker, task: SimTask, progress: reverting.Progress) -> None:
+    worker.durable(task)
+    changes = [reverting.change_of(task.view, task.jobs, progress, asked)[1] for asked in progress.asking]
+    answers = list(zip(progress.asking, worker.sink.change(changes), strict=True))
+    worker.meanwhile(task)
+    if worker.mishap(0.1):
+        return  # the sink hung up; the same is asked again
+    now = reverting.current(task.view, progress)
+    for asked, result in answers * (2 if worker.mishap(0.1) else 1):
+        now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+        task.apply(orders)
+    task.apply([reverting.noted(now)])
 
 
 def _watch_intent(worker: Worker, task: SimTask, order: object) -> None:
@@ -335,6 +404,7 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "poll": poll,
     "sweep": sweep,
     "commit": write,
+    "change": change,
 }
 
 

@@ -44,7 +44,6 @@ from tests.streams.making import (
     take_in,
 )
 
-
 TERMS = Terms(sinks=SINKS, share=Share(0, 1))
 
 

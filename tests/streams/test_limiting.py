@@ -1,4 +1,4 @@
-"""Limits of commits: equal parts that never exceed the whole, counts that hold a version, a rate that saves up little."""
+"""Limits of commits: equal parts that never exceed the whole, counts that hold a version, a rate that saves little."""
 
 from typing import Any
 
@@ -117,8 +117,15 @@ def test_go_begins_the_counts_anew_for_one_version_or_all() -> None:
 
 @pytest.mark.parametrize(
     ("body", "is_right"),
-    [({}, True), ({"more": 1}, True), ({"version": "v"}, True), ({"more": 0}, False), ({"more": True}, False)]
-    + [({"version": 3}, False), ({"more": "5"}, False)],
+    [
+        ({}, True),
+        ({"more": 1}, True),
+        ({"version": "v"}, True),
+        ({"more": 0}, False),
+        ({"more": True}, False),
+        ({"version": 3}, False),
+        ({"more": "5"}, False),
+    ],
 )
 def test_a_go_with_a_strange_body_is_refused(body: dict[str, Any], is_right: bool) -> None:
     assert (fault(body) is None) is is_right

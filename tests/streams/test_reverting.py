@@ -381,8 +381,16 @@ def test_reverting_newest_first_goes_back_step_by_step_and_replaying_oldest_firs
 
 @pytest.mark.parametrize(
     "body",
-    ["[]", "{}", '{"run":""}', '{"run":5}', '{"run":"r","requests":[]}', '{"requests":"x"}', '{"requests":[1]}']
-    + [json.dumps({"requests": ["r"] * (REQUESTS_MAX + 1)})],
+    [
+        "[]",
+        "{}",
+        '{"run":""}',
+        '{"run":5}',
+        '{"run":"r","requests":[]}',
+        '{"requests":"x"}',
+        '{"requests":[1]}',
+        json.dumps({"requests": ["r"] * (REQUESTS_MAX + 1)}),
+    ],
 )
 def test_a_command_with_a_strange_body_is_refused(body: str) -> None:
     desk = Desk()

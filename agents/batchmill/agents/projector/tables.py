@@ -25,7 +25,7 @@ from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Sour
 
 __all__ = ["LOG_TABLES", "STATE_TABLES", "VIEW_VERSION", "Table", "create_statements"]
 
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 
 _BODIES = frozenset({"input_json", "output", "output_json", "refusal", "checks", "original"})
 _SQL_TYPES: dict[Any, str] = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT"}
@@ -114,7 +114,7 @@ LOG_TABLES: Mapping[str, Table] = {
     "submitted": _log("submissions", Submitted, _BY_REQUEST),
     "results": _log("results", Result, _BY_REQUEST),
     "validated": _log("verdicts", Verdict, _BY_REQUEST),
-    "committed": _log("commits", Committed, _BY_REQUEST),
+    "committed": _log("commits", Committed, _BY_REQUEST, ("target_key",), ("run_id",)),
     "dead-letter": _log("dead_letters", DeadLetter, _BY_REQUEST, ("id",), ("reason",)),
     "excluded": _log("excluded", Excluded, _BY_REQUEST),
     "decisions": _log("decisions", Decision, _BY_REQUEST),
@@ -124,7 +124,14 @@ LOG_TABLES: Mapping[str, Table] = {
 #: state table -> table
 STATE_TABLES: Mapping[str, Table] = {
     Life.schema: _state(
-        "lives", Life, _BY_REQUEST, ("job", "status"), ("chunk_id",), ("source_id",), ("status", "reason")
+        "lives",
+        Life,
+        _BY_REQUEST,
+        ("job", "status"),
+        ("chunk_id",),
+        ("source_id",),
+        ("status", "reason"),
+        ("run_id", "job"),
     ),
     Source.schema: _state("sources", Source, ("job", "source_id")),
     Arrival.schema: _state("arrivals", Arrival, ("partition", "origin_generation", "origin_offset")),
