@@ -61,7 +61,9 @@ async def test_a_newer_rank_replaces_and_history_keeps_what_was_there(sink):
     await sink.apply([a_write(seq=1)])
     (result,) = await sink.apply([a_write(seq=2, output='{"label":"b"}')])
     assert (result.outcome, result.previous_commit_id) == (APPLIED, "c-t1-1-1")
-    assert rows(sink, "SELECT commit_id, previous_commit_id, output_json, changed FROM triage__history ORDER BY seq") == [
+    assert rows(
+        sink, "SELECT commit_id, previous_commit_id, output_json, changed FROM triage__history ORDER BY seq"
+    ) == [
         ("c-t1-1-1", None, '{"label":"a"}', 0),
         ("c-t1-2-1", "c-t1-1-1", '{"label":"b"}', 1),
     ]

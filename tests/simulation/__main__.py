@@ -15,8 +15,9 @@ def main() -> int:
     parser.add_argument("--prefer", choices=("batch", "online", "auto"), default="batch", help="which way they go")
     parser.add_argument("--blind", action="store_true", help="the sink cannot compare")
     parser.add_argument("--stop-after", type=int, help="commits of a version until the operator says go")
+    parser.add_argument("--changes", action="store_true", help="commits are taken back and put back")
     given = parser.parse_args()
-    scale = Scale(prefer=given.prefer, compares=not given.blind, stop_after=given.stop_after)
+    scale = Scale(prefer=given.prefer, changes=given.changes, compares=not given.blind, stop_after=given.stop_after)
     began, lives = time.monotonic(), 0
     for seed in range(given.first, given.first + given.seeds):
         try:

@@ -27,13 +27,13 @@ from batchmill.streams import (
 from batchmill.streams import view as read
 from batchmill.streams.facts import TakenBack
 from batchmill.streams.orders import Emit, Order, Put
-from batchmill.streams.ports import NotStartedError, SinkOutcome
+from batchmill.streams.ports import NotStartedError, SinkOutcome, SinkResult
 from tests.simulation import provider as simulated
 from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "TIGHT", "Bug", "planted"]
+__all__ = ["BAD_ROWS", "BLIND", "BUGS", "CHANGES", "LIMITED", "ONLINE", "TIGHT", "Bug", "planted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +322,35 @@ def _hears_no_conflict(right: Any) -> Any:
 
 
 def _forgets_what_it_asked(right: Any) -> Any:
-    """What a revert is about to ask for is not noted; after a crash it is chosen anew, or not."""
+    """What a revert is about to ask the sink for is noted only when the sink has answered."""
+    del right
 
     def change(worker: Any, task: Any, progress: Any) -> None:
         task.apply([reverting.noted(replace(progress, asking=()))])
-        task.commit()
-        task.apply([reverting.noted(progress)])
-        right(worker, task, progress)
+        worker.durable(task)
+        changes = [reverting.change_of(task.view, task.jobs, progress, asked)[1] for asked in progress.asking]
+        answers = worker.sink.change(changes)
+        worker.meanwhile(task)
+        now = replace(reverting.current(task.view, progress), asking=progress.asking)
+        for asked, result in zip(progress.asking, answers, strict=True):
+            now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+            task.apply(orders)
+        task.apply([reverting.noted(now)])
+
+    return change
+
+
+def _changes_nothing(right: Any) -> Any:
+    """The command is settled, and the sink is not asked."""
+    del right
+
+    def change(worker: Any, task: Any, progress: Any) -> None:
+        now = progress
+        for asked in progress.asking:
+            result = SinkResult(commit_id=asked.commit_id, outcome=SinkOutcome.APPLIED)
+            now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+            task.apply(orders)
+        task.apply([reverting.noted(now)])
 
     return change
 
@@ -346,17 +368,20 @@ def _asks_out_of_order(right: Any) -> Any:
 
 
 FEW_SOURCES = Scale(sources=4)
-BLIND = Scale(sources=6, compares=False)
-LIMITED = Scale(stop_after=4, actions=2_000)
+CHANGES = Scale(sources=8, changes=True)
+BLIND = Scale(sources=4, compares=False)
+LIMITED = Scale(stop_after=4)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
 BUGS = (
-    Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again),
-    Bug("a revert forgotten", "topic_tells_the_sink", lifecycle, "_changes", _forgets_what_was_taken_back),
-    Bug("conflicts not heard", "reverted_rests", reverting, "settle_change", _hears_no_conflict, FEW_SOURCES),
-    Bug("a change asked before it is noted", "topic_tells_the_sink", stages, "_change", _forgets_what_it_asked),
+    Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
+    Bug("a revert forgotten", "topic_tells_the_sink", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
+    Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
+    Bug(
+        "a change asked before it is noted", "topic_tells_the_sink", stages, "_change", _forgets_what_it_asked, CHANGES
+    ),
     Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),
     Bug("newer beside older", "asked_in_order", committing._Cut, "_is_source_busy", _asks_out_of_order, BLIND),
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),

@@ -97,9 +97,11 @@ def _commits(story: Story) -> list[Committed]:
 
 @law
 def changed_once(story: Story) -> Iterator[str]:
-    """What a command did to a commit is published once."""
+    """What the sink did for a command is published once, and nothing else is."""
     records = Counter(record.commit_id for record in story.world.records("committed") if record.kind != "commit")
     yield from (f"change {name} was published {count} times" for name, count in records.items() if count > 1)
+    if set(records) != story.sink.made:
+        yield f"topic and sink differ in the changes {sorted(set(records) ^ story.sink.made)}"
 
 
 @law

@@ -43,7 +43,8 @@ class Scale:
     faults: Faults = NORMAL  #: of the provider
     prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
-    compares: bool = True  #: whether the sink does; if so, commits are taken back and put back, too
+    compares: bool = True  #: whether the sink does
+    changes: bool = False  #: commits are taken back and put back
     stop_after: int | None = None  #: commits of a version until the operator says `go`
 
 
@@ -61,6 +62,7 @@ class Story:
     overseer: SimOverseer | None = None
     stop_after: int | None = None  #: commits of a version that one `go` allows
     budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
+    changes: bool = False  #: the operator takes commits back, and puts them back
     goes: int = 0  #: how often the operator said `go`
     overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
 
@@ -106,7 +108,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
-    story.stop_after = scale.stop_after
+    story.stop_after, story.changes = scale.stop_after, scale.changes
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
@@ -263,7 +265,7 @@ class _Operator:
         self.commands = 0
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
-        changes = ("revert", "revert", "replay") if story.sink.compares else ()
+        changes = ("revert", "revert", "replay") if story.changes else ()
         goes = ("go",) if specs[0].commit.stop_after is not None else ()
         self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *changes, *goes)
 

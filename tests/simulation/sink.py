@@ -5,7 +5,7 @@ after it wrote.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from batchmill.schemas.ids import content_sha256
+from batchmill.schemas.ids import change_id, content_sha256
 from batchmill.streams import holding
 from batchmill.streams.ports import SinkCapabilities, SinkChange, SinkOutcome, SinkResult, SinkWrite
 
@@ -24,6 +24,7 @@ class SimSink:
     rows: dict[str, Held] = field(default_factory=dict)  #: target key -> what it holds
     history: dict[str, Held] = field(default_factory=dict)  #: commit id -> what was written
     asked: list[SinkWrite] = field(default_factory=list)  #: every write, in order, told or not
+    made: set[str] = field(default_factory=set)  #: changes that were carried out
     _targets: dict[str, holding.Target] = field(default_factory=dict)
 
     @property
@@ -65,6 +66,7 @@ class SimSink:
         decided = holding.change(target, change)
         self._targets[change.target_key] = decided.target
         if decided.moves:
+            self.made.add(change_id(change.kind, change.commit_id, change.order))
             to = decided.target.held_commit_id
             if to is None:
                 del self.rows[change.target_key]

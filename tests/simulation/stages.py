@@ -57,6 +57,10 @@ GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
 CHUNKS_ON_THE_WAY_MAX = 4
 COMMIT_CUT = 5
+#: of the instants at which the writer looks, the sink is down at one in so many
+DOWN_EVERY = 9
+#: how often a sink hangs up; one that cannot compare is only in danger when it does so again and again
+HANGS_UP, HANGS_UP_BLIND = 0.1, 0.6
 TYPICAL_MS = 60_000
 ANSWER_TOKENS_MAX = 50
 #: states whose steps the polling loop takes
@@ -277,7 +281,7 @@ def _write(worker: Worker, task: SimTask) -> bool:
     terms = committing.Terms(
         sinks={"sim": worker.sink.capabilities},
         share=limiting.Share(task.partition, worker.world.partitions),
-        down={"sim"} if worker.mishap(0.1) else frozenset(),
+        down={"sim"} if worker.rough and now_ms % DOWN_EVERY == 0 else frozenset(),
     )
     intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT)
     while intent.after is not None and not intent.lives and not intent.orders:
@@ -297,7 +301,7 @@ def _write(worker: Worker, task: SimTask) -> bool:
         writes.append(committing.write_of(life, verdict, place))
     results = worker.sink.apply(writes)
     worker.meanwhile(task)
-    if worker.mishap(0.1):
+    if worker.mishap(HANGS_UP if worker.sink.compares else HANGS_UP_BLIND):
         return True  # the sink hung up; the lives stay in doubt
     again = worker.mishap(0.1)  # its answer is delivered twice
     done = []
