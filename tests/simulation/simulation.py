@@ -29,6 +29,8 @@ JOB = "sim"
 QUIET_ROUNDS_MAX = 3_000
 ENOUGH_NANOS = 10**9
 STEP_MS_MAX = 4_000
+#: of all actions in a story with changes
+CHANGE_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,8 @@ def _act(story: Story, operator: "_Operator", author: "_Author") -> None:
     chance = story.world.chance
     story.world.now_ms += chance.randrange(STEP_MS_MAX)
     story.provider.thaw(story.world.now_ms)
+    if story.changes and chance.random() < CHANGE_SHARE:
+        operator.change(chance.choice(("revert", "revert", "replay")))
     drawn = chance.random()
     if drawn < 0.1:
         author.publish()
@@ -265,9 +269,8 @@ class _Operator:
         self.commands = 0
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
-        changes = ("revert", "revert", "replay") if story.changes else ()
         goes = ("go",) if specs[0].commit.stop_after is not None else ()
-        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *changes, *goes)
+        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *goes)
 
     def meddle(self) -> None:
         match self.story.world.chance.choice(self.habits):
@@ -280,8 +283,6 @@ class _Operator:
                 self.raise_budget(self.story.budgets[-1] * 2 // 3)
             case "go":
                 self.go()
-            case "revert" | "replay" as kind:
-                self.change(kind)
             case command:
                 self.command(command)
 
