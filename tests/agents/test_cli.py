@@ -117,7 +117,7 @@ def test_a_new_folder_validates_and_plans_as_it_is(at: list[str], capsys: pytest
     assert run([*at, "job", "plan", "jobs/My Triage", "--offline", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert [sample["outcome"] for sample in plan["samples"]] == ["asked", "asked", "excluded"]
-    assert "Charged twice" in plan["samples"][0]["messages"][1]["content"]
+    assert "Charged twice" in plan["samples"][0]["messages"][-1]["content"]
     assert plan["samples"][0]["cost_nanos"] > 0
 
 
@@ -160,8 +160,9 @@ def test_an_account_that_is_not_in_the_settings_is_told_before_anything_waits_fo
     file.write_text(file.read_text().replace("provider: openai", "provider: anthropic"))
     capsys.readouterr()
     assert run([*at, "job", "validate", "jobs/x", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["problems"]
-    assert ("no account anthropic" in told[0]["what"], "ANTHROPIC_API_KEY" in told[0]["hint"]) == (True, True)
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    (hint,) = [each["hint"] for each in problems if "no account anthropic" in each["what"]]
+    assert "ANTHROPIC_API_KEY" in hint
     assert run([*at, "doctor", "--json"]) == ExitCode.PARTIAL
     checks = {check["what"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert "no account anthropic" in checks["job x"]["found"]
@@ -178,11 +179,50 @@ def test_an_account_at_another_provider_than_the_job_asks_is_told(
     assert "account openai is at OpenAI, and the job asks Anthropic" in capsys.readouterr().err
 
 
+def test_a_job_that_is_warned_of_is_refused_when_strict_unless_it_is_allowed(
+    at: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*at, "init", "x"]) == 0
+    assert run([*at, "job", "validate", "x", "--strict"]) == 0
+    file = Path("x/system.j2")
+    file.write_text(file.read_text() + "Be nice.\n")
+    capsys.readouterr()
+    assert run([*at, "job", "validate", "x"]) == 0
+    assert "x/system.j2:7: warning: `nice`" in capsys.readouterr().err
+    assert run([*at, "job", "validate", "x", "--strict", "--json"]) == ExitCode.GATE
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], [each["lint"] for each in told["problems"]]) == (False, ["vague-wording"])
+    assert run([*at, "job", "validate", "x", "--strict", "--allow", "vague-wording"]) == 0
+    assert "nice" not in capsys.readouterr().err
+    assert run([*at, "job", "validate", "x", "--allow", "anything"]) == ExitCode.USAGE
+
+
+def test_a_prompt_that_outweighs_its_samples_is_warned_of(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*at, "init", "x"]) == 0
+    file = Path("x/system.j2")
+    file.write_text(
+        file.read_text() + "".join(f"Rule {n}: a ticket of class {n} is told by its number {n}.\n" for n in range(60))
+    )
+    capsys.readouterr()
+    assert run([*at, "job", "validate", "x", "--json"]) == 0
+    assert [each["lint"] for each in json.loads(capsys.readouterr().out)["problems"]] == ["heavy-prompt"]
+
+
+def test_what_all_questions_begin_with_is_shown_once(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*at, "init", "x"]) == 0
+    capsys.readouterr()
+    assert run([*at, "job", "plan", "x", "--offline", "--records", "10"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("You sort support tickets") == 1
+    assert "[5 messages as above]" in told
+    assert "for 10 events: at most $" in told
+
+
 def test_less_than_a_dollar_is_not_told_as_nothing(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*at, "init", "x"]) == 0
     capsys.readouterr()
     assert run([*at, "job", "plan", "x", "--offline", "--count", "60"]) == 0
-    assert "for 60 events: at most $0.013" in capsys.readouterr().out
+    assert "for 60 events: at most $0.015" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

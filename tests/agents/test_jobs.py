@@ -88,9 +88,14 @@ def mistakes(folder: Path, text: str) -> list[str]:
     return [str(problem).removeprefix(f"{folder}/") for problem in caught.value.problems]
 
 
+def oddities(folder: Path) -> list[str]:
+    """What is warned of besides the words of the prompt."""
+    return [problem.what for problem in load_job(folder).warnings if problem.lint is None]
+
+
 def test_the_smallest_job_takes_every_default(folder: Path) -> None:
     loaded = load_job(folder)
-    assert loaded.warnings == ()
+    assert [problem.lint for problem in loaded.warnings] == ["undeclared-input"]
     assert loaded.version == version_of(loaded.spec)
     assert loaded.spec.ask.model.account == "openai"
     assert loaded.spec.mode.chunk == ChunkSpec()
@@ -183,7 +188,7 @@ def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
         (SMALL + "input: {filter: 'size(input.'}\n", "job.yaml:6: error: input.filter:"),
         (SMALL + "input: {filter: 'size(row.body) > 1'}\n", "unknown variable 'row'"),
         (SMALL + "id: '$.['\n", "job.yaml:6: error: id: cannot read the path"),
-        (SMALL + "judge:\n  required: [label]\n", "job.yaml:6: error: judge looks into the members of an answer"),
+        (SMALL + "judge:\n  required: [label]\n", "job.yaml:6: error: judge: looks into the members of an answer"),
         (SMALL.replace("max_output_tokens: 9", "model: y"), "ask.model.params may not set 'model'"),
         (SMALL.replace("table: triage", "table: Triage!"), "job.yaml:5: error: place.table must be 1 to 64 letters"),
     ],
@@ -238,17 +243,15 @@ def test_a_judge_that_looks_for_members_the_output_has_not_is_told_at_its_line(f
 
 def test_an_answer_without_a_length_limit_is_a_warning(folder: Path) -> None:
     (folder / "job.yaml").write_text(SMALL.replace("max_output_tokens: 9", ""))
-    (told,) = load_job(folder).warnings
-    assert "as the model can write" in told.what
+    (told,) = oddities(folder)
+    assert "as the model can write" in told
 
 
 def test_what_works_but_is_probably_not_meant_is_a_warning(folder: Path) -> None:
     (folder / "output.schema.json").write_text(json.dumps(OUTPUT | {"additionalProperties": True}))
-    (folder / "user.j2").write_text("{{ input.title }}")
     (folder / "job.yaml").write_text(FULL.replace("[a, b]", "[a, c]"))
     told = [str(problem) for problem in load_job(folder).warnings]
-    assert any("uses `input.title`, which the input schema does not declare" in each for each in told)
-    assert any("not strict" in each for each in told)
+    assert any("$ `additionalProperties`: OpenAI holds answers only to closed objects" in each for each in told)
     assert any("allows 'c', which the output schema does not" in each for each in told)
 
 
@@ -270,9 +273,9 @@ def told_of(folder: Path, mode: str, provider: str = "openai") -> list[str]:
     text = SMALL.replace("provider: openai", f"provider: {provider}") + f"mode: {mode}\n"
     (folder / "job.yaml").write_text(text)
     try:
-        return [problem.what for problem in load_job(folder).warnings]
+        return oddities(folder)
     except JobFileError as error:
-        return [f"error: {problem.what}" for problem in error.problems]
+        return [f"error: {problem.what}" for problem in error.problems if problem.level == "error"]
 
 
 @pytest.mark.parametrize(
@@ -310,3 +313,61 @@ def test_single_questions_at_a_provider_without_them_are_an_error(folder: Path, 
 def test_where_there_is_no_other_way_only_time_helps(folder: Path) -> None:
     (told,) = told_of(folder, "{prefer: batch, deadline: 10m}", "gemini")
     assert told.endswith("there is no other way at this provider: allow more time")
+
+
+def with_examples(folder: Path, *lines: str) -> list[str]:
+    (folder / "examples.jsonl").write_text("\n".join(lines))
+    text = WITH_OUTPUT.replace("place:", "  examples: examples.jsonl\nplace:")
+    (folder / "job.yaml").write_text(text + "input: {schema: input.schema.json, required: [subject, body]}\n")
+    try:
+        return [str(problem).removeprefix(f"{folder}/") for problem in load_job(folder).warnings]
+    except JobFileError as error:
+        return [str(problem).removeprefix(f"{folder}/") for problem in error.problems if problem.level == "error"]
+
+
+RIGHT = '{"input": {"subject": "s", "body": "b\u2028c"}, "output": {"label": "a", "confidence": 1}}'
+
+
+def test_an_example_is_told_at_its_line_in_its_file(folder: Path) -> None:
+    assert [each for each in with_examples(folder, RIGHT, "", RIGHT) if each.startswith("examples")] == []
+    (told,) = with_examples(folder, RIGHT, "", RIGHT.replace('"a"', '"c"'))
+    assert told.startswith("examples.jsonl:3: error: output.label: expected enum")
+    assert told.endswith("[unfit-example]")
+    (told,) = with_examples(folder, "", RIGHT.replace("subject", "title"))
+    assert told.startswith("examples.jsonl:2: error: user template, line 1: a member it uses is absent")
+    (told,) = with_examples(folder, RIGHT, "{")
+    assert told.startswith("examples.jsonl:2: error: is not JSON")
+
+
+def test_the_examples_are_frozen_with_the_job(folder: Path) -> None:
+    with_examples(folder, RIGHT)
+    one = load_job(folder)
+    with_examples(folder, RIGHT, RIGHT)
+    assert json.loads(one.spec.ask.examples_json or "") == [json.loads(RIGHT)]
+    assert one.version != load_job(folder).version
+
+
+def test_a_remark_on_a_template_is_told_at_its_line_with_its_name(folder: Path) -> None:
+    (folder / "user.j2").write_text("Sort properly.\n{{ input.sujbect }}")
+    (folder / "job.yaml").write_text(SMALL + "input: {schema: input.schema.json}\n")
+    with pytest.raises(JobFileError) as caught:
+        load_job(folder)
+    told = [str(problem).removeprefix(f"{folder}/") for problem in caught.value.problems]
+    assert told == [
+        (
+            "user.j2:1: warning: `properly` means something else to every reader "
+            "(say what exactly, or put it in quotes if it is a name) [vague-wording]"
+        ),
+        (
+            "user.j2:2: error: reads `input.sujbect`, which the input schema does not declare "
+            "(did you mean `subject`?) [unknown-member]"
+        ),
+    ]
+
+
+def test_an_output_schema_that_a_provider_refuses_is_an_error_in_the_schema(folder: Path) -> None:
+    (folder / "output.schema.json").write_text('{"type": "array", "items": {"type": "string"}}')
+    told = mistakes(folder, WITH_OUTPUT)
+    assert any(
+        each.startswith("output.schema.json:1: error: $ `type`: OpenAI refuses a schema whose root") for each in told
+    )

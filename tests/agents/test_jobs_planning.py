@@ -78,3 +78,32 @@ def test_a_new_place_changes_no_version() -> None:
 
 def test_the_same_job_has_no_differences() -> None:
     assert plan(SPEC, active=SPEC).differences == ()
+
+
+def test_a_changed_prompt_is_shown_line_by_line_in_the_order_a_model_reads_it() -> None:
+    before = replace(SPEC.ask, system="Sort.\nBe brief.", user="{{ input.body }}")
+    after = replace(
+        before, system="Sort.\nBe quick.", missing="Answer null.", examples_json='[{"input":{"body":"é"},"output":"x"}]'
+    )
+    made = plan(replace(SPEC, ask=after), active=replace(SPEC, ask=before))
+    assert [text.member for text in made.texts] == ["ask.system", "ask.missing", "ask.examples_json"]
+    assert made.texts[0].lines[2:] == ("@@ -1,2 +1,2 @@", " Sort.", "-Be brief.", "+Be quick.")
+    assert made.texts[2].lines[-1] == '+{"input": {"body": "é"}, "output": "x"}'
+
+
+def test_each_asked_sample_is_weighed_and_the_mean_is_told() -> None:
+    made = plan(
+        replace(SPEC, ask=replace(SPEC.ask, system="Sort it.")),
+        b'{"body": "hello"}',
+        b'{"body": "hello you"}',
+        b'{"body": "x"}',
+    )
+    assert [sample.weight is not None for sample in made.samples] == [True, True, False]
+    assert made.weight_mean is not None
+    assert (made.weight_mean.system, made.weight_mean.record) == (2, 7 / 4)
+    assert plan(SPEC, b'{"body": "x"}').weight_mean is None
+
+
+def test_a_new_place_is_told() -> None:
+    assert plan(replace(SPEC, place=PlaceSpec(sink="sqlite", table="other")), active=SPEC).places_again
+    assert not plan(SPEC, active=SPEC).places_again

@@ -51,7 +51,8 @@ def test_the_job_that_is_shown_is_the_one_that_init_makes(folder: Path):
 @pytest.mark.parametrize("fragment", FRAGMENTS)
 def test_every_fragment_makes_a_job(folder: Path, fragment: str):
     _merged(folder, fragment)
-    assert [str(problem) for problem in load_job(folder).warnings] == []
+    told = [str(problem) for problem in load_job(folder).warnings if problem.lint is None]
+    assert told == []  # what a fragment leaves out of the prompt is another page's matter
 
 
 def test_the_template_that_is_shown_takes_an_event_without_the_member():

@@ -57,7 +57,7 @@ def test_a_condition_without_an_answer_says_so_without_the_value(source: str) ->
         ("size(input.body > 20", "missing"),
         ("output.label == 'x'", "unknown variable 'output'"),
         ("inptu.body == 'x'", "unknown variable 'inptu'"),
-        ("input.body.lower() == 'x'", "unknown function 'lower'"),
+        ("input.body.reverse() == 'x'", "unknown function 'reverse'"),
         ("input.tags.all(t, u == 1)", "unknown variable 'u'"),
         ("", "Failed to parse"),
     ],

@@ -36,7 +36,6 @@ def test_all_errors_are_told_together_and_before_the_warnings() -> None:
     ("changes", "where"),
     [
         ({"params": "{}"}, "$.ask.model.params"),
-        ({"output_schema": OUTPUT_SCHEMA}, "$.ask.output"),
         ({"judge": JudgeSpec(required=("labl",))}, "$.judge.required"),
         ({"judge": JudgeSpec(confidence=ConfidenceSpec(field="conf", review_below=0.5))}, "$.judge.confidence.field"),
     ],

@@ -158,6 +158,8 @@ STRICT = OUTPUT_SCHEMA | {"required": ["label", "confidence", "summary"]}
         ({"anyOf": [STRICT, {"type": "null"}]}, True),
         ({"$ref": "#/$defs/x", "$defs": {"x": OUTPUT_SCHEMA}}, False),
         ({"type": "string", "enum": ["not", "allOf"]}, True),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, False),
+        ({"type": "string", "default": ""}, False),
     ],
 )
 def test_strictness_is_told_from_the_whole_schema(schema: object, strict: bool) -> None:

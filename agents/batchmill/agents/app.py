@@ -14,6 +14,7 @@ from typing import Any
 from faust.types import TP
 
 from batchmill.agents import clock
+from batchmill.agents.checks import installed_checks
 from batchmill.agents.credentials import faust_credentials
 from batchmill.agents.foreign import ForeignTopics
 from batchmill.agents.health import serving_health
@@ -113,7 +114,7 @@ def build_worker(settings: Settings) -> Worker:
         topics=names,
         raw_generation=settings.raw_generation,
         log=app.runtime.log,
-        jobs=CompiledJobs(),
+        jobs=CompiledJobs(installed_checks()),
         carried=tally.ordered,
         stepped=tally.stepped,
         foreign=ForeignTopics(settings.kafka),

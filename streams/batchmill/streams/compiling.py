@@ -3,33 +3,32 @@
 `CompiledJobs` is the explicit cache of a stage. Compiling is pure and its result is never written anywhere.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
 
-from batchmill.schemas.jobs import InputSpec, JobSpec
+from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
 from batchmill.streams.chunking import BATCH, ONLINE
+from batchmill.streams.cleaning import Cleaner, compile_cleaner
 from batchmill.streams.costing import PriceError, PriceList, Prices, parse_prices
+from batchmill.streams.exemplifying import ExampleError
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.judging import Judge, compile_judge
 from batchmill.streams.paths import Path, PathError, compile_path
 from batchmill.streams.rendering import RequestForm, TemplateError, request_form
 from batchmill.streams.shapes import Shape, ShapeError, compile_shape
 
-__all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job", "lane_of", "text_cleaner"]
+__all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job", "lane_of"]
 
 #: what compiling a spec can raise; each message names the mistake
-FAULTS = (TemplateError, ShapeError, PathError, ConditionError, PriceError)
+FAULTS = (TemplateError, ExampleError, ShapeError, PathError, ConditionError, PriceError)
 FILTER_VARIABLES = frozenset({"input"})
 #: versions kept compiled per stage; the oldest unused one leaves first
 VERSIONS_MAX = 64
-
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +42,7 @@ class CompiledJob:
     id_path: Path | None
     seq_path: Path | None  #: None: by place in the log
     target_path: Path | None  #: None: the source id
-    clean: Callable[[str], str] | None
-    max_chars: tuple[tuple[Path, int], ...]
+    cleaner: Cleaner
     input_shape: Shape | None
     required: tuple[Path, ...]
     filter: Condition | None
@@ -58,9 +56,13 @@ class CompiledJob:
 
 
 class CompiledJobs:
-    """The compiled versions of one stage, by job row. Compiles again when a job's frozen specs change."""
+    """The compiled versions of one stage, by job row. Compiles again when a job's frozen specs change.
 
-    def __init__(self) -> None:
+    `functions`: the checks written in Python that are installed, by name.
+    """
+
+    def __init__(self, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> None:
+        self._functions = functions
         self._compiled: dict[tuple[str, str], tuple[str, CompiledJob | None]] = {}
 
     def of(self, row: Job, version: str | None = None) -> CompiledJob | None:
@@ -68,7 +70,7 @@ class CompiledJobs:
         key = (row.job, version or row.version)
         kept = self._compiled.get(key)
         if kept is None or (kept[0] is not row.versions_json and kept[0] != row.versions_json):
-            kept = (row.versions_json, _from_row(row, key[1]))
+            kept = (row.versions_json, _from_row(row, key[1], self._functions))
             self._compiled.pop(key, None)
             self._compiled[key] = kept
             if len(self._compiled) > VERSIONS_MAX:
@@ -76,7 +78,7 @@ class CompiledJobs:
         return kept[1]
 
 
-def compile_job(spec: JobSpec, version: str) -> CompiledJob:
+def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> CompiledJob:
     """Compile all parts, or raise one of FAULTS."""
     given, seq, key = spec.input, spec.seq, spec.place.key
     return CompiledJob(
@@ -87,13 +89,12 @@ def compile_job(spec: JobSpec, version: str) -> CompiledJob:
         id_path=None if spec.id_path is None else compile_path(spec.id_path),
         seq_path=None if seq == "log" else compile_path(seq),
         target_path=None if key == "source_id" else compile_path(key),
-        clean=text_cleaner(given),
-        max_chars=tuple((compile_path(name), limit) for name, limit in given.max_chars.items()),
+        cleaner=compile_cleaner(given),
         input_shape=None if given.schema_json is None else compile_shape(orjson.loads(given.schema_json)),
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
-        form=request_form(spec.ask, room_factor=spec.retry.truncated.factor),
-        judge=compile_judge(spec),
+        form=request_form(spec.ask, given, room_factor=spec.retry.truncated.factor),
+        judge=compile_judge(spec, functions),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 
@@ -105,22 +106,6 @@ def lane_of(spec: JobSpec) -> str:
     return f"{model.account}|{model.name}|{model.endpoint}|{mode}"
 
 
-def text_cleaner(given: InputSpec) -> Callable[[str], str] | None:
-    """The text normalisation a job declares, or None when it declares none."""
-    form, strip = given.normalize, given.strip_control
-    if form is None and not strip:
-        return None
-
-    def clean(text: str) -> str:
-        if text.isascii() and text.isprintable():
-            return text
-        if strip:
-            text = _CONTROL.sub("", text)
-        return text if form is None or text.isascii() else unicodedata.normalize(form, text)
-
-    return clean
-
-
-def _from_row(row: Job, version: str) -> CompiledJob | None:
+def _from_row(row: Job, version: str, functions: Mapping[str, CheckFunction]) -> CompiledJob | None:
     spec = orjson.loads(row.versions_json).get(version)
-    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version)
+    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version, functions)

@@ -1,28 +1,63 @@
 """Whether one answer is usable: the declared checks, in their declared order, each with its outcome.
 
-    finish reason -> refusal -> JSON -> JSON Schema -> required -> categories -> lengths -> confidence -> review sample
+    finish reason -> refusal -> repairs -> JSON -> JSON Schema -> required -> categories -> lengths -> patterns -> types
+    -> rules -> citations -> confidence -> functions -> score -> review sample
 
 The first that is fatal (nothing after it can be asked) ends the row of checks; of the others all are asked, so that a
-reviewer sees every mistake at once. A note says what was expected, never what was there. What a judgement means for a
-life is decided in `validating`.
+reviewer sees every mistake at once. Only functions and the score are left out where something rejects already: they
+cost, and an answer that is not even of the declared shape would only make them fail. A note says what was expected,
+never what was there. What a judgement means for a life is decided in `validating`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
-from batchmill.schemas.jobs import CheckKind, ConfidenceSpec, JobSpec, JudgeSpec, LengthSpec, Severity
+from batchmill.schemas.jobs import (
+    CheckKind,
+    ConfidenceSpec,
+    FunctionSpec,
+    JobSpec,
+    JudgeSpec,
+    Repair,
+    RuleSpec,
+    ScoringSpec,
+    Severity,
+)
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check
+from batchmill.streams.calibrating import calibrated, known, token_confidence
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction, FunctionError, called, checked
+from batchmill.streams.citing import Citation, Passage, Texts, compile_citation, found_in, uncited, written
+from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.jsontext import DEPTH_MAX, canonical, decode
+from batchmill.streams.members import Members, compile_members, member_checks
 from batchmill.streams.paths import ABSENT, Path, compile_path
-from batchmill.streams.shapes import Shape, compile_shape
+from batchmill.streams.repairing import repaired
+from batchmill.streams.shapes import ERRORS_MAX
 from batchmill.streams.unusable import Unusable
 
-__all__ = ["OUTPUT_BYTES_MAX", "Judge", "Judgement", "compile_judge", "in_sample", "judge_output", "judge_text"]
+__all__ = [
+    "AGREE_VARIABLES",
+    "OUTPUT_BYTES_MAX",
+    "RULE_VARIABLES",
+    "SCORE",
+    "Judge",
+    "Judgement",
+    "Rule",
+    "Scoring",
+    "agrees",
+    "compile_judge",
+    "in_sample",
+    "in_share",
+    "judge_output",
+    "judge_text",
+    "passages",
+    "reads_members",
+]
 
 #: more than any model writes in one answer
 OUTPUT_BYTES_MAX = 4 * 2**20
@@ -34,19 +69,51 @@ _CUT_SHORT = frozenset({"length", "max_tokens"})
 _WITHHELD = frozenset({"content_filter", "refusal"})
 _SAMPLE_SPACE = 2**64
 
+RULE_VARIABLES = frozenset({"output", "input"})
+AGREE_VARIABLES = RULE_VARIABLES | {"score"}
+#: id of the check that a second opinion makes
+SCORE = "score"
+_INPUT_GONE = "the input cannot be read any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A compiled business rule."""
+
+    spec: RuleSpec
+    when: Condition | None
+    require: Condition
+
+    @property
+    def reads_input(self) -> bool:
+        return "input" in self.require.variables or (self.when is not None and "input" in self.when.variables)
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A compiled second opinion."""
+
+    spec: ScoringSpec
+    agree: Condition
+
 
 @dataclass(frozen=True, slots=True)
 class Judge:
     """The compiled judge part of a version."""
 
     expects_json: bool
-    shape: Shape | None
-    required: tuple[Path, ...]
-    categories: tuple[tuple[Path, tuple[str, ...]], ...]
-    lengths: tuple[tuple[Path, LengthSpec], ...]
-    confidence: tuple[Path, ConfidenceSpec] | None
+    #: whether `item_input` must be handed in with the answer
+    reads_input: bool
+    repairs: tuple[Repair, ...]
+    members: Members
+    rules: tuple[Rule, ...]
+    citations: tuple[Citation, ...]
+    confidence: tuple[Path | None, ConfidenceSpec] | None  #: path None: of the tokens
+    functions: tuple[FunctionSpec, ...]
+    installed: Mapping[str, CheckFunction]
+    scoring: Scoring | None
     review_sample: float
-    severity: Callable[[CheckKind], Severity]
+    review_by: tuple[Path, Mapping[str, float]] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,80 +124,170 @@ class Judgement:
     reason: Reason | None
     wants_review: Reason | bool  #: why a person should look; True: sampled, no fault found
     output_json: str | None  #: canonical; None when the answer is not JSON
-    confidence: float | None
+    confidence: float | None  #: calibrated
+    wants_score: bool = False  #: nothing is wrong with it, and it is of the share that another job scores
 
 
-def compile_judge(spec: JobSpec) -> Judge:
-    """Compile, or ShapeError / PathError."""
+def compile_judge(spec: JobSpec, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> Judge:
+    """Compile, or ShapeError / PathError / ConditionError. `functions`: those that are installed."""
     judge = spec.judge
-    written = spec.ask.output_schema_json
-    severities = {kind: judge.severity.get(kind, Severity.REJECT) for kind in CheckKind}
+    rules = tuple(_rule(rule) for rule in judge.rules)
+    scoring = None if judge.scoring is None else _scoring(judge.scoring)
+    by = judge.review_by
     return Judge(
-        expects_json=written is not None or _reads_members(judge),
-        shape=None if written is None else compile_shape(orjson.loads(written)),
-        required=tuple(compile_path(name) for name in judge.required),
-        categories=tuple((compile_path(name), allowed) for name, allowed in judge.categories.items()),
-        lengths=tuple((compile_path(name), bounds) for name, bounds in judge.lengths.items()),
+        expects_json=spec.ask.output_schema_json is not None or reads_members(judge),
+        reads_input=_reads_input(judge, rules, scoring),
+        repairs=judge.repairs,
+        members=compile_members(spec),
+        rules=rules,
+        citations=tuple(compile_citation(citation) for citation in judge.citations),
         confidence=_compiled_confidence(judge.confidence),
+        functions=judge.functions,
+        installed=functions,
+        scoring=scoring,
         review_sample=judge.review_sample,
-        severity=severities.__getitem__,
+        review_by=None if by is None else (compile_path(by.field), by.shares),
     )
 
 
-def _compiled_confidence(spec: ConfidenceSpec | None) -> tuple[Path, ConfidenceSpec] | None:
-    return None if spec is None or spec.field is None else (compile_path(spec.field), spec)
+def reads_members(judge: JudgeSpec) -> bool:
+    """Whether any part looks into the answer, which free text has no inside of."""
+    parts = (judge.required, judge.categories, judge.lengths, judge.patterns, judge.types, judge.citations)
+    of_field = judge.confidence is not None and judge.confidence.field is not None
+    return any(parts) or of_field or judge.review_by is not None
 
 
 def judge_text(
-    judge: Judge, *, request_id: str, text: str, finish_reason: str | None, refusal: str | None
+    judge: Judge,
+    *,
+    request_id: str,
+    text: str,
+    finish_reason: str | None,
+    refusal: str | None,
+    item_input: Any = None,
+    logprob_mean: float | None = None,
 ) -> Judgement:
-    """Judge a model's answer as it came."""
+    """Judge a model's answer as it came. `item_input`: the decoded input, wherever `reads_input`; None: it is gone."""
     fatal = _unanswered(finish_reason, refusal)
     if fatal is not None:
         return fatal
+    beside = _Beside(request_id, item_input, logprob_mean)
     if not judge.expects_json:
         if len(orjson.dumps(text)) > _OUTPUT_JSON_BYTES_MAX:
             return _too_large()
-        return _judged(judge, request_id, text, [])
+        return _judged(judge, beside, text, [])
+    checks: list[Check] = []
     try:
-        output = decode(text.encode(), bytes_max=OUTPUT_BYTES_MAX, depth_max=DEPTH_MAX)
+        output = _value(judge, text, checks)
         output_json = canonical(output).decode()
     except (Unusable, UnicodeEncodeError) as wrong:
         note = wrong.note if isinstance(wrong, Unusable) else "it holds half characters"
         return _ended(Reason.NOT_JSON, "json", f"expected one JSON value and nothing else: {note}")
     if len(output_json.encode()) > _OUTPUT_JSON_BYTES_MAX:
         return _too_large()
-    return judge_output(judge, request_id=request_id, output=output, output_json=output_json)
+    return _judged(judge, beside, output, [*checks, _passed("json")], output_json)
 
 
-def judge_output(judge: Judge, *, request_id: str, output: Any, output_json: str) -> Judgement:
+def judge_output(
+    judge: Judge,
+    *,
+    request_id: str,
+    output: Any,
+    output_json: str,
+    item_input: Any = None,
+    logprob_mean: float | None = None,
+) -> Judgement:
     """Judge a decoded answer: a model's, or a reviewer's correction."""
-    return _judged(judge, request_id, output, [_passed("json")], output_json)
+    beside = _Beside(request_id, item_input, logprob_mean)
+    return _judged(judge, beside, output, [_passed("json")], output_json)
 
 
-def in_sample(request_id: str, share: float) -> bool:
-    """Whether this request is of the `share` that a person sees; the same for every worker and every replay."""
-    drawn = int.from_bytes(sha256(f"review\n{request_id}".encode()).digest()[:8], "big")
+def passages(judge: Judge, item_input: Any, output: Any) -> tuple[Passage, ...]:
+    """Where in the input stands what the output cites."""
+    texts = Texts(item_input)
+    return tuple(place for citation in judge.citations for place in found_in(citation, texts, output))
+
+
+def agrees(judge: Judge, output: Any, item_input: Any, score: Any) -> Check:
+    """Whether a second opinion agrees; where that has no answer, a person decides."""
+    assert judge.scoring is not None, "asked about a job that has no second opinion"
+    try:
+        scope = Scope({"output": output, "input": item_input, "score": score})
+        passed, note = judge.scoring.agree.holds(scope), "expected the second opinion to agree"
+    except ConditionError as wrong:
+        passed, note = False, f"expected the second opinion to agree, which has no answer: {wrong}"
+    return _score_check(passed=passed, note=None if passed else note)
+
+
+def in_share(request_id: str, share: float, salt: str) -> bool:
+    """Whether this request is of that share; for each salt another draw, the same on every worker and replay."""
+    drawn = int.from_bytes(sha256(f"{salt}\n{request_id}".encode()).digest()[:8], "big")
     return drawn < share * _SAMPLE_SPACE
 
 
+def in_sample(request_id: str, share: float) -> bool:
+    """Whether this request is of the `share` that a person sees."""
+    return in_share(request_id, share, "review")
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What is known beside the answer."""
+
+    request_id: str
+    item_input: Any
+    logprob_mean: float | None
+
+
 def _judged(
-    judge: Judge, request_id: str, output: Any, checks: list[Check], output_json: str | None = None
+    judge: Judge, beside: _Beside, output: Any, checks: list[Check], output_json: str | None = None
 ) -> Judgement:
-    checks.extend(_checks(judge, output))
-    confidence, low = _confidence(judge, output)
+    checks.extend(member_checks(judge.members, output))
+    if judge.rules:
+        checks.extend(_ruled(judge, output, beside.item_input))
+    if judge.citations:
+        checks.extend(_cited(judge, output, beside.item_input))
+    confidence, low = _confidence(judge, output, beside.logprob_mean)
     if low is not None:
         checks.append(low)
-    rejecting = next((check for check in checks if not check.passed and check.severity == Severity.REJECT), None)
-    doubted = next((check for check in checks if not check.passed and check.severity == Severity.REVIEW), None)
-    sampled = rejecting is None and doubted is None and in_sample(request_id, judge.review_sample)
+    if judge.functions and _first(checks, Severity.REJECT) is None:
+        for spec in judge.functions:
+            checks.extend(checked(spec, judge.installed, output, beside.item_input))
+    scored = judge.scoring is not None and _sound(checks) and _is_scored(judge.scoring, beside.request_id)
+    if scored and judge.scoring is not None and judge.scoring.spec.function is not None:
+        checks.append(_scored(judge, judge.scoring.spec.function, output, beside.item_input))
+    rejecting, doubted = _first(checks, Severity.REJECT), _first(checks, Severity.REVIEW)
+    sampled = rejecting is None and doubted is None and in_sample(beside.request_id, _review_share(judge, output))
     return Judgement(
         checks=tuple(checks),
-        reason=None if rejecting is None else _reason(rejecting),
-        wants_review=sampled if doubted is None else _reason(doubted),
+        reason=None if rejecting is None else _reason(judge, rejecting),
+        wants_review=sampled if doubted is None else _reason(judge, doubted),
         output_json=orjson.dumps(output).decode() if output_json is None else output_json,
         confidence=confidence,
+        wants_score=scored and judge.scoring is not None and judge.scoring.spec.job is not None,
     )
+
+
+def _first(checks: list[Check], severity: Severity) -> Check | None:
+    return next((check for check in checks if not check.passed and check.severity == severity), None)
+
+
+def _sound(checks: list[Check]) -> bool:
+    """Nothing is wrong with it, or nothing more than is worth a warning."""
+    return _first(checks, Severity.REJECT) is None and _first(checks, Severity.REVIEW) is None
+
+
+def _value(judge: Judge, text: str, checks: list[Check]) -> Any:
+    """The one JSON value, repaired where the job allows it; what was done is added to `checks`."""
+    try:
+        return decode(text.encode(), bytes_max=OUTPUT_BYTES_MAX, depth_max=DEPTH_MAX)
+    except (Unusable, UnicodeEncodeError):
+        mended = repaired(text, judge.repairs, bytes_max=OUTPUT_BYTES_MAX) if judge.repairs else None
+        if mended is None:
+            raise
+    value, done = mended
+    checks.extend(_failed("repair", Severity.WARN, None, repair.value) for repair in done)
+    return value
 
 
 def _unanswered(finish_reason: str | None, refusal: str | None) -> Judgement | None:
@@ -146,77 +303,129 @@ def _too_large() -> Judgement:
 
 
 def _ended(reason: Reason, check: str, note: str) -> Judgement:
-    failed = Check(id=check, severity=Severity.REJECT.value, passed=False, path=None, note=note)
+    failed = _failed(check, Severity.REJECT, None, note)
     return Judgement(checks=(failed,), reason=reason, wants_review=False, output_json=None, confidence=None)
 
 
-def _checks(judge: Judge, output: Any) -> Iterator[Check]:
-    if judge.shape is not None:
-        yield from _kind(judge, CheckKind.SCHEMA, ((m.path, m.note) for m in judge.shape.mismatches(output)))
-    if judge.required:
-        yield from _kind(judge, CheckKind.REQUIRED, _absent(judge.required, output))
-    if judge.categories:
-        yield from _kind(judge, CheckKind.CATEGORY, _uncategorised(judge, output))
-    if judge.lengths:
-        yield from _kind(judge, CheckKind.LENGTH, _out_of_bounds(judge, output))
+def _passed(check: str, severity: Severity = Severity.REJECT, path: str | None = None) -> Check:
+    return Check(id=check, severity=severity.value, passed=True, path=path, note=None)
 
 
-def _kind(judge: Judge, kind: CheckKind, faults: Iterator[tuple[str, str]]) -> Iterator[Check]:
-    """One check per fault found, or one that passed."""
-    clean = True
-    for path, note in faults:
-        clean = False
-        yield Check(id=kind.value, severity=judge.severity(kind).value, passed=False, path=path, note=note)
-    if clean:
-        yield _passed(kind.value, judge.severity(kind))
+def _failed(check: str, severity: Severity, path: str | None, note: str) -> Check:
+    return Check(id=check, severity=severity.value, passed=False, path=path, note=note)
 
 
-def _passed(check: str, severity: Severity = Severity.REJECT) -> Check:
-    return Check(id=check, severity=severity.value, passed=True, path=None, note=None)
-
-
-def _absent(required: tuple[Path, ...], output: Any) -> Iterator[tuple[str, str]]:
-    for path in required:
-        value = path.find(output)
-        if value is ABSENT or value is None or (isinstance(value, str) and not value.strip()):
-            yield path.text, "expected to be there and not blank"
-
-
-def _uncategorised(judge: Judge, output: Any) -> Iterator[tuple[str, str]]:
-    for path, allowed in judge.categories:
-        value = path.find(output)
-        if value is not ABSENT and (not isinstance(value, str) or value not in allowed):
-            yield path.text, f"expected one of the {len(allowed)} declared categories"
-
-
-def _out_of_bounds(judge: Judge, output: Any) -> Iterator[tuple[str, str]]:
-    for path, bounds in judge.lengths:
-        value = path.find(output)
-        if value is ABSENT or value is None:
+def _ruled(judge: Judge, output: Any, item_input: Any) -> Iterator[Check]:
+    scope = Scope({"output": output, "input": item_input})
+    for rule in judge.rules:
+        spec = rule.spec
+        if rule.reads_input and item_input is None:
+            yield _failed(spec.id, Severity.REVIEW, None, _INPUT_GONE)
             continue
-        low, high = bounds.min or 0, bounds.max
-        if not isinstance(value, str | list) or len(value) < low or (high is not None and len(value) > high):
-            yield path.text, f"expected a text or list of length {low} to {'any' if high is None else high}"
+        try:
+            holds = (rule.when is not None and not rule.when.holds(scope)) or rule.require.holds(scope)
+            wrong = None if holds else spec.note or "expected the rule to hold"
+        except ConditionError as error:
+            wrong = f"{spec.note or 'expected the rule to hold'}; it has no answer here: {error}"
+        yield _passed(spec.id, spec.severity) if wrong is None else _failed(spec.id, spec.severity, None, wrong)
 
 
-def _confidence(judge: Judge, output: Any) -> tuple[float | None, Check | None]:
+def _cited(judge: Judge, output: Any, item_input: Any) -> Iterator[Check]:
+    texts = Texts(item_input)
+    declared = frozenset() if judge.members.shape is None else judge.members.shape.declared
+    for citation in judge.citations:
+        spec, told = citation.spec, 0
+        if item_input is None:
+            yield _failed(spec.id, Severity.REVIEW, citation.field.text, _INPUT_GONE)
+            continue
+        for steps, note in uncited(citation, texts, output):
+            yield _failed(spec.id, spec.severity, _place(citation, steps, declared), note)
+            told += 1
+            if told == ERRORS_MAX:
+                break
+        if not told:
+            yield _passed(spec.id, spec.severity, citation.field.text)
+
+
+def _place(citation: Citation, steps: tuple[str | int, ...], declared: frozenset[str]) -> str:
+    """The path of a passage; of its members those that the job names, since the others are the model's words."""
+    ours = {*declared, *citation.field.steps, citation.spec.quote}
+    return written(tuple(step if isinstance(step, int) or step in ours else "*" for step in steps))
+
+
+def _compiled_confidence(spec: ConfidenceSpec | None) -> tuple[Path | None, ConfidenceSpec] | None:
+    if spec is None:
+        return None
+    return None if spec.field is None else compile_path(spec.field), spec
+
+
+def _confidence(judge: Judge, output: Any, logprob_mean: float | None) -> tuple[float | None, Check | None]:
     """(confidence, the check on it). An absent or unreadable one counts as low: it was asked for to be relied on."""
     if judge.confidence is None:
         return None, None
     path, spec = judge.confidence
+    told = token_confidence(logprob_mean) if path is None else known(path.find(output))
+    sure = None if told is None else calibrated(spec.calibration, told)
+    passed = sure is not None and sure >= spec.review_below
+    rejected = sure is not None and spec.reject_below is not None and sure < spec.reject_below
+    bound = spec.reject_below if rejected else spec.review_below
+    severity = Severity.REJECT if rejected else Severity.REVIEW
+    note = None if passed else f"expected a number of at least {bound}"
+    where = None if path is None else path.text
+    return sure, Check(id="confidence", severity=severity.value, passed=passed, path=where, note=note)
+
+
+def _is_scored(scoring: Scoring, request_id: str) -> bool:
+    return in_share(request_id, scoring.spec.sample, SCORE)
+
+
+def _scored(judge: Judge, function: FunctionSpec, output: Any, item_input: Any) -> Check:
+    try:
+        score = called(function, judge.installed, output, item_input)
+    except FunctionError as wrong:
+        return _score_check(passed=False, note=str(wrong))
+    return agrees(judge, output, item_input, score)
+
+
+def _score_check(*, passed: bool, note: str | None) -> Check:
+    return Check(id=SCORE, severity=Severity.REVIEW.value, passed=passed, path=None, note=note)
+
+
+def _review_share(judge: Judge, output: Any) -> float:
+    """The share of its class, else the general one."""
+    if judge.review_by is None:
+        return judge.review_sample
+    path, shares = judge.review_by
     value = path.find(output)
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    passed = known and value >= spec.review_below
-    note = None if passed else f"expected a number of at least {spec.review_below}"
-    check = Check(id="confidence", severity=Severity.REVIEW.value, passed=passed, path=path.text, note=note)
-    return (float(value) if known else None), check
+    if value is ABSENT or isinstance(value, dict | list):
+        return judge.review_sample
+    name = value if isinstance(value, str) else canonical(value).decode()
+    return shares.get(name, judge.review_sample)
 
 
-def _reason(check: Check) -> Reason:
-    if check.id == "confidence":
-        return Reason.LOW_CONFIDENCE
-    return Reason.SCHEMA_MISMATCH if check.id == CheckKind.SCHEMA else Reason.RULE_FAILED
+def _reason(judge: Judge, check: Check) -> Reason:
+    if check.id in _REASONS:
+        return _REASONS[check.id]
+    cited = any(check.id == citation.spec.id for citation in judge.citations)
+    return Reason.UNCITED if cited else Reason.RULE_FAILED
 
 
-def _reads_members(judge: JudgeSpec) -> bool:
-    return bool(judge.required or judge.categories or judge.lengths or judge.confidence)
+_REASONS = {
+    "confidence": Reason.LOW_CONFIDENCE,
+    CheckKind.SCHEMA.value: Reason.SCHEMA_MISMATCH,
+    SCORE: Reason.DISAGREEMENT,
+}
+
+
+def _rule(spec: RuleSpec) -> Rule:
+    when = None if spec.when is None else compile_condition(spec.when, variables=RULE_VARIABLES)
+    return Rule(spec, when, compile_condition(spec.require, variables=RULE_VARIABLES))
+
+
+def _scoring(spec: ScoringSpec) -> Scoring:
+    return Scoring(spec, compile_condition(spec.agree, variables=AGREE_VARIABLES))
+
+
+def _reads_input(judge: JudgeSpec, rules: tuple[Rule, ...], scoring: Scoring | None) -> bool:
+    asked = scoring is not None and (scoring.spec.function is not None or "input" in scoring.agree.variables)
+    return asked or bool(judge.citations or judge.functions) or any(rule.reads_input for rule in rules)

@@ -1,43 +1,32 @@
 """Everything that is wrong with a frozen job, told at once, before any record meets it.
 
 `jobs.JobSpec` refuses what is ill-formed; here is told what is well-formed and still cannot work (an error), or works
-otherwise than its author may think (a warning). Pure: no file, no provider is asked.
+otherwise than its author may think (a warning). Pure: no file, no provider is asked. What is told of prompts, examples
+and the form of the answer is in `proofreading`.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import orjson
-from typing_extensions import override
 
 from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
+from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
+from batchmill.streams.linting_judge import attempts, member_paths, mistakes
 from batchmill.streams.paths import compile_path
-from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, is_strict, request_form
+from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
 
 __all__ = ["Finding", "errors", "findings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One mistake. `where` is the member of the spec (`$.judge.confidence`)."""
-
-    where: str
-    message: str
-    error: bool
-
-    @override
-    def __str__(self) -> str:
-        return f"{'error' if self.error else 'warning'}: {self.where}: {self.message}"
-
-
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    found = [*_broken(spec), *_surprising(spec)]
+    judged = (Finding(where=where, message=message, error=error) for where, message, error in mistakes(spec))
+    found = [*_broken(spec), *judged, *_surprising(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
 
 
@@ -58,7 +47,7 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:
     """A budget is kept by reserving the most a request can cost."""
     try:
-        form = request_form(spec.ask)
+        form = request_form(spec.ask, spec.input)
     except FAULTS:
         return  # told already
     if spec.budget is not None and output_limit(spec, form, _output_default(spec)) is None:
@@ -75,7 +64,7 @@ def _output_default(spec: JobSpec) -> int | None:
 def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each part that has to compile, and where it stands."""
     given, judge = spec.input, spec.judge
-    yield "$.ask", lambda: request_form(spec.ask)
+    yield "$.ask", lambda: request_form(spec.ask, spec.input)
     for where, schema in (("$.input.schema", given.schema_json), ("$.ask.output", spec.ask.output_schema_json)):
         if schema is not None:
             yield where, lambda schema=schema: compile_shape(orjson.loads(schema))  # type: ignore[misc]
@@ -85,11 +74,8 @@ def _attempts(spec: JobSpec) -> Iterator[tuple[str, Callable[[], object]]]:
     paths = [("$.id", spec.id_path), ("$.seq", spec.seq), ("$.place.key", spec.place.key)]
     paths += [("$.input.required", name) for name in given.required]
     paths += [("$.input.text.max_chars", name) for name in given.max_chars]
-    paths += [("$.judge.required", name) for name in judge.required]
-    paths += [("$.judge.categories", name) for name in judge.categories]
-    paths += [("$.judge.lengths", name) for name in judge.lengths]
-    if judge.confidence is not None and judge.confidence.field is not None:
-        paths.append(("$.judge.confidence.field", judge.confidence.field))
+    paths += member_paths(judge)
+    yield from attempts(judge)
     for where, path in paths:
         if path is not None:
             yield where, lambda path=path: compile_path(path)  # type: ignore[misc]
@@ -102,25 +88,13 @@ def _surprising(spec: JobSpec) -> Iterator[Finding]:
         yield _warning("$.ask.model.params", "no max_output_tokens: one answer may cost as much as the model can write")
     written = spec.ask.output_schema_json
     schema = None if written is None else orjson.loads(written)
-    if schema is not None and not is_strict(schema):
-        yield _warning(
-            "$.ask.output",
-            "not strict (every object with additionalProperties false and all members required, no oneOf/allOf/not): "
-            "the provider may answer in another form",
-        )
     declared = schema.get("properties") if isinstance(schema, dict) else None
     if isinstance(declared, dict):
         yield from _undeclared(spec, frozenset(declared))
 
 
 def _undeclared(spec: JobSpec, declared: frozenset[str]) -> Iterator[Finding]:
-    judge = spec.judge
-    named = [*(("$.judge.required", name) for name in judge.required)]
-    named += [("$.judge.categories", name) for name in judge.categories]
-    named += [("$.judge.lengths", name) for name in judge.lengths]
-    if judge.confidence is not None and judge.confidence.field is not None:
-        named.append(("$.judge.confidence.field", judge.confidence.field))
-    for where, name in named:
+    for where, name in member_paths(spec.judge):
         try:
             first = compile_path(name).steps[0]
         except FAULTS:

@@ -21,7 +21,7 @@ from batchmill.streams.controlling import promotion_of
 from batchmill.streams.costing import estimate_tokens
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord, of_raw, source_of_key
 from batchmill.streams.expressions import ConditionError
-from batchmill.streams.jsontext import DEPTH_MAX, JsonObject, canonical, decode_object, map_texts
+from batchmill.streams.jsontext import DEPTH_MAX, JsonObject, canonical, decode_object
 from batchmill.streams.orders import Delete, Emit, Order, Put
 from batchmill.streams.paths import ABSENT, Path
 from batchmill.streams.unusable import Unusable
@@ -283,12 +283,7 @@ def _microseconds(text: str) -> int | None:
 
 
 def _accepted(job: CompiledJob, payload: JsonObject) -> JsonObject:
-    if job.clean is not None:
-        map_texts(payload, job.clean)
-    for path, limit in job.max_chars:
-        text = path.find(payload)
-        if isinstance(text, str) and len(text) > limit:
-            path.replace(payload, text[:limit])
+    job.cleaner.apply(payload)
     if job.input_shape is not None and not job.input_shape.fits(payload):
         faults = job.input_shape.mismatches(payload)
         raise Unusable(Reason.INVALID_INPUT, "; ".join(f"{fault.path}: {fault.note}" for fault in faults))

@@ -4,10 +4,17 @@ Templates see `input` and nothing else, so that equal content asks an equal ques
 run in a sandbox, have no chance and no loader, and may print JSON values only. The same item gives the same bytes in
 every process: a payload that was lost is rebuilt and must match its SHA-256. The body is a chat completion's, whatever
 the endpoint: the provider adapter turns it into what the endpoint takes, and frames it (custom id, method, url).
+
+    system    the system template, closed by the rules for what is missing and what is uncertain
+    user      the input of an example, by the same template as the question     } as often as
+    assistant its output                                                        } there are examples
+    user      the question
+
+All before the question that is the same for each record is rendered once per version.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +24,10 @@ import orjson
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from typing_extensions import override
 
-from batchmill.schemas.jobs import AskSpec
+from batchmill.schemas.jobs import AskSpec, InputSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.streams.capabilities import PROVIDERS
+from batchmill.streams.exemplifying import Example, ExampleError, examples_of
 from batchmill.streams.unusable import Unusable
 
 __all__ = [
@@ -31,8 +39,12 @@ __all__ = [
     "Prompt",
     "RequestForm",
     "TemplateError",
+    "bare_prompt",
+    "closing_rules",
     "compile_prompt",
     "is_strict",
+    "not_strict",
+    "parsed",
     "request_form",
 ]
 
@@ -56,9 +68,15 @@ RESERVED_PARAMS = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "response_format", "store", "metadata"}
 )
 
+#: how the rules of a job are put; other words are another question, so a change raises the meaning in `versions`
+_MISSING = "When the input does not say what is asked for: {}"
+_UNCERTAIN = "When the input leaves the answer open: {}"
+
 #: JSON Schema words that strict structured output refuses
 _NOT_STRICT = frozenset(
-    ["allOf", "not", "dependentRequired", "dependentSchemas", "if", "then", "else", "patternProperties", "oneOf"]
+    {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "default"}
+    | {"patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}
+    | {"prefixItems", "contains", "minContains", "maxContains", "uniqueItems", "unevaluatedItems"}
 )
 _NOT_SENT = frozenset(["$schema", "$id", "$comment"])
 
@@ -69,13 +87,19 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Two compiled templates."""
+    """Two compiled templates, and the rules that close the system message."""
 
     system: jinja2.Template | None
     user: jinja2.Template
+    closing: str = ""
+    system_fixed: str | None = None  #: the system message, where it is the same for each record
 
     def system_text(self, item_input: Mapping[str, Any]) -> str | None:
-        return None if self.system is None else _rendered("system", self.system, item_input)
+        if self.system_fixed is not None:
+            return self.system_fixed
+        if self.system is None:
+            return self.closing or None
+        return _closed(_rendered("system", self.system, item_input), self.closing)
 
     def user_text(self, item_input: Mapping[str, Any]) -> str:
         return _rendered("user", self.user, item_input)
@@ -88,6 +112,7 @@ class RequestForm:
     prompt: Prompt
     fixed: Mapping[str, Any]  #: model, parameters, response format
     room_factor: float = 1.0  #: what the limit on the answer is multiplied by after each truncation
+    turns: tuple[orjson.Fragment, ...] = ()  #: the examples, as messages
 
     def body(self, input_json: str | bytes, *, room: int = 0) -> bytes:
         """The chat-completions body for a stored input, or `Unusable` (render_error).
@@ -95,10 +120,10 @@ class RequestForm:
         Sorted members, no white space: the one way from a work item to its bytes. `room`: truncations so far.
         """
         item_input = orjson.loads(input_json)
-        messages = [{"content": self.prompt.user_text(item_input), "role": "user"}]
+        messages: list[Any] = [*self.turns, _message("user", self.prompt.user_text(item_input))]
         system = self.prompt.system_text(item_input)
         if system is not None:
-            messages.insert(0, {"content": system, "role": "system"})
+            messages.insert(0, _message("system", system))
         fixed = self.fixed if room == 0 else self._with_room(room)
         return orjson.dumps({**fixed, "messages": messages}, option=orjson.OPT_SORT_KEYS)
 
@@ -116,8 +141,11 @@ class RequestForm:
         return {**self.fixed, **raised}
 
 
-def request_form(ask: AskSpec, *, room_factor: float = 1.0) -> RequestForm:
-    """Compile the ask part of a spec, or `TemplateError` saying what is wrong with it."""
+def request_form(ask: AskSpec, given: InputSpec | None = None, *, room_factor: float = 1.0) -> RequestForm:
+    """Compile the ask part of a spec, or `TemplateError` / `ExampleError` saying what is wrong with it.
+
+    `given`: the input part, by which the inputs of the examples are cleaned like any other.
+    """
     params = orjson.loads(ask.model.params_json)
     reserved = sorted(RESERVED_PARAMS & set(params))
     if reserved:
@@ -131,26 +159,70 @@ def request_form(ask: AskSpec, *, room_factor: float = 1.0) -> RequestForm:
     fixed["model"] = ask.model.name
     if ask.output_schema_json is not None:
         fixed["response_format"] = _response_format(orjson.loads(ask.output_schema_json), ask.output_name)
-    return RequestForm(compile_prompt(system=ask.system, user=ask.user), fixed, room_factor)
+    prompt = compile_prompt(system=ask.system, user=ask.user, closing=closing_rules(ask))
+    turns = tuple(turn for each in examples_of(ask, given or InputSpec()) for turn in _turns(prompt, each))
+    return RequestForm(prompt, fixed, room_factor, turns)
+
+
+def closing_rules(ask: AskSpec) -> str:
+    """What closes the system message; empty when the job has no such rule."""
+    rules = ((_MISSING, ask.missing), (_UNCERTAIN, ask.uncertain))
+    return "\n".join(wording.format(rule.strip()) for wording, rule in rules if rule is not None)
 
 
 def _only_a_text(ask: AskSpec, params: Mapping[str, Any]) -> None:
     """An embedding is made of one text: whatever else the job asks for would be dropped in silence."""
-    asked = {"ask.system": ask.system, "ask.output": ask.output_schema_json}
+    asked = {"ask.system": ask.system, "ask.output": ask.output_schema_json, "ask.examples": ask.examples_json}
+    asked |= {"ask.missing": ask.missing, "ask.uncertain": ask.uncertain}
     asked |= {f"ask.model.params.{name}": params.get(name) for name in ("max_output_tokens", "max_completion_tokens")}
     for where, value in asked.items():
         if value is not None:
             raise TemplateError(f"{where}: {EMBEDDINGS_ENDPOINT} takes a text and gives a vector; leave it out")
 
 
-def compile_prompt(*, system: str | None, user: str) -> Prompt:
+def compile_prompt(*, system: str | None, user: str, closing: str = "") -> Prompt:
     """Compile both templates, or `TemplateError`: bad syntax, a name that is not `input`, a reference to a file."""
-    return Prompt(None if system is None else _compiled("system", system), _compiled("user", user))
+    compiled = None if system is None else _compiled("system", system)
+    fixed = None if compiled is None or system is None or _reads_input(system) else _fixed(compiled)
+    return Prompt(compiled, _compiled("user", user), closing, None if fixed is None else _closed(fixed, closing))
+
+
+def bare_prompt(ask: AskSpec) -> Prompt:
+    """The same templates with nothing of the record printed: what is left is the author's own text."""
+    system = None if ask.system is None else _BARE.from_string(ask.system)
+    return Prompt(system, _BARE.from_string(ask.user), closing_rules(ask))
+
+
+def parsed(text: str) -> jinja2.nodes.Template:
+    """The tree of a template that compiles."""
+    return _ENVIRONMENT.parse(text)
 
 
 def is_strict(schema: Any) -> bool:
     """Whether strict structured output takes `schema`: each object closed, all members required, no refused word."""
-    return next(_strict_faults(schema), None) is None
+    return next(not_strict(schema), None) is None
+
+
+def not_strict(schema: Any, path: str = "$") -> Iterator[tuple[str, str]]:
+    """(where, word) of all that strict structured output does not take."""
+    if isinstance(schema, list):
+        for at, part in enumerate(schema):
+            yield from not_strict(part, f"{path}[{at}]")
+    if not isinstance(schema, dict):
+        return
+    yield from ((path, word) for word in sorted(_NOT_STRICT & set(schema)))
+    members = schema.get("properties")
+    if schema.get("type") == "object" or members is not None:
+        if schema.get("additionalProperties") is not False:
+            yield path, "additionalProperties"
+        if set(members or ()) != set(schema.get("required") or ()):
+            yield path, "required"
+    for word, part in schema.items():
+        if word in {"properties", "$defs", "definitions"} and isinstance(part, dict):
+            for name, member in part.items():
+                yield from not_strict(member, f"{path}.{word}.{name}")
+        elif word in {"items", "anyOf", "prefixItems"}:
+            yield from not_strict(part, f"{path}.{word}")
 
 
 def _raised(limit: int, factor: float, times: int) -> int:
@@ -167,9 +239,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
 
-def _environment() -> _Environment:
+def _environment(finalize: Callable[[Any], Any]) -> _Environment:
     made = _Environment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_printed
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=finalize
     )
     made.globals = {name: made.globals[name] for name in ("range", "dict", "namespace", "joiner", "cycler")}
     made.filters.pop("random")
@@ -190,7 +262,8 @@ def _as_json(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
 
 
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = _environment(_printed)
+_BARE = _environment(lambda _: "")
 
 
 def _compiled(role: str, text: str) -> jinja2.Template:
@@ -204,6 +277,35 @@ def _compiled(role: str, text: str) -> jinja2.Template:
         return _ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{role} template, line {error.lineno}: {error.message}") from None
+
+
+def _reads_input(text: str) -> bool:
+    return bool(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text)))
+
+
+def _fixed(template: jinja2.Template) -> str | None:
+    """None: it cannot be rendered; that is each record's render error, as with any other template."""
+    try:
+        return _rendered("system", template, {})
+    except Unusable:
+        return None
+
+
+def _closed(text: str, closing: str) -> str:
+    return "\n\n".join(part for part in (text, closing) if part)
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"content": content, "role": role}
+
+
+def _turns(prompt: Prompt, example: Example) -> Iterator[orjson.Fragment]:
+    try:
+        asked = prompt.user_text(example.input)
+    except Unusable as error:
+        raise ExampleError(example.number, error.note) from None
+    for message in (_message("user", asked), _message("assistant", example.answer)):
+        yield orjson.Fragment(orjson.dumps(message))
 
 
 def _rendered(role: str, template: jinja2.Template, item_input: Mapping[str, Any]) -> str:
@@ -243,24 +345,3 @@ def _response_format(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
     # models answer in the order of the schema's members, so these keep the author's order: a fragment is not sorted
     written = orjson.Fragment(orjson.dumps(sent))
     return {"type": "json_schema", "json_schema": {"name": name, "schema": written, "strict": is_strict(sent)}}
-
-
-def _strict_faults(schema: Any) -> Iterator[str]:
-    if isinstance(schema, list):
-        for part in schema:
-            yield from _strict_faults(part)
-    if not isinstance(schema, dict):
-        return
-    yield from sorted(_NOT_STRICT & set(schema))
-    members = schema.get("properties")
-    if schema.get("type") == "object" or members is not None:
-        if schema.get("additionalProperties") is not False:
-            yield "additionalProperties"
-        if set(members or ()) != set(schema.get("required") or ()):
-            yield "required"
-    for word, part in schema.items():
-        if word in {"properties", "$defs", "definitions"} and isinstance(part, dict):
-            for member in part.values():
-                yield from _strict_faults(member)
-        elif word in {"items", "anyOf", "prefixItems"}:
-            yield from _strict_faults(part)

@@ -11,7 +11,9 @@ from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
+from batchmill.streams.finding import Lint
 
 if TYPE_CHECKING:
     from batchmill.agents.commands import AppliedVersion
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.agents.jobs.planning import Plan
     from batchmill.agents.jobs.problems import Problem
     from batchmill.agents.projector.queries import JobRow
+    from batchmill.agents.projector.stakes import Stake
     from batchmill.schemas.jobs import JobSpec
     from batchmill.schemas.records import Control
     from batchmill.streams.costing import Prices
@@ -27,8 +30,8 @@ __all__ = ["add", "listed", "wait_option"]
 
 FOLDER = typer.Argument(metavar="FOLDER", help="A folder with job.yaml, or the file itself.")
 _SAMPLE_FILE = "samples.jsonl"
-_NANOS = 10**9
-_QUOTE_CHARS = 60
+#: samples that `validate` weighs; `plan` tries as many as it is told to
+_WEIGHED_MAX = 20
 
 wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for every task to take it; 0 = do not wait.")
 
@@ -41,29 +44,44 @@ def add(app: typer.Typer) -> None:
     app.add_typer(group, name="job")
 
 
-def validate(context: typer.Context, folder: Annotated[Path, FOLDER], json: Annotated[bool, JSON] = False) -> None:
-    """Explain every mistake in a job folder, with file and line. Needs no broker.
+def validate(
+    context: typer.Context,
+    folder: Annotated[Path, FOLDER],
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a job that is warned of.")] = False,
+    allow: Annotated[
+        list[Lint] | None, typer.Option(metavar="LINT", help="Do not warn of this; the name in brackets. Repeatable.")
+    ] = None,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Explain every mistake in a job folder, with file and line, and what is odd about its prompt. Needs no broker.
 
     \b
     Example:
-      batchmill job validate jobs/triage
+      batchmill job validate jobs/triage --strict --allow heavy-prompt
     """
     from batchmill.agents.jobs import JobFileError
 
     here = door(context)
     try:
-        loaded = _load(here, folder, quietly=json)
-        warnings = [*loaded.warnings, *_price_warnings(here, loaded, quietly=json)]
+        loaded = _load(here, folder, quietly=True)
+        found = [*loaded.warnings, *_price_warnings(here, loaded), *_weight_warnings(here, loaded)]
     except JobFileError as error:
         if not json:
             raise
         here.emit("job.validate", {"ok": False, "problems": [_problem(each) for each in error.problems]})
         raise typer.Exit(ExitCode.GATE) from None
+    warnings = [warning for warning in found if warning.lint not in (allow or ())]
+    refused = strict and bool(warnings)
     if json:
-        problems = [_problem(each) for each in warnings]
-        here.emit("job.validate", {"ok": True, "job": loaded.spec.job, "version": loaded.version, "problems": problems})
+        told = {"job": loaded.spec.job, "version": loaded.version, "problems": [_problem(each) for each in warnings]}
+        here.emit("job.validate", {"ok": not refused, **told})
     else:
-        here.say(f"{loaded.file}: job {loaded.spec.job} is well-formed, version {loaded.version}")
+        for warning in warnings:
+            here.say(str(warning))
+        well = "is refused, because --strict takes no warnings" if refused else "is well-formed"
+        here.say(f"{loaded.file}: job {loaded.spec.job} {well}, version {loaded.version}")
+    if refused:
+        raise typer.Exit(ExitCode.GATE)
 
 
 def plan(
@@ -72,30 +90,35 @@ def plan(
     sample: Annotated[Path | None, typer.Option(help=f"JSONL events to try; default FOLDER/{_SAMPLE_FILE}.")] = None,
     limit: Annotated[int, typer.Option(help="Sample events to try.")] = 3,
     key: Annotated[str | None, typer.Option(help="Member that would be the record's key.")] = None,
-    count: Annotated[int | None, typer.Option(help="Expected number of events, to multiply the estimate with.")] = None,
+    records: Annotated[
+        int | None,
+        typer.Option("--records", "--count", help="Expected number of events, to multiply the estimate with."),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask Kafka for the active version.")] = False,
     json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Show what applying would mean: differences, rendered prompts, tokens and cost. Sends nothing.
+    """Show what applying would mean: differences, rendered prompts, what tokens are spent on, cost. Sends nothing.
 
     \b
     Example:
-      batchmill job plan jobs/triage --sample tickets.jsonl --limit 5 --count 20000
+      batchmill job plan jobs/triage --sample tickets.jsonl --limit 5 --records 20000
     """
     here = door(context)
     loaded = _load(here, folder, quietly=json)
     active = None if offline else _active(here, loaded.spec.job)
     prices = _prices_of(here, loaded.spec)
     made = _planned(here, loaded, active, prices, sample, limit, key)
+    stake = None if active is None else _stake(here, loaded.spec.job)
     if json:
         means = {
+            "weight_mean": made.weight_mean,
             "tokens_mean": made.tokens_mean,
             "cost_mean_nanos": made.cost_mean_nanos,
             "expected_mean_nanos": made.expected_mean_nanos,
         }
-        here.emit("job.plan", {"plan": made, **means, "prices": told_prices(prices)})
+        here.emit("job.plan", {"plan": made, **means, "stake": stake, "prices": told_prices(prices)})
         return
-    _tell_plan(here, made, prices, loaded.spec, count)
+    tell_plan(here, made, stake=stake, priced_by=_priced_by(loaded.spec, prices), records=records)
 
 
 def apply(
@@ -263,7 +286,7 @@ def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
     return parse_prices(active.prices_json).id == prices.id
 
 
-def _price_warnings(here: Door, loaded: "LoadedJob", *, quietly: bool) -> list["Problem"]:
+def _price_warnings(here: Door, loaded: "LoadedJob") -> list["Problem"]:
     """What `validate` says of a model without a price: legal, but its cost will not be known."""
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.jobs.problems import Problem
@@ -280,13 +303,27 @@ def _price_warnings(here: Door, loaded: "LoadedJob", *, quietly: bool) -> list["
         hint=f"name a list that has it: {env_name('prices_file')}",
         level="warning",
     )
-    if not quietly:
-        here.say(str(warning))
     return [warning]
 
 
+def _weight_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
+    """What the samples beside the job say of its prompt: how much of a question is the record."""
+    from batchmill.agents.jobs import Problem
+    from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.streams.weighing import heavy
+
+    found = heavy(_planned(here, loaded, None, _prices_of(here, loaded.spec), None, _WEIGHED_MAX, None).weights)
+    if found is None:
+        return []
+    line = read_yaml(loaded.file).line(("ask", "prompt"))
+    told = Problem(file=loaded.file, line=line, what=found.message, hint=found.hint, level="warning", lint=found.lint)
+    return [told]
+
+
 def _problem(problem: Any) -> dict[str, Any]:
-    return {name: getattr(problem, name) for name in ("line", "what", "hint", "level")} | {"file": str(problem.file)}
+    return {name: getattr(problem, name) for name in ("line", "what", "hint", "level", "lint")} | {
+        "file": str(problem.file)
+    }
 
 
 def _versions(here: Door, job: str) -> "dict[str, AppliedVersion]":
@@ -357,50 +394,16 @@ def _planned(
     )
 
 
-def _tell_plan(here: Door, made: "Plan", prices: "Prices", spec: "JobSpec", count: int | None) -> None:
-    here.fields(
-        [
-            ("job", made.job),
-            ("version", made.version),
-            ("active", made.active_version or "none: this is the first"),
-            ("ask", made.ask[:16]),
-            ("judge", made.judge[:16]),
-            ("place", made.place[:16]),
-        ]
-    )
-    for each in made.differences:
-        typer.echo(f"~ {each.member}: {_quote(each.active)} -> {_quote(each.planned)}")
-    if made.asks_again:
-        here.say("the question changes: every event is asked and paid again")
-    elif made.judges_again:
-        here.say("only the judgement changes: stored answers are judged again at no cost")
-    for sample in made.samples:
-        typer.echo(f"\nsample {sample.number}: {sample.outcome}" + (f" ({sample.reason})" if sample.reason else ""))
-        if sample.note:
-            typer.echo(f"  {sample.note}")
-        for message in sample.messages:
-            typer.echo(f"  [{message['role']}] {message['content']}")
-    here.say(_priced_by(spec, prices))
-    _tell_estimate(here, made, count)
+def _stake(here: Door, job: str) -> "Stake | None":
+    """What the read model knows of the job's records; None when there is none."""
+    from batchmill.agents.projector.reading import ViewMissingError
+    from batchmill.agents.projector.stakes import stake
 
-
-def _tell_estimate(here: Door, made: "Plan", count: int | None) -> None:
-    if not made.samples:
-        here.say("no samples: say --sample FILE to see what would be asked")
-        return
-    if made.tokens_mean is None:
-        return
-    cost, expected = made.cost_mean_nanos, made.expected_mean_nanos
-    most = "of unknown cost (no price, or no max_output_tokens)" if cost is None else f"at most ${cost / _NANOS:.6f}"
-    likely = "" if expected is None else f", about ${expected / _NANOS:.6f}"
-    typer.echo(f"\nper event: {made.tokens_mean:.0f} input tokens (estimate), {most}{likely}")
-    if count is not None and cost is not None and expected is not None:
-        typer.echo(f"for {count:,} events: at most {_usd(cost * count)}, about {_usd(expected * count)}")
-
-
-def _usd(nanos: float) -> str:
-    """Cents where there are dollars; less would be told as nothing."""
-    return f"${nanos / _NANOS:,.2f}" if nanos >= _NANOS else f"${nanos / _NANOS:.6f}"
+    try:
+        with here.view() as view:
+            return stake(view, job)
+    except ViewMissingError:
+        return None
 
 
 def _jobs(here: Door) -> list[dict[str, Any]]:
@@ -456,8 +459,3 @@ def _effects(here: Door) -> dict[str, "JobRow"]:
 
 def _list(numbers: tuple[int, ...]) -> str:
     return ", ".join(str(number) for number in numbers)
-
-
-def _quote(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= _QUOTE_CHARS else f"{text[:_QUOTE_CHARS]}... ({len(text)} characters)"

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 __all__ = ["files_of"]
 
-_NAMES = ("input.schema.json", "output.schema.json", "system.j2", "user.j2", "samples.jsonl")
+_NAMES = ("input.schema.json", "output.schema.json", "system.j2", "user.j2", "examples.jsonl", "samples.jsonl")
 _UNFIT = re.compile(r"[^A-Za-z0-9]+")
 
 

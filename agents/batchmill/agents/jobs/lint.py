@@ -1,64 +1,80 @@
-"""What a job means, tried before anything is paid: `streams.linting` over the spec, told at the files' own lines.
+"""What a job means, tried before anything is paid: what `streams` finds, told at the files' own lines.
 
-Added here is what needs the files (where a template speaks of members that the declared events do not have), and what
-needs to know the provider: whether the way the job wants to go is there, and in time.
+`linting` finds what cannot work, `proofreading` what is odd about the prompt. Added here is what needs to know the
+provider: whether the way the job wants to go is there, and in time.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
+from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
+from batchmill.agents.jobs.resolving import Texts
 from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS, ProviderFacts
 from batchmill.streams.chunking import BATCH
-from batchmill.streams.linting import Finding
+from batchmill.streams.finding import Finding
 from batchmill.streams.linting import findings as of_spec
+from batchmill.streams.proofreading import remarks
 
-__all__ = ["findings"]
+__all__ = ["findings", "told"]
 
 #: who wants an answer sooner than this waits for it
 USER_WAITS_SECONDS = 300
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 _TEMPLATE = re.compile(r"(system|user) template(?:, line (\d+))?")
-_MEMBERS_READ = re.compile(r"\binput\.([A-Za-z_][A-Za-z0-9_]*)")
+_EXAMPLE = re.compile(r"example (\d+): ")
+_EXAMPLES: Steps = ("ask", "examples")
 
 
-def findings(spec: JobSpec, lined: Lined, read: Mapping[Steps, Path]) -> Iterator[Problem]:
-    """Errors and warnings about `spec`; `read` = the files it was made of, by where the job names them."""
-    for finding in of_spec(spec):
-        yield _told(finding, lined, read)
+def findings(spec: JobSpec, lined: Lined, texts: Texts) -> Iterator[Problem]:
+    """Errors and warnings about `spec`; `texts` = the files it was made of."""
+    for finding in (*of_spec(spec), *remarks(spec, installed_checks())):
+        yield told(finding, lined, texts)
     yield from _answer_members(spec, lined)
-    yield from _template_members(spec, lined, read)
     yield from _ways(spec, lined)
 
 
-def _told(finding: Finding, lined: Lined, read: Mapping[Steps, Path]) -> Problem:
-    """A finding at the line of the file that is to be changed: a template, a schema, or the job file."""
+def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
+    """A finding at the line of the file that is to be changed: a template, an example, a schema, or the job file."""
+    steps, line, what = _place(finding)
     level: Literal["error", "warning"] = "error" if finding.error else "warning"
-    steps: Steps = tuple(part for part in finding.where.removeprefix("$").split(".") if part)
-    in_template = _TEMPLATE.match(finding.message)
-    if in_template is not None:
-        file = read.get(("ask", "prompt", in_template[1]), lined.file)
-        return Problem(file=file, line=int(in_template[2] or 1), what=finding.message, level=level)
     for named in (steps, (*steps, "schema")):
-        if named in read:
-            return Problem(file=read[named], line=1, what=finding.message, level=level)
-    what = f"{'.'.join(str(step) for step in steps)}: {finding.message}"
-    return Problem(file=lined.file, line=lined.line(steps), what=what, level=level)
+        if named in texts.read:
+            if steps == _EXAMPLES:
+                line = _line_of_example(texts, line or 1)
+            return Problem(
+                file=texts.read[named], line=line or 1, what=what, hint=finding.hint, level=level, lint=finding.lint
+            )
+    what = f"{finding.where.removeprefix('$.')}: {what}"
+    return Problem(
+        file=lined.file, line=lined.line(steps), what=what, hint=finding.hint, level=level, lint=finding.lint
+    )
+
+
+def _place(finding: Finding) -> tuple[Steps, int | None, str]:
+    """(member, line, message). A template or example that does not compile is told by its message alone."""
+    steps: Steps = tuple(int(at) if at else name for name, at in _STEP.findall(finding.where.removeprefix("$")))
+    example, template = _EXAMPLE.match(finding.message), _TEMPLATE.match(finding.message)
+    if steps == ("ask",) and example is not None:
+        return _EXAMPLES, int(example[1]), finding.message[example.end() :]
+    if steps == ("ask",) and template is not None:
+        return ("ask", "prompt", template[1]), int(template[2] or 1), finding.message
+    return steps, finding.line, finding.message
+
+
+def _line_of_example(texts: Texts, number: int) -> int:
+    lines = texts.numbers.get(_EXAMPLES, ())
+    return lines[number - 1] if number <= len(lines) else 1
 
 
 def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
-    """Free text has no members to look into; a category the output schema does not allow is never answered."""
-    judge = spec.judge
-    looks_inside = judge.required or judge.categories or judge.lengths or judge.confidence
-    if spec.ask.output_schema_json is None and looks_inside:
-        what = "judge looks into the members of an answer, but `ask.output` declares none"
-        yield Problem(file=lined.file, line=lined.line(("judge",)), what=what)
+    """A category the output schema does not allow is never answered."""
     properties = _properties(spec.ask.output_schema_json)
-    for name, allowed in judge.categories.items():
+    for name, allowed in spec.judge.categories.items():
         member = properties.get(name)
         options = member.get("enum") if isinstance(member, dict) else None
         for value in allowed:
@@ -66,18 +82,6 @@ def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
                 steps: Steps = ("judge", "categories", name)
                 what = f"{'.'.join(map(str, steps))} allows {value!r}, which the output schema does not"
                 yield Problem(file=lined.file, line=lined.line(steps), what=what, level="warning")
-
-
-def _template_members(spec: JobSpec, lined: Lined, read: Mapping[Steps, Path]) -> Iterator[Problem]:
-    """A member no declared event has would fail every record when it is rendered."""
-    declared = _properties(spec.input.schema_json)
-    for role, text in (("system", spec.ask.system), ("user", spec.ask.user)):
-        for number, line in enumerate((text or "").splitlines(), start=1):
-            for name in dict.fromkeys(_MEMBERS_READ.findall(line)):
-                if declared and name not in declared:
-                    file = read.get(("ask", "prompt", role), lined.file)
-                    what = f"uses `input.{name}`, which the input schema does not declare"
-                    yield Problem(file=file, line=number, what=what, level="warning")
 
 
 def _ways(spec: JobSpec, lined: Lined) -> Iterator[Problem]:

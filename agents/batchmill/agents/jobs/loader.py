@@ -70,7 +70,7 @@ def load_job(path: Path) -> LoadedJob:
         texts.problems.append(_of_spec_error(lined, error))
         raise JobFileError(texts.problems) from None
     _stop_on(texts.problems)
-    found = list(lint.findings(spec, lined, texts.read))
+    found = list(lint.findings(spec, lined, texts))
     _stop_on(found)
     return LoadedJob(spec=spec, version=version_of(spec), file=file, warnings=tuple(found))
 

@@ -3,24 +3,27 @@
 The samples go through the real normalizer over an empty state, so what is shown is what would be sent.
 """
 
+import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from batchmill.agents.checks import installed_checks
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
 from batchmill.schemas.state import Job
 from batchmill.schemas.strict_json import plain
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
-from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.normalizing import RawLimits, normalize
 from batchmill.streams.orders import Emit
 from batchmill.streams.view import MemoryView
+from batchmill.streams.weighing import Scales, Weight, mean
 
-__all__ = ["Difference", "Plan", "Sample", "plan_job"]
+__all__ = ["Difference", "Plan", "Sample", "TextDifference", "plan_job"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,14 @@ class Difference:
     member: str
     active: Any
     planned: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDifference:
+    """A text of the question, line by line, against the active version's."""
+
+    member: str
+    lines: tuple[str, ...]  #: as a unified diff has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +55,7 @@ class Sample:
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
     expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
+    weight: Weight | None = None  #: what its tokens are spent on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +70,9 @@ class Plan:
     place: str
     asks_again: bool  #: every source would be asked (and paid) again
     judges_again: bool
+    places_again: bool  #: what is committed from now on goes elsewhere
     differences: tuple[Difference, ...]
+    texts: tuple[TextDifference, ...]
     samples: tuple[Sample, ...]
 
     @property
@@ -73,6 +87,14 @@ class Plan:
     @property
     def expected_mean_nanos(self) -> float | None:
         return _mean([sample.expected_nanos for sample in self.samples if sample.outcome == "asked"])
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(sample.weight for sample in self.samples if sample.weight is not None)
+
+    @property
+    def weight_mean(self) -> Weight | None:
+        return mean(self.weights) if self.weights else None
 
 
 def _mean(costs: list[int | None]) -> float | None:
@@ -100,7 +122,9 @@ def plan_job(
         place=place_fingerprint(spec),
         asks_again=active is not None and ask_fingerprint(active) != ask_fingerprint(spec),
         judges_again=active is not None and judge_fingerprint(active) != judge_fingerprint(spec),
+        places_again=active is not None and place_fingerprint(active) != place_fingerprint(spec),
         differences=tuple(_differences(active, spec)) if active is not None else (),
+        texts=tuple(_text_differences(active, spec)) if active is not None else (),
         samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
     )
 
@@ -111,6 +135,35 @@ def _differences(active: JobSpec, planned: JobSpec) -> Iterable[Difference]:
     for member in sorted(before.keys() | after.keys()):
         if before.get(member) != after.get(member):
             yield Difference(member=member, active=before.get(member), planned=after.get(member))
+
+
+def _text_differences(active: JobSpec, planned: JobSpec) -> Iterator[TextDifference]:
+    before, after = _texts(active), _texts(planned)
+    for member, text in before.items():
+        lines = difflib.unified_diff(
+            text.splitlines(), after[member].splitlines(), "active", "planned", lineterm="", n=_CONTEXT_LINES
+        )
+        told = tuple(lines)
+        if told:
+            yield TextDifference(member=member, lines=told)
+
+
+def _texts(spec: JobSpec) -> dict[str, str]:
+    """All that a model reads of a job, in the order in which it reads it."""
+    ask = spec.ask
+    examples = json.loads(ask.examples_json) if ask.examples_json is not None else []
+    schema = json.loads(ask.output_schema_json) if ask.output_schema_json is not None else None
+    return {
+        "ask.system": ask.system or "",
+        "ask.missing": ask.missing or "",
+        "ask.uncertain": ask.uncertain or "",
+        "ask.examples_json": "\n".join(json.dumps(each, ensure_ascii=False) for each in examples),
+        "ask.user": ask.user,
+        "ask.output_schema_json": "" if schema is None else json.dumps(schema, ensure_ascii=False, indent=2),
+    }
+
+
+_CONTEXT_LINES = 3
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -130,7 +183,8 @@ class _Trial:
         self._prices = prices
         self._limits = limits
         self._now_ms = now_ms
-        self._jobs = CompiledJobs()
+        self._jobs = CompiledJobs(installed_checks())
+        self._weighing: Scales | None = None
         version = version_of(spec)
         self._row = Job(
             job=spec.job,
@@ -179,7 +233,13 @@ class _Trial:
             tokens=item.tokens_estimate,
             cost_nanos=cost,
             expected_nanos=expected,
+            weight=self._scales(compiled).weigh(item.input_json),
         )
+
+    def _scales(self, compiled: CompiledJob) -> Scales:
+        if self._weighing is None:
+            self._weighing = Scales(self._spec, compiled.form)
+        return self._weighing
 
     def _costs(self, input_tokens: int, room: int | None) -> tuple[int | None, int | None]:
         """(at most, expected). A job that chooses its mode by deadline pays batch as a rule, and online at most."""

@@ -19,11 +19,13 @@ class Problem:
     what: str
     hint: str | None = None
     level: Literal["error", "warning"] = "error"
+    lint: str | None = None  #: the name under which a warning can be allowed
 
     @override
     def __str__(self) -> str:
         tail = f" ({self.hint})" if self.hint else ""
-        return f"{self.file}:{self.line}: {self.level}: {self.what}{tail}"
+        name = f" [{self.lint}]" if self.lint else ""
+        return f"{self.file}:{self.line}: {self.level}: {self.what}{tail}{name}"
 
 
 class JobFileError(Exception):

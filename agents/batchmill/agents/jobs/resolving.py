@@ -11,12 +11,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from batchmill.agents.checks import CheckLoadError, load_check
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
 from batchmill.schemas.jobs import (
     AskSpec,
     BreakerSpec,
     BudgetSpec,
+    CheckKind,
     ChunkSpec,
     CitationSpec,
     CommitSpec,
@@ -31,6 +33,7 @@ from batchmill.schemas.jobs import (
     ModeSpec,
     OnlineSpec,
     PlaceSpec,
+    Repair,
     RetryRule,
     RetrySpec,
     ReviewSpec,
@@ -68,6 +71,7 @@ class Texts:
         self._folder = lined.file.parent
         self.problems: list[Problem] = []
         self.read: dict[Steps, Path] = {}
+        self.numbers: dict[Steps, tuple[int, ...]] = {}  #: of a file of documents: the line of each
 
     def text(self, steps: Steps, name: str | None) -> str | None:
         if name is None:
@@ -76,14 +80,14 @@ class Texts:
         self.read[steps] = file
         try:
             if not file.resolve().is_relative_to(self._folder.resolve()):
-                return self._wrong(steps, f"{name} lies outside the job's folder", "copy it beside job.yaml")
+                return self.wrong(steps, f"{name} lies outside the job's folder", "copy it beside job.yaml")
             if file.stat().st_size > _TEXT_BYTES_MAX:
-                return self._wrong(steps, f"{name} is larger than {_TEXT_BYTES_MAX} bytes", None)
+                return self.wrong(steps, f"{name} is larger than {_TEXT_BYTES_MAX} bytes", None)
             return file.read_text("utf-8")
         except UnicodeDecodeError:
-            return self._wrong(steps, f"{name} is not UTF-8", None)
+            return self.wrong(steps, f"{name} is not UTF-8", None)
         except OSError as error:
-            return self._wrong(steps, f"{name} cannot be read: {error.strerror}", f"it should be at {file}")
+            return self.wrong(steps, f"{name} cannot be read: {error.strerror}", f"it should be at {file}")
 
     def document(self, steps: Steps, name: str | None) -> str | None:
         """A file that holds a JSON document."""
@@ -103,9 +107,9 @@ class Texts:
         if not text:
             return None
         found = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
+        full = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        self.numbers[steps] = tuple(number for number, _ in full)
+        for number, line in full:
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
@@ -114,7 +118,7 @@ class Texts:
                 return None
         return json.dumps(found)
 
-    def _wrong(self, steps: Steps, what: str, hint: str | None) -> str:
+    def wrong(self, steps: Steps, what: str, hint: str | None) -> str:
         self.problems.append(Problem(file=self._lined.file, line=self._lined.line(steps), what=what, hint=hint))
         return ""
 
@@ -129,7 +133,7 @@ def resolved(data: Mapping[str, Any], texts: Texts) -> JobSpec:
         input=_input(data.get("input", {}), texts),
         ask=_ask(data["ask"], texts),
         mode=_mode(data.get("mode", {})),
-        judge=_judge(data.get("judge", {})),
+        judge=_judge(data.get("judge", {}), texts),
         retry=_retry(data.get("retry", {})),
         place=PlaceSpec(**data["place"]),
         budget=_budget(data.get("budget")),
@@ -209,7 +213,7 @@ def _nanos(dollars: float | None) -> int | None:
     return None if dollars is None else round(Decimal(str(dollars)) * NANO_DOLLARS)
 
 
-def _judge(data: Mapping[str, Any]) -> JudgeSpec:
+def _judge(data: Mapping[str, Any], texts: Texts) -> JudgeSpec:
     confidence, review = data.get("confidence"), data.get("review", {})
     by = review.get("by")
     return JudgeSpec(
@@ -218,16 +222,18 @@ def _judge(data: Mapping[str, Any]) -> JudgeSpec:
         lengths={name: LengthSpec(**bounds) for name, bounds in data.get("lengths", {}).items()},
         patterns=data.get("patterns", {}),
         types=data.get("types", {}),
-        repairs=tuple(data.get("repairs", ())),
+        repairs=tuple(Repair(name) for name in data.get("repairs", ())),
         rules=tuple(RuleSpec(**_severity(rule)) for rule in data.get("rules", ())),
         citations=tuple(CitationSpec(**_severity(each)) for each in data.get("citations", ())),
         confidence=None if confidence is None else _confidence(confidence),
-        functions=tuple(_function(each) for each in data.get("functions", ())),
-        scoring=_scoring(data.get("scoring")),
+        functions=tuple(
+            _function(each, texts, ("judge", "functions", at)) for at, each in enumerate(data.get("functions", ()))
+        ),
+        scoring=_scoring(data.get("scoring"), texts),
         review_by=None if by is None else SamplingSpec(**by),
         review_sample=review.get("sample", 0),
         on_reject=data.get("on_reject", "retry"),
-        severity=data.get("severity", {}),
+        severity={CheckKind(kind): Severity(meaning) for kind, meaning in data.get("severity", {}).items()},
     )
 
 
@@ -244,17 +250,25 @@ def _confidence(data: Mapping[str, Any]) -> ConfidenceSpec:
     return ConfidenceSpec(**told, calibration=calibration)
 
 
-def _function(data: Mapping[str, Any]) -> FunctionSpec:
+def _function(data: Mapping[str, Any], texts: Texts, steps: Steps) -> FunctionSpec:
+    """Frozen with the source that is installed here."""
     told = _severity(data)
-    return FunctionSpec(name=told.pop("call"), params_json=json.dumps(told.pop("params", {})), **told)
+    name = told.pop("call")
+    try:
+        sha256 = load_check(name).sha256
+    except CheckLoadError as error:
+        texts.wrong((*steps, "call"), str(error), error.hint)
+        sha256 = ""
+    return FunctionSpec(name=name, sha256=sha256, params_json=json.dumps(told.pop("params", {})), **told)
 
 
-def _scoring(data: Mapping[str, Any] | None) -> ScoringSpec | None:
+def _scoring(data: Mapping[str, Any] | None, texts: Texts) -> ScoringSpec | None:
     if data is None:
         return None
     told = dict(data)
     call, params = told.pop("call", None), told.pop("params", {})
-    function = None if call is None else _function({"id": "score", "call": call, "params": params})
+    told_of = {"id": "score", "call": call, "params": params}
+    function = None if call is None else _function(told_of, texts, ("judge", "scoring"))
     return ScoringSpec(**told, function=function)
 
 
