@@ -340,6 +340,11 @@ def _forgets_what_it_asked(right: Any) -> Any:
     return change
 
 
+def _tells_of_reverts_only(right: Any) -> Any:
+    """What is put back is published as if it were taken back."""
+    return lambda *told: replace(right(*told), kind="revert")
+
+
 def _changes_nothing(right: Any) -> Any:
     """The command is settled, and the sink is not asked."""
     del right
@@ -377,7 +382,7 @@ BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 
 BUGS = (
     Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
-    Bug("a revert forgotten", "topic_tells_the_sink", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
+    Bug("a revert forgotten", "commit_once", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
     Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
     Bug("a change asked before it is noted", "changed_once", stages, "_change", _forgets_what_it_asked, CHANGES),
     Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),

@@ -15,6 +15,7 @@ from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams.accounting import Books, origin_key, place_of
 from batchmill.streams.controlling import promotion_of
+from batchmill.streams.limiting import Share, counts_of
 from tests.simulation.oracle import ATTEMPTS_MAX, answer_to, asked_as
 from tests.simulation.simulation import Story
 
@@ -157,6 +158,12 @@ def limit_kept(story: Story) -> Iterator[str]:
     for version, count in commits.items():
         if count > story.stop_after * (story.goes + 1):
             yield f"{count} commits of {version}, {story.goes + 1} times {story.stop_after} were allowed"
+    for task in story.tasks:
+        share = Share(task.partition, story.world.partitions)
+        for version in story.versions:
+            counts = counts_of(task.view, "sim", version)
+            if counts.commits > share.part(story.stop_after, counts.turn):
+                yield f"task {task.partition} made {counts.commits} commits of {version} since the last go"
 
 
 @law

@@ -60,8 +60,8 @@ PASSES_APART = 10
 _REST_SECONDS_MIN = 0.05
 _log = structlog.get_logger(__name__)
 
-#: makes the decision that an answer of a scoring job stands for
-Decide = Callable[[Life, Verdict, int], Decision]
+#: makes the decision that an answer of a scoring job stands for; None: it answers no question of ours
+Decide = Callable[[Life, Verdict, int], Decision | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,8 @@ class Committer:
         if place.sink == "decisions":
             assert self.decide is not None, "the decisions sink has nobody to make decisions"
             decision = self.decide(life, verdict, clock.wall_ms())
-            orders = [Emit(decision, key=decision.request_id.encode())]
+            orders = [] if decision is None else [Emit(decision, key=decision.request_id.encode())]
+            refused = "its source names no answer that was to be scored" if decision is None else None
         elif place.sink == "kafka" and not is_ours:
             output = publication(write)
             if task.fits(output.key, output.value, output.headers):
