@@ -384,6 +384,8 @@ BUGS = (
     Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
     Bug("a revert forgotten", "commit_once", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
     Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
+    Bug("a replay told as a revert", "topic_tells_the_sink", reverting, "_record", _tells_of_reverts_only, CHANGES),
+    Bug("a revert that is only said", "reverted_rests", stages, "_change", _changes_nothing, CHANGES),
     Bug("a change asked before it is noted", "changed_once", stages, "_change", _forgets_what_it_asked, CHANGES),
     Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),
     Bug("newer beside older", "asked_in_order", committing._Cut, "_is_source_busy", _asks_out_of_order, BLIND),

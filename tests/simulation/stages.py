@@ -60,7 +60,7 @@ COMMIT_CUT = 5
 #: of the instants at which the writer looks, the sink is down at one in so many
 DOWN_EVERY = 9
 #: how often a sink hangs up; one that cannot compare is only in danger when it does so again and again
-HANGS_UP, HANGS_UP_BLIND = 0.1, 0.6
+HANGS_UP, HANGS_UP_BLIND = 0.1, 0.9
 TYPICAL_MS = 60_000
 ANSWER_TOKENS_MAX = 50
 #: states whose steps the polling loop takes
