@@ -8,6 +8,7 @@ import pytest
 
 from batchmill.agents.kafka import LocalCluster, RunningCluster, start_cluster
 from batchmill.agents.kafka.launcher import ForeignCluster
+from tests.postgres import PostgresServer, running_postgres
 
 # No test can spend money by accident, nor can the reader's own settings change what a test means. Children inherit it.
 for _name in [name for name in os.environ if name.startswith(("BATCHMILL_", "OPENAI_", "ANTHROPIC_", "OTEL_"))]:
@@ -52,3 +53,17 @@ def three_brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalClu
     """Three brokers, three copies, two of them in sync: for faults of one."""
     with start_cluster(tmp_path_factory.mktemp("kafka-3"), brokers=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for the whole run, for tests that leave it running."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server for the tests of one module that stop, kill and start it; each leaves it running."""
+    with running_postgres() as server:
+        yield server

@@ -6,7 +6,7 @@ What lives here: from `Settings` to a running process. What must not: decisions,
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create_app
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
-from batchmill.agents.sinks.sqlite import SqliteSink
+from batchmill.agents.sinks.registry import OutsideSink, build_sinks
 from batchmill.agents.stages.caller import Caller
 from batchmill.agents.stages.changer import Changer
 from batchmill.agents.stages.collector import Collector
@@ -46,7 +46,6 @@ from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.isolating import isolate_record
 from batchmill.streams.normalizing import RawLimits
-from batchmill.streams.ports import Sink
 from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]
@@ -71,7 +70,7 @@ class Worker:
     kit: Kit
     telemetry: Telemetry
     providers: Providers
-    sink: SqliteSink
+    sinks: Mapping[str, OutsideSink]
 
 
 def run_worker(settings: Settings) -> int:
@@ -120,9 +119,9 @@ def build_worker(settings: Settings) -> Worker:
         foreign=ForeignTopics(settings.kafka),
     )
     hooks.kit = kit
-    sink = SqliteSink(path=settings.sink_path, busy_timeout_ms=settings.sink.busy_timeout_ms)
+    sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    committer = _add_stages(app, settings, kit, providers, sink, traces, tally)
+    committer = _add_stages(app, settings, kit, providers, sinks, traces, tally)
     _follow_ownership(app, settings, providers)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app, committer)
@@ -130,7 +129,7 @@ def build_worker(settings: Settings) -> Worker:
     telemetry.watch("batchmill.consumer.lag", lambda: gauges.lag)
     telemetry.watch("batchmill.commits.held", lambda: gauges.held)
     app.timer(_BOOKING_SECONDS)(partial(_book, tally, gauges))
-    return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sink=sink)
+    return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sinks=sinks)
 
 
 def _add_stages(
@@ -138,7 +137,7 @@ def _add_stages(
     settings: Settings,
     kit: Kit,
     providers: Providers,
-    sink: SqliteSink,
+    sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
 ) -> Committer:
@@ -189,7 +188,6 @@ def _add_stages(
         traces=traces,
         submitter=submitter,
     )
-    sinks: dict[str, Sink] = {"sqlite": sink}
     committer = Committer(kit=kit, sinks=sinks, effects=effects, traces=traces, tasks_total=settings.partitions)
     changer = Changer(kit=kit, sinks=sinks, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)

@@ -317,7 +317,8 @@ class SinkSettings(_Group):
         default=15_000, description="Longest one statement may take; the server itself ends it."
     )
     files_dir: Path | None = Field(
-        default=None, description="Folder of the JSONL and Parquet sinks, one folder per table; default <data_dir>/files."
+        default=None,
+        description="Folder of the JSONL and Parquet sinks, one folder per table; default <data_dir>/files.",
     )
     webhook_url: str | None = Field(default=None, description="Where committed output is posted; unset: no such sink.")
     webhook_secret: SecretStr | None = Field(
@@ -335,7 +336,9 @@ class SinkSettings(_Group):
             msg = "webhook_url must be an absolute http(s) URL without a password, such as https://example.org/hook"
             raise ValueError(msg)
         if self.webhook_secret is None and self.webhook_secret_file is None:
-            msg = "webhook_url needs webhook_secret or webhook_secret_file: a post that is not signed could be anybody's"
+            msg = (
+                "webhook_url needs webhook_secret or webhook_secret_file: a post that is not signed could be anybody's"
+            )
             raise ValueError(msg)
         return self
 

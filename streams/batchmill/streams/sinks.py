@@ -110,12 +110,9 @@ def _unlike(table: str, pattern: re.Pattern[str], rule: str) -> str | None:
         return f"must be {rule}"
     if table.endswith(HISTORY):
         return f"must not end in {HISTORY}: the history of a table is called so"
-    first = table.partition(".")[0]
-    return "must not begin with sqlite_ or pg_: such names are the database's own" if _is_systems(first) else None
-
-
-def _is_systems(name: str) -> bool:
-    return name.startswith(("sqlite_", "pg_"))
+    if (table + HISTORY).startswith("sqlite_") or table.startswith("pg_"):
+        return "must not be `sqlite` nor begin with sqlite_ or pg_: such names are the database's own"
+    return None
 
 
 def _day(at_ms: int) -> str:

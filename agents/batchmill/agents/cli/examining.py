@@ -1,5 +1,6 @@
 """What `batchmill doctor` looks at: each check says ok, warn or fail, what was found, and how to mend it."""
 
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.agents import clock
 from batchmill.agents.cli.accounts import account_trouble, key_hint
+from batchmill.streams.ports import ProviderError
 
 if TYPE_CHECKING:
     from batchmill.agents.settings import AccountSettings, Settings
+    from batchmill.agents.sinks.registry import OutsideSink
 
 __all__ = ["Finding", "Level", "examine"]
 
@@ -18,6 +21,8 @@ _DISK_BYTES_WARN = 5 * 2**30
 _DISK_BYTES_FAIL = 2**29
 _HTTP_SECONDS = 5.0
 _STALE_MS = 60_000
+#: these need no setting, so that they are there does not mean that anybody wants them
+_SINKS_ALWAYS_THERE = frozenset({"sqlite", "jsonl", "parquet"})
 
 
 class Level(StrEnum):
@@ -41,8 +46,8 @@ async def examine(settings: "Settings") -> list[Finding]:
     found = [each async for each in _kafka(settings)]
     for name, account in settings.accounts.items():
         found += [each async for each in _account(name, account, settings)]
-    found += [_disk(settings), _view(settings), *_overseer(settings), *_jobs(settings)]
-    return found
+    found += [_disk(settings), _view(settings), *_overseer(settings)]
+    return [*found, *[each async for each in _sinks(settings)], *_jobs(settings)]
 
 
 async def _kafka(settings: "Settings") -> AsyncIterator[Finding]:
@@ -225,6 +230,49 @@ def _overseer(settings: "Settings") -> list[Finding]:
         return [Finding(what="overseer", level=Level.OK, found="none is heard of, and nothing needs one")]
     found = f"none is heard of; {sum(seen.waiting.values())} batches wait for one"
     return [Finding(what="overseer", level=Level.WARN, found=found, mend="batchmill overseer")]
+
+
+async def _sinks(settings: "Settings") -> AsyncIterator[Finding]:
+    """Each sink that is set is tried out, nothing is written; one that is not set matters where a job names it."""
+    from batchmill.agents.settings import SettingsError
+    from batchmill.agents.sinks.registry import UnsetSink, build_sinks
+
+    try:
+        sinks = build_sinks(settings)
+    except SettingsError as error:
+        yield Finding(what="sinks", level=Level.FAIL, found=str(error), mend="correct the setting")
+        return
+    wanted = _sinks_of_jobs(settings)
+    for name, sink in sinks.items():
+        if isinstance(sink, UnsetSink) and name in wanted:
+            found = f"the job {wanted[name]} writes to it, and it is not there; what it writes waits"
+            yield Finding(what=f"sink {name}", level=Level.FAIL, found=found, mend=sink.missing)
+        elif not isinstance(sink, UnsetSink) and (name in wanted or name not in _SINKS_ALWAYS_THERE):
+            yield await _sink(name, sink)
+
+
+async def _sink(name: str, sink: "OutsideSink") -> Finding:
+    try:
+        found = await sink.probe()
+    except Exception as error:  # noqa: BLE001 - whatever a sink raises means that it cannot be written to
+        told = f"cannot be reached: {error if isinstance(error, ProviderError) else type(error).__name__}"
+        mend = f"check the settings sink.* ({name}) and what they point at; until then what it is to hold waits"
+        return Finding(what=f"sink {name}", level=Level.FAIL, found=told, mend=mend)
+    finally:
+        await sink.close()
+    return Finding(what=f"sink {name}", level=Level.OK, found=found)
+
+
+def _sinks_of_jobs(settings: "Settings") -> dict[str, str]:
+    """Sink -> a job that writes to it."""
+    from batchmill.agents.jobs import JobFileError, load_job
+
+    wanted = {}
+    for file in sorted(settings.jobs_dir.glob("*/job.yaml")):
+        with contextlib.suppress(JobFileError):
+            spec = load_job(file).spec
+            wanted[spec.place.sink] = spec.job
+    return wanted
 
 
 def _jobs(settings: "Settings") -> list[Finding]:

@@ -18,7 +18,9 @@ from batchmill.streams.capabilities import PROVIDERS, ProviderFacts
 from batchmill.streams.chunking import BATCH
 from batchmill.streams.finding import Finding
 from batchmill.streams.linting import findings as of_spec
+from batchmill.streams.paths import PathError, compile_path
 from batchmill.streams.proofreading import remarks
+from batchmill.streams.sinks import BY_DATE, FILE_SINKS, table_fault
 
 __all__ = ["findings", "told"]
 
@@ -36,6 +38,7 @@ def findings(spec: JobSpec, lined: Lined, texts: Texts) -> Iterator[Problem]:
         yield told(finding, lined, texts)
     yield from _answer_members(spec, lined)
     yield from _ways(spec, lined)
+    yield from _destination(spec, lined)
 
 
 def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
@@ -96,6 +99,26 @@ def _ways(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
     elif mode.deadline_seconds is not None and (late := _late(mode.prefer, mode.deadline_seconds, facts)):
         what = f"mode.deadline is {_duration(mode.deadline_seconds)}: {late}"
         yield Problem(file=lined.file, line=lined.line(("mode", "deadline")), what=what, level="warning")
+
+
+def _destination(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
+    """A name that the sink would refuse for every record, and a way of splitting up that it does not have."""
+    place = spec.place
+    fault = table_fault(place.sink, place.table)
+    if fault is not None:
+        what = f"place.table of the sink {place.sink} {fault}"
+        yield Problem(file=lined.file, line=lined.line(("place", "table")), what=what)
+    if place.partition is None:
+        return
+    line = lined.line(("place", "partition"))
+    if place.sink not in FILE_SINKS:
+        what = f"place.partition is for files ({', '.join(sorted(FILE_SINKS))}), not for {place.sink}"
+        yield Problem(file=lined.file, line=line, what=what, hint="leave it out")
+    elif place.partition != BY_DATE:
+        try:
+            compile_path(place.partition)
+        except PathError as error:
+            yield Problem(file=lined.file, line=line, what=f"place.partition: {error}")
 
 
 def _late(prefer: str, deadline_seconds: int, facts: ProviderFacts) -> str | None:

@@ -79,7 +79,7 @@ class Changer:
             return True
 
     async def _ask(self, task: Task, progress: Progress, name: str, part: Sequence[tuple[Asked, SinkChange]]) -> bool:
-        if name not in self.sinks:
+        if not hasattr(self.sinks.get(name), "change"):  # it keeps history, and is not set here
             _log.warning("sink_unreachable", sink=name, changes=len(part), error="it is not configured here")
             return False
         sink = cast("RevertibleSink", self.sinks[name])  # `next_cut` asks for nothing of any other
