@@ -111,6 +111,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
     story.stop_after, story.changes = scale.stop_after, scale.changes
+    worker.outages = scale.changes or not scale.compares or scale.stop_after is not None
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
@@ -153,7 +154,8 @@ def _work(story: Story, task: SimTask) -> None:
             name = chance.choice(list(TOPICS))
             TOPICS[name](story.worker, task, chance.randrange(1, 12))
         else:
-            name = chance.choice([*EFFECTS, "dispatch", "dispatch", "poll", "poll"])
+            effects = [name for name in EFFECTS if name != "change" or story.changes]
+            name = chance.choice([*effects, "dispatch", "dispatch", "poll", "poll"])
             EFFECTS[name](story.worker, task)
         if chance.random() < 0.6:
             task.commit()

@@ -77,6 +77,7 @@ class Worker:
     provider: SimProvider
     sink: SimSink
     crash_share: float
+    outages: bool = False  #: now and then the sink is known to be down
     rough: bool = True  #: files vanish, the sink hangs up or answers twice
     payloads: dict[str, bytes] = field(default_factory=dict)
     results: dict[str, list[collecting.RowOutcome]] = field(default_factory=dict)
@@ -281,7 +282,7 @@ def _write(worker: Worker, task: SimTask) -> bool:
     terms = committing.Terms(
         sinks={"sim": worker.sink.capabilities},
         share=limiting.Share(task.partition, worker.world.partitions),
-        down={"sim"} if worker.rough and now_ms % DOWN_EVERY == 0 else frozenset(),
+        down={"sim"} if worker.outages and now_ms % DOWN_EVERY == 0 else frozenset(),
     )
     intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT)
     while intent.after is not None and not intent.lives and not intent.orders:
