@@ -26,6 +26,7 @@ READS = [
     "doctor", "config show", "topics plan", "topics verify", "job validate", "job plan", "job list", "job show",
     "status", "records list", "records show", "explain", "batches list", "batches show", "review list",
     "review show", "dlq list", "dlq show", "dlq summary", "dlq redrive",
+    "commits list", "commits show", "commits revert", "commits replay",
 ]  # fmt: skip
 #: what the first release promises to have
 PROMISED = {
@@ -33,7 +34,7 @@ PROMISED = {
     "approve", "simulate", "demo", "healthcheck", "config show", "topics plan", "topics apply", "topics verify",
     "job validate", "job plan", "job apply", "job list", "job show", "records list", "records show", "batches list",
     "batches show", "review list", "review accept", "review correct", "review decline", "dlq list", "dlq show",
-    "dlq redrive",
+    "dlq redrive", "commits list", "commits show", "commits revert", "commits replay", "commits go",
 }  # fmt: skip
 
 

@@ -23,19 +23,34 @@ from batchmill.streams import (
     normalizing,
     overseeing,
     queueing,
+    reverting,
     reviewing,
     submitting,
 )
 from batchmill.streams import view as read
-from batchmill.streams.facts import ReviewUndone
+from batchmill.streams.facts import ReviewUndone, TakenBack
 from batchmill.streams.orders import Emit, Order, Put
-from batchmill.streams.ports import NotStartedError, SinkOutcome
+from batchmill.streams.ports import NotStartedError, SinkOutcome, SinkResult
 from tests.simulation import provider as simulated
 from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "FEW_SOURCES", "ONLINE", "PROSE", "RULED", "SCORED", "TIGHT", "Bug", "planted"]
+__all__ = [
+    "BAD_ROWS",
+    "BLIND",
+    "BUGS",
+    "CHANGES",
+    "FEW_SOURCES",
+    "LIMITED",
+    "ONLINE",
+    "PROSE",
+    "RULED",
+    "SCORED",
+    "TIGHT",
+    "Bug",
+    "planted",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +323,24 @@ def _keeps_the_correction(right: Any) -> Any:
     return changes
 
 
+def _settles_changes_again(right: Any) -> Any:
+    """An answer to a change that comes twice is published twice."""
+
+    def settle(view: Any, progress: Any, asked: Any, result: Any, **more: Any) -> Any:
+        return right(view, replace(progress, asking=(*progress.asking, asked)), asked, result, **more)
+
+    return settle
+
+
+def _forgets_what_was_taken_back(right: Any) -> Any:
+    """A commit that was taken back looks like one in doubt."""
+
+    def changes(life: Life, fact: Any) -> dict[str, Any]:
+        return {} if isinstance(fact, TakenBack) else right(life, fact)
+
+    return changes
+
+
 def _takes_any_correction(right: Any) -> Any:
     """What a person writes is taken as it is, whatever the rules say."""
     return lambda *told: replace(right(*told), reason=None)
@@ -352,6 +385,69 @@ def _counts_only_the_dead(right: Any) -> Any:
     return outcome_of
 
 
+def _hears_no_conflict(right: Any) -> Any:
+    """Whatever the sink answers to a change, it is taken to have been made."""
+
+    def settle(view: Any, progress: Any, asked: Any, result: Any, **more: Any) -> Any:
+        return right(view, progress, asked, replace(result, outcome=SinkOutcome.APPLIED), **more)
+
+    return settle
+
+
+def _forgets_what_it_asked(right: Any) -> Any:
+    """What a revert is about to ask the sink for is noted only when the sink has answered."""
+    del right
+
+    def change(worker: Any, task: Any, progress: Any) -> None:
+        task.apply([reverting.noted(replace(progress, asking=()))])
+        worker.durable(task)
+        changes = [reverting.change_of(task.view, task.jobs, progress, asked)[1] for asked in progress.asking]
+        answers = worker.sink.change(changes)
+        worker.meanwhile(task)
+        now = replace(reverting.current(task.view, progress), asking=progress.asking)
+        for asked, result in zip(progress.asking, answers, strict=True):
+            now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+            task.apply(orders)
+        task.apply([reverting.noted(now)])
+
+    return change
+
+
+def _tells_of_reverts_only(right: Any) -> Any:
+    """What is put back is published as if it were taken back."""
+    return lambda *told: replace(right(*told), kind="revert")
+
+
+def _changes_nothing(right: Any) -> Any:
+    """The command is settled, and the sink is not asked."""
+    del right
+
+    def change(worker: Any, task: Any, progress: Any) -> None:
+        now = progress
+        for asked in progress.asking:
+            result = SinkResult(commit_id=asked.commit_id, outcome=SinkOutcome.APPLIED)
+            now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+            task.apply(orders)
+        task.apply([reverting.noted(now)])
+
+    return change
+
+
+def _counts_no_doubts(right: Any) -> Any:
+    """Writes in doubt are not counted against the allowance."""
+    del right
+    return lambda cut, counts, spec: 0
+
+
+def _asks_out_of_order(right: Any) -> Any:
+    """A newer write is begun while an older one of its source is in doubt."""
+    del right
+    return lambda cut, life: False
+
+
+CHANGES = Scale(sources=8, changes=True)
+BLIND = Scale(sources=4, compares=False)
+LIMITED = Scale(stop_after=4)
 #: long enough for a source to be committed, changed, and changed back
 FEW_SOURCES = Scale(sources=4, events=250, actions=2_500)
 ONLINE = Scale(prefer="online")
@@ -370,6 +466,14 @@ PROSE = Scale(
 )
 
 BUGS = (
+    Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
+    Bug("a revert forgotten", "commit_once", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
+    Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
+    Bug("a replay told as a revert", "topic_tells_the_sink", reverting, "_record", _tells_of_reverts_only, CHANGES),
+    Bug("a revert that is only said", "reverted_rests", stages, "_change", _changes_nothing, CHANGES),
+    Bug("a change asked before it is noted", "changed_once", stages, "_change", _forgets_what_it_asked, CHANGES),
+    Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),
+    Bug("newer beside older", "asked_in_order", committing._Cut, "_is_source_busy", _asks_out_of_order, BLIND),
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
     Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request),
     Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers),

@@ -15,6 +15,7 @@ from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams.accounting import Books, origin_key, place_of
 from batchmill.streams.controlling import promotion_of
+from batchmill.streams.limiting import Share, counts_of
 from tests.simulation.oracle import ATTEMPTS_MAX, SECOND, WRONG, agrees, answer_to, asked_as, sha256_of
 from tests.simulation.simulation import Story
 
@@ -37,10 +38,12 @@ def broken(story: Story) -> dict[str, list[str]]:
 
 @law
 def ends(story: Story) -> Iterator[str]:
-    """In bounded time, and nothing but reviews is left."""
+    """In bounded time, and nothing but reviews is left, and what was taken back."""
     if not story.finished:
         yield "there is work left"
     for life in story.lives():
+        if life.status is Status.VALIDATED and life.reverted:
+            continue
         if life.status not in {Status.COMMITTED, Status.FAILED_TERMINAL, Status.NEEDS_REVIEW}:
             yield f"{life.request_id} is {life.status}"
 
@@ -95,7 +98,7 @@ def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life]) 
 @law
 def commit_once(story: Story) -> Iterator[str]:
     """One committed record per commit, the same commits in topic and sink, one per target and rank."""
-    records = Counter(record.commit_id for record in _committed(story))
+    records = Counter(record.commit_id for record in _commits(story))
     yield from (f"commit {name} was published {count} times" for name, count in records.items() if count > 1)
     if set(records) != set(story.sink.history):
         yield f"topic and sink differ in {sorted(set(records) ^ set(story.sink.history))}"
@@ -103,6 +106,81 @@ def commit_once(story: Story) -> Iterator[str]:
         (each.write.target_key, each.write.seq, each.write.promotion) for each in story.sink.history.values()
     )
     yield from (f"{rank} was written {count} times" for rank, count in ranks.items() if count > 1)
+
+
+def _commits(story: Story) -> list[Committed]:
+    """What was written to the sink; what the second job decides is on `decisions`."""
+    return [record for record in story.world.records("committed") if record.kind == "commit" and record.job != SECOND]
+
+
+@law
+def changed_once(story: Story) -> Iterator[str]:
+    """What the sink did for a command is published once, and nothing else is."""
+    records = Counter(record.commit_id for record in story.world.records("committed") if record.kind != "commit")
+    yield from (f"change {name} was published {count} times" for name, count in records.items() if count > 1)
+    if set(records) != story.sink.made:
+        yield f"topic and sink differ in the changes {sorted(set(records) ^ story.sink.made)}"
+
+
+@law
+def topic_tells_the_sink(story: Story) -> Iterator[str]:
+    """Who reads `committed` in order knows what each target holds, whatever was taken back and put back."""
+    held: dict[str, str | None] = {}
+    newest: dict[str, tuple[int, int]] = {}
+    before: dict[str, str | None] = {}
+    for record in story.world.records("committed"):
+        now, rank = held.get(record.target_key), (record.seq, record.promotion)
+        if record.kind == "commit":
+            before[record.commit_id] = record.previous_commit_id
+            if rank > newest.get(record.target_key, (-1, -1)):
+                held[record.target_key], newest[record.target_key] = record.commit_id, rank
+        elif record.kind == "revert" and now == record.reverts:
+            held[record.target_key] = before[record.reverts]
+        elif record.kind == "replay" and now == before[record.reverts]:
+            held[record.target_key] = record.reverts
+    for target_key in held.keys() | story.sink.rows.keys():
+        row = story.sink.rows.get(target_key)
+        if held.get(target_key) != (None if row is None else row.write.commit_id):
+            yield f"{target_key}: told {held.get(target_key)}, held {row and row.write.commit_id}"
+
+
+@law
+def reverted_rests(story: Story) -> Iterator[str]:
+    """What was taken back is in the sink no more, and what is there was not."""
+    held = {row.write.commit_id for row in story.sink.rows.values()}
+    for life in story.lives():
+        if life.reverted and life.commit_id in held:
+            yield f"{life.request_id} was taken back and is in the sink"
+
+
+@law
+def asked_in_order(story: Story) -> Iterator[str]:
+    """A sink that cannot compare is never given an older value of a source after a newer one."""
+    if story.sink.compares:
+        return
+    last: dict[str, tuple[int, int]] = {}
+    for write in story.sink.asked:
+        rank = (write.seq, write.promotion)
+        if rank < last.get(write.target_key, rank):
+            yield f"{write.target_key} was given {rank} after {last[write.target_key]}"
+        last[write.target_key] = rank
+
+
+@law
+def limit_kept(story: Story) -> Iterator[str]:
+    """Of no version more is committed than the operator has allowed."""
+    if story.stop_after is None:
+        return
+    commits = Counter(record.version for record in _commits(story))
+    for version, count in commits.items():
+        if count > story.stop_after * (story.goes + 1):
+            yield f"{count} commits of {version}, {story.goes + 1} times {story.stop_after} were allowed"
+    for task in story.tasks:
+        share = Share(task.partition, story.world.partitions)
+        for version in story.versions:
+            counts = counts_of(task.view, "sim", version)
+            if counts.commits > share.part(story.stop_after, counts.turn):
+                yield f"task {task.partition} made {counts.commits} commits of {version} since the last go"
 
 
 @law
@@ -146,12 +224,15 @@ def _cancelled_before(story: Story) -> int:
 @law
 def sources_tell_the_truth(story: Story) -> Iterator[str]:
     """What a task believes the sink to hold is what it holds."""
+    taken_back = {life.request_id for life in story.lives() if life.reverted}
     for task in story.tasks:
         for row in task.view.rows(Source.schema):
             assert isinstance(row, Source)
             if row.job == SECOND:
                 continue  # what it decides is on `decisions`
             held = story.sink.rows.get(row.source_id)
+            if row.committed_request_id in taken_back:
+                continue  # it stays the newest that was committed
             if row.committed_request_id != (None if held is None else held.write.request_id):
                 yield f"{row.key}: believed {row.committed_request_id}, held {held and held.write.request_id}"
 
@@ -239,7 +320,7 @@ def right_attempt(story: Story) -> Iterator[str]:
 def never_swapped(story: Story) -> Iterator[str]:
     """What is committed is the answer to the question that was asked, or a reviewer's correction."""
     own = _own_answers(story)
-    for record in _committed(story):
+    for record in _commits(story):
         output = json.loads(record.output_json)
         if output != own[record.request_id] and output not in story.corrections:
             yield f"{record.request_id} committed {output}"
@@ -256,10 +337,6 @@ def _asked(story: Story) -> list[WorkItem]:
     return [item for item in story.world.records("normalized") if item.job != SECOND]
 
 
-def _committed(story: Story) -> list[Committed]:
-    return [record for record in story.world.records("committed") if record.job != SECOND]
-
-
 @law
 def undone_is_gone(story: Story) -> Iterator[str]:
     """An answer that waits in review is the model's own, whatever was put in its place before and taken back."""
@@ -272,7 +349,7 @@ def undone_is_gone(story: Story) -> Iterator[str]:
 @law
 def rules_hold(story: Story) -> Iterator[str]:
     """Where there is a rule nothing is committed that breaks it, no more from a person than from a model."""
-    for record in _committed(story) if story.ruled else ():
+    for record in _commits(story) if story.ruled else ():
         if str(json.loads(record.output_json)["label"]).startswith(WRONG):
             yield f"{record.request_id} committed {record.output_json}"
 

@@ -25,6 +25,7 @@ from batchmill.schemas.jobs import (
     BreakerSpec,
     BudgetSpec,
     ChunkSpec,
+    CommitSpec,
     ConfidenceSpec,
     JobSpec,
     JudgeSpec,
@@ -94,6 +95,7 @@ def spec_of(
     prefer: Prefer = "batch",
     judged: Judged = "plainly",
     breaker: BreakerSpec | None = None,
+    stop_after: int | None = None,
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -124,6 +126,7 @@ def spec_of(
         place=PlaceSpec(sink="sim", table="labels"),
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
         breaker=breaker,
+        commit=CommitSpec(stop_after=stop_after),
     )
 
 

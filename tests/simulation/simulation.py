@@ -13,8 +13,9 @@ from batchmill.schemas.jobs import BreakerSpec, BudgetSpec, JobSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
+from batchmill.schemas.status import Status
 from batchmill.schemas.versions import version_of
-from batchmill.streams import controlling
+from batchmill.streams import controlling, limiting, reverting
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.scoring import actor_of
 from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
@@ -32,6 +33,8 @@ ENOUGH_NANOS = 10**9
 STEP_MS_MAX = 4_000
 #: effects that have most to do
 MOSTLY = ("dispatch", "dispatch", "poll", "poll")
+#: of all actions in a story with changes
+CHANGE_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,9 @@ class Scale:
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
     judged: Judged = "plainly"  #: how answers are judged
     breaker: BreakerSpec | None = None
+    compares: bool = True  #: whether the sink does
+    changes: bool = False  #: commits are taken back and put back
+    stop_after: int | None = None  #: commits of a version until the operator says `go`
 
 
 @dataclass(slots=True)
@@ -63,8 +69,11 @@ class Story:
     corrections: list[dict[str, object]] = field(default_factory=list)
     finished: bool = False
     overseer: SimOverseer | None = None
+    stop_after: int | None = None  #: commits of a version that one `go` allows
     budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
     ruled: bool = False  #: there is a rule over input and output
+    changes: bool = False  #: the operator takes commits back, and puts them back
+    goes: int = 0  #: how often the operator said `go`
     overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
 
     def watch_budget(self) -> None:
@@ -101,7 +110,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     scale = scale or Scale()
     chance = Random(seed)
     world = World(chance, scale.partitions)
-    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
+    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(scale.compares), scale.crash_share)
     hold = chance.random() < 0.2
     specs = [
         spec_of(
@@ -112,12 +121,15 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             prefer=scale.prefer,
             judged=scale.judged,
             breaker=scale.breaker,
+            stop_after=scale.stop_after,
         )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
     story = Story(seed, scale, world, worker, tasks, [version_of(spec) for spec in specs])
     story.ruled = scale.judged != "plainly"
+    story.stop_after, story.changes = scale.stop_after, scale.changes
+    worker.outages = scale.changes or not scale.compares or scale.stop_after is not None
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
@@ -140,6 +152,8 @@ def _act(story: Story, operator: "_Operator", author: "_Author") -> None:
     chance = story.world.chance
     story.world.now_ms += chance.randrange(STEP_MS_MAX)
     story.provider.thaw(story.world.now_ms)
+    if story.changes and chance.random() < CHANGE_SHARE:
+        operator.change(chance.choice(("revert", "revert", "replay")))
     drawn = chance.random()
     if drawn < 0.1:
         author.publish()
@@ -160,7 +174,7 @@ def _work(story: Story, task: SimTask) -> None:
             name = chance.choice(list(TOPICS))
             TOPICS[name](story.worker, task, chance.randrange(1, 12))
         else:
-            idle = set() if story.ruled else {"judge"}
+            idle = (set() if story.ruled else {"judge"}) | (set() if story.changes else {"change"})
             name = chance.choice([*(each for each in EFFECTS if each not in idle), *MOSTLY])
             EFFECTS[name](story.worker, task)
         if chance.random() < 0.6:
@@ -196,6 +210,8 @@ def _drain(story: Story, operator: "_Operator") -> None:
             return
         if _paused(story):
             operator.command("resume")
+        if _limited(story):
+            operator.go()
 
 
 def _held(story: Story) -> bool:
@@ -206,6 +222,16 @@ def _paused(story: Story) -> bool:
     return any(job.paused for task in story.tasks for job in controlling.jobs(task.view))
 
 
+def _limited(story: Story) -> bool:
+    jobs = [job for task in story.tasks for job in controlling.jobs(task.view)]
+    return any(
+        limiting.counts_of(task.view, job.job, version).held
+        for task in story.tasks
+        for job in jobs
+        for version in story.versions
+    )
+
+
 def _waiting(story: Story) -> bool:
     for task in story.tasks:
         if task.view.scan("chunk", "", limit=1) or task.view.scan("retry", "", limit=1):
@@ -213,6 +239,8 @@ def _waiting(story: Story) -> bool:
         if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
             return True
         if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
+            return True
+        if reverting.under_way(task.view) is not None:
             return True
     return False
 
@@ -270,7 +298,8 @@ class _Operator:
         self.rulings = ("accept", "accept", "correct", "decline", *more, *scores)
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
-        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
+        goes = ("go",) if specs[0].commit.stop_after is not None else ()
+        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *goes)
 
     def meddle(self) -> None:
         match self.story.world.chance.choice(self.habits):
@@ -281,8 +310,26 @@ class _Operator:
                 self.raise_budget(self.story.budgets[-1] * 3 // 2)
             case "lower":
                 self.raise_budget(self.story.budgets[-1] * 2 // 3)
+            case "go":
+                self.go()
             case command:
                 self.command(command)
+
+    def go(self) -> None:
+        self.story.goes += 1
+        self.command("go")
+
+    def change(self, kind: str) -> None:
+        """Take back, or put back, a run or some requests, whatever has become of them."""
+        chance, lives = self.story.world.chance, self.story.lives()
+        if not lives:
+            return
+        if chance.random() < 0.3:
+            self.command(kind, body_json=reverting.command_body(run=chance.choice(lives).run_id))
+            return
+        likely = [life for life in lives if life.status is Status.COMMITTED or life.reverted] or lives
+        chosen = [chance.choice(likely).request_id for _ in range(chance.randrange(1, 4))]
+        self.command(kind, body_json=reverting.command_body(requests=chosen))
 
     def raise_budget(self, nanos: int) -> None:
         """Apply the same version with another budget; lower ones too."""
@@ -290,11 +337,11 @@ class _Operator:
         self.specs = [replace(spec, budget=BudgetSpec(job_nanos=nanos)) for spec in self.specs]
         self.command("apply", version=self.version)
 
-    def command(self, command: str, *, version: int | None = None) -> None:
+    def command(self, command: str, *, version: int | None = None, body_json: str = "{}") -> None:
         if version is not None:
             self.apply(self.specs[version])
         else:
-            self._issue(command, JOB, None, "{}")
+            self._issue(command, JOB, None, body_json)
 
     def apply(self, spec: JobSpec) -> None:
         self._issue("apply", spec.job, version_of(spec), spec.to_json())

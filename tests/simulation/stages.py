@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.records import Origin, Result, Verdict
+from batchmill.schemas.records import Committed, Origin, Result, Verdict
 from batchmill.schemas.state import Arrival, Chunk, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import (
@@ -21,10 +21,12 @@ from batchmill.streams import (
     controlling,
     granting,
     hastening,
+    limiting,
     normalizing,
     queueing,
     refusing,
     retrying,
+    reverting,
     reviewing,
     scoring,
     sealing,
@@ -58,6 +60,10 @@ GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
 CHUNKS_ON_THE_WAY_MAX = 4
 COMMIT_CUT = 5
+#: of the instants at which the writer looks, the sink is down at one in so many
+DOWN_EVERY = 9
+#: how often a sink hangs up; one that cannot compare is only in danger when it does so again and again
+HANGS_UP, HANGS_UP_BLIND = 0.1, 0.9
 TYPICAL_MS = 60_000
 ANSWER_TOKENS_MAX = 50
 #: states whose steps the polling loop takes
@@ -74,6 +80,7 @@ class Worker:
     provider: SimProvider
     sink: SimSink
     crash_share: float
+    outages: bool = False  #: now and then the sink is known to be down
     rough: bool = True  #: files vanish, the sink hangs up or answers twice
     payloads: dict[str, bytes] = field(default_factory=dict)
     results: dict[str, list[collecting.RowOutcome]] = field(default_factory=dict)
@@ -103,7 +110,7 @@ class Worker:
         try:
             for consume in TOPICS.values():
                 consume(self, task, 3)
-            for name in ("sealing", "sweep", "retry", "judge", "commit", "dispatch", "poll"):
+            for name in ("sealing", "sweep", "retry", "judge", "commit", "change", "dispatch", "poll"):
                 EFFECTS[name](self, task)
         finally:
             self._inside = False
@@ -160,8 +167,11 @@ def reviewer(worker: Worker, task: SimTask, limit: int) -> bool:
 
 def controller(worker: Worker, task: SimTask, limit: int) -> bool:
     found = task.next("control", limit)
-    for _, entry in found:
-        task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
+    for offset, entry in found:
+        if entry.value.command in reverting.COMMANDS:
+            task.apply(reverting.change_command(task.view, entry.value, offset))
+        else:
+            task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
     return bool(found)
 
 
@@ -258,8 +268,28 @@ def sweep(worker: Worker, task: SimTask) -> bool:
 
 
 def write(worker: Worker, task: SimTask) -> bool:
+    busy = f"commit/{task.partition}"
+    if worker.sink.compares:  # an answer that is waited for and another cut at once do no harm
+        return _write(worker, task)
+    if busy in worker.busy:
+        return False
+    worker.busy.add(busy)
+    try:
+        return _write(worker, task)
+    finally:
+        worker.busy.discard(busy)
+
+
+def _write(worker: Worker, task: SimTask) -> bool:
     now_ms = worker.world.now_ms
-    intent = committing.intend(task.view, now_ms=now_ms, limit=COMMIT_CUT)
+    terms = committing.Terms(
+        sinks={"sim": worker.sink.capabilities},
+        share=limiting.Share(task.partition, worker.world.partitions),
+        down={"sim"} if worker.outages and now_ms % DOWN_EVERY == 0 else frozenset(),
+    )
+    intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT)
+    while intent.after is not None and not intent.lives and not intent.orders:
+        intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT, after=intent.after)
     for order in intent.orders:
         _watch_intent(worker, task, order)
     task.apply(intent.orders)
@@ -279,11 +309,15 @@ def write(worker: Worker, task: SimTask) -> bool:
             writes.append(wanted)
     results = worker.sink.apply(writes)
     worker.meanwhile(task)
-    if worker.mishap(0.1):
+    if worker.mishap(HANGS_UP if worker.sink.compares else HANGS_UP_BLIND):
         return True  # the sink hung up; the lives stay in doubt
     again = worker.mishap(0.1)  # its answer is delivered twice
+    done = []
     for each, result in [*zip(writes, results, strict=True)] * (2 if again else 1):
-        task.apply(committing.settle(task.view, each, result, sink="sim", now_ms=now_ms))
+        orders = committing.settle(task.view, each, result, sink="sim", now_ms=now_ms)
+        task.apply(orders)
+        done += [(order.record, result.changed) for order in orders if _is_commit(order)]
+    task.apply(limiting.counted(task.view, done))
     assert all(result.outcome is not SinkOutcome.REFUSED for result in results)
     return True
 
@@ -318,6 +352,45 @@ def judge(worker: Worker, task: SimTask) -> bool:
         decision = worker.world.log["decisions", partition][each.offset].value
         task.apply(reviewing.review_beside(task.view, each, decision, beside, jobs=task.jobs, now_ms=now_ms))
     return bool(lives or asked)
+
+
+def _is_commit(order: object) -> bool:
+    return isinstance(order, Emit) and isinstance(order.record, Committed)
+
+
+def change(worker: Worker, task: SimTask) -> bool:
+    """One step of a revert or a replay."""
+    progress = reverting.under_way(task.view)
+    if progress is None:
+        return False
+    if not progress.asking:
+        sinks = {"sim": worker.sink.capabilities}
+        orders = reverting.next_cut(task.view, task.jobs, progress, sinks=sinks, limit=COMMIT_CUT)
+        task.apply(orders)
+        return bool(orders)
+    busy = f"change/{task.partition}"
+    if busy in worker.busy:
+        return False
+    worker.busy.add(busy)
+    try:
+        _change(worker, task, progress)
+    finally:
+        worker.busy.discard(busy)
+    return True
+
+
+def _change(worker: Worker, task: SimTask, progress: reverting.Progress) -> None:
+    worker.durable(task)
+    changes = [reverting.change_of(task.view, task.jobs, progress, asked)[1] for asked in progress.asking]
+    answers = list(zip(progress.asking, worker.sink.change(changes), strict=True))
+    worker.meanwhile(task)
+    if worker.mishap(0.1):
+        return  # the sink hung up; the same is asked again
+    now = reverting.current(task.view, progress)
+    for asked, result in answers * (2 if worker.mishap(0.1) else 1):
+        now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+        task.apply(orders)
+    task.apply([reverting.noted(now)])
 
 
 def _watch_intent(worker: Worker, task: SimTask, order: object) -> None:
@@ -376,6 +449,7 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "sweep": sweep,
     "judge": judge,
     "commit": write,
+    "change": change,
 }
 
 

@@ -9,10 +9,26 @@ from dataclasses import replace
 import pytest
 
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.state import Chunk, Job
+from batchmill.schemas.state import Chunk, Job, Meta
 from batchmill.schemas.status import Status
 from batchmill.streams import breaking
-from tests.simulation.bugs import BAD_ROWS, BUGS, FEW_SOURCES, ONLINE, PROSE, RULED, SCORED, TIGHT, Bug, planted
+from batchmill.streams.index import CHANGE_ROWS
+from batchmill.streams.reverting import progress_of
+from tests.simulation.bugs import (
+    BAD_ROWS,
+    BLIND,
+    BUGS,
+    CHANGES,
+    FEW_SOURCES,
+    LIMITED,
+    ONLINE,
+    PROSE,
+    RULED,
+    SCORED,
+    TIGHT,
+    Bug,
+    planted,
+)
 from tests.simulation.invariants import INVARIANTS, broken
 from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
 from tests.simulation.simulation import Scale, simulate
@@ -116,6 +132,34 @@ def test_without_a_breaker_most_of_what_it_saves_would_be_dead_letters() -> None
         if life.reason is Reason.NOT_JSON and life.status is Status.FAILED_TERMINAL
     )
     assert dead[False] < dead[True] / 2, dead
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_every_law_holds_while_commits_are_taken_back_and_put_back(seed: int) -> None:
+    assert broken(simulate(seed, CHANGES)) == {}, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_every_law_holds_with_a_sink_that_cannot_compare(seed: int) -> None:
+    assert broken(simulate(seed, BLIND)) == {}, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_every_law_holds_when_commits_stop_until_an_operator_says_go(seed: int) -> None:
+    assert broken(simulate(seed, LIMITED)) == {}, f"seed {seed}"
+
+
+def test_stories_have_commits_taken_back_put_back_in_conflict_and_held() -> None:
+    """Else their laws prove nothing."""
+    stories = [simulate(seed, CHANGES) for seed in range(15)]
+    kinds = {record.kind for story in stories for record in story.world.records("committed")}
+    assert kinds == {"commit", "revert", "replay"}
+    rows = [row for story in stories for task in story.tasks for row in task.view.rows(Meta.schema)]
+    commands = [progress_of(row) for row in rows if isinstance(row, Meta) and row.name.startswith(CHANGE_ROWS)]
+    assert sum(each.conflicts for each in commands) > 5
+    assert sum(each.done for each in commands) > 20
+    assert any(life.reverted for story in stories for life in story.lives())
+    assert sum(simulate(seed, LIMITED).goes for seed in range(5)) > 5
 
 
 def test_the_same_seed_tells_the_same_story() -> None:

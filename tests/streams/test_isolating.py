@@ -33,6 +33,7 @@ def a_life(**changes):
         "commit_id": "c1",
         "output_sha256": "s",
         "verdict_offset": 4,
+        "reverted": False,
     }
     return replace(sample(Life), **(plain | changes))
 

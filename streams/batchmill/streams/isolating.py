@@ -52,9 +52,9 @@ def isolate_chunk(view: StateView, chunk_id: str, step: str, now_ms: int) -> lis
 def isolate_commit(view: StateView, request_id: str, now_ms: int) -> list[Order]:
     """Give a commit up: whether the sink holds it is not known, its commit id says where to look."""
     life = read.life(view, request_id)
-    if life is None or life.output_sha256 is None or life.commit_id is None:
+    if life is None or life.status is not Status.VALIDATED or life.reverted:
         return []
-    error = f"the worker died three times while writing commit {life.commit_id}"
+    error = f"the worker died three times while writing commit {life.commit_id or '(not named yet)'}"
     return _unwritten(life, Reason.POISON, error, now_ms)
 
 

@@ -68,6 +68,7 @@ class LifeRow:
     confidence: float | None
     redrives: int
     commit_id: str | None
+    reverted: bool
     output_sha256: str | None
     partition: int
     input_offset: int
@@ -315,7 +316,7 @@ def overseen(view: View) -> Overseen:
 
 
 #: commands that leave no trace in the row of a job
-_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look')"
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay')"
 _JOBS = f"""WITH newest AS (
   SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (

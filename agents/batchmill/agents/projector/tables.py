@@ -129,7 +129,7 @@ LOG_TABLES: Mapping[str, Table] = {
     "submitted": _log("submissions", Submitted, _BY_REQUEST),
     "results": _log("results", Result, _BY_REQUEST),
     "validated": _log("verdicts", Verdict, _BY_REQUEST),
-    "committed": _log("commits", Committed, _BY_REQUEST),
+    "committed": _log("commits", Committed, _BY_REQUEST, ("target_key",), ("run_id",)),
     "dead-letter": _with_checks(_log("dead_letters", DeadLetter, _BY_REQUEST, ("id",), ("reason",))),
     "excluded": _log("excluded", Excluded, _BY_REQUEST),
     "decisions": _log("decisions", Decision, _BY_REQUEST, ("id",)),
@@ -139,7 +139,14 @@ LOG_TABLES: Mapping[str, Table] = {
 #: state table -> table
 STATE_TABLES: Mapping[str, Table] = {
     Life.schema: _state(
-        "lives", Life, _BY_REQUEST, ("job", "status"), ("chunk_id",), ("source_id",), ("status", "reason")
+        "lives",
+        Life,
+        _BY_REQUEST,
+        ("job", "status"),
+        ("chunk_id",),
+        ("source_id",),
+        ("status", "reason"),
+        ("run_id", "job"),
     ),
     Source.schema: _state("sources", Source, ("job", "source_id")),
     Arrival.schema: _state("arrivals", Arrival, ("partition", "origin_generation", "origin_offset")),

@@ -1,7 +1,7 @@
 """control -> task state: the agent of operators' commands, and the effect that brings dead letters back.
 
 What lives here: handing commands to their decisions. What must not: what a command does (`streams.controlling`,
-`streams.dead_lettering`, `streams.hinting`, `streams.importing`).
+`streams.dead_lettering`, `streams.hinting`, `streams.importing`, `streams.reverting`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
-from batchmill.streams import hinting, importing, redriving
+from batchmill.streams import hinting, importing, redriving, reverting
 from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.normalizing import RawLimits
@@ -49,7 +49,7 @@ class Controller:
             if wrong is not None:
                 self._refuse(task, record, command, wrong)
                 continue
-            self.kit.carry(task, _orders(task, command, record.timestamp_ms, now_ms), src=record.src)
+            self.kit.carry(task, _orders(task, command, record, now_ms), src=record.src)
         self.kit.carry(task, read_up_to(slice_.end), src=slice_.records[-1].src)
         task.finish(slice_)
 
@@ -118,7 +118,7 @@ class Controller:
         return True
 
 
-def _orders(task: Task, command: Control, at_ms: int, now_ms: int) -> list[Order]:
+def _orders(task: Task, command: Control, record: LogRecord, now_ms: int) -> list[Order]:
     match command.command:
         case redriving.COMMAND:
             return redrive_command(task.view, command, task.partition, now_ms)
@@ -126,5 +126,7 @@ def _orders(task: Task, command: Control, at_ms: int, now_ms: int) -> list[Order
             return hinting.look_command(task.view, command, now_ms)
         case importing.COMMAND:
             return importing.import_command(task.view, command, task.partition)
+        case "revert" | "replay":
+            return reverting.change_command(task.view, command, record.offset)
         case _:
-            return control(task.view, command, at_ms, now_ms)
+            return control(task.view, command, record.timestamp_ms, now_ms)

@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from batchmill.agents import clock
+from batchmill.agents.foreign import ForeignTopics
 from batchmill.agents.runtime import LogReader, LogRecord, Task
 from batchmill.agents.runtime.log import READ_SECONDS
-from batchmill.agents.stages.headers import headers_for
+from batchmill.agents.stages.headers import headers_for, headers_of_output
 from batchmill.schemas import codec
 from batchmill.schemas.records import (
     Committed,
@@ -34,7 +35,7 @@ from batchmill.streams.breaking import Breaker
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, of_raw
 from batchmill.streams.granting import follow
-from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.orders import Delete, Emit, Order, Publish, Put, Wake
 from batchmill.streams.ports import TransientError
 from batchmill.streams.topology import TOPICS, topic_name
 
@@ -63,6 +64,7 @@ class Kit:
     jobs: CompiledJobs
     carried: Callable[[Record], None]  #: told of each record that was ordered; counts it
     stepped: Callable[[Chunk | None, Chunk], None]  #: told of each chunk's row before and after
+    foreign: ForeignTopics | None = None  #: None: nothing is published to topics of others
     #: each task's; a task that is handed over takes its windows along
     breakers: WeakKeyDictionary[Task, Breaker] = field(default_factory=WeakKeyDictionary)
 
@@ -90,6 +92,8 @@ class Kit:
                     task.put(row)
                 case Emit(record, key, partition):
                     self._emit(task, record, key, partition, src)
+                case Publish():
+                    self._publish(task, order, src)
                 case Delete(table, key):
                     task.delete(table, key)
                 case Wake(effect):
@@ -177,6 +181,17 @@ class Kit:
             ),
         )
         self.carried(record)
+
+    def _publish(self, task: Task, order: Publish, src: str) -> None:
+        assert self.foreign is not None, f"nothing looks after topics of others, such as {order.topic}"
+        task.emit(
+            order.topic,
+            key=order.key,
+            value=order.value,
+            src=src,
+            partition=self.foreign.partition_of(order.topic, order.key),
+            headers=headers_of_output(order, src=src, app_id=self.app_id),
+        )
 
 
 def upstream_trace(task: Task, record: Record) -> str | None:
