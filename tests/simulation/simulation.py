@@ -187,7 +187,7 @@ def _drain(story: Story, operator: "_Operator") -> None:
     """Faults stop, the operator lets everything go; in bounded time nothing is left to do."""
     story.worker.crash_share = 0.0
     story.provider.faults = NONE
-    operator.command("resume")
+    operator.resume_all()
     if story.overseer is not None:
         operator.raise_budget(ENOUGH_NANOS)
     for _ in range(QUIET_ROUNDS_MAX):
@@ -209,7 +209,7 @@ def _drain(story: Story, operator: "_Operator") -> None:
             story.finished = True
             return
         if _paused(story):
-            operator.command("resume")
+            operator.resume_all()
         if _limited(story):
             operator.go()
 
@@ -342,6 +342,11 @@ class _Operator:
             self.apply(self.specs[version])
         else:
             self._issue(command, JOB, None, body_json)
+
+    def resume_all(self) -> None:
+        """The second job pauses by itself as any other does."""
+        for job in (JOB, SECOND):
+            self._issue("resume", job, None, "{}")
 
     def apply(self, spec: JobSpec) -> None:
         self._issue("apply", spec.job, version_of(spec), spec.to_json())
