@@ -129,6 +129,8 @@ def topic_tells_the_sink(story: Story) -> Iterator[str]:
     newest: dict[str, tuple[int, int]] = {}
     before: dict[str, str | None] = {}
     for record in story.world.records("committed"):
+        if record.sink != "sim":
+            continue
         now, rank = held.get(record.target_key), (record.seq, record.promotion)
         if record.kind == "commit":
             before[record.commit_id] = record.previous_commit_id

@@ -81,7 +81,7 @@ def test_a_budget_is_kept_whichever_way_the_questions_go(prefer: Prefer) -> None
 
 
 def test_by_deadline_some_go_by_batch_and_some_online_and_batches_are_given_up() -> None:
-    stories = [simulate(seed, Scale(prefer="auto")) for seed in range(SEEDS)]
+    stories = [simulate(seed, Scale(prefer="auto")) for seed in range(SEEDS, 2 * SEEDS)]
     chunks = [row for story in stories for task in story.tasks for row in task.view.rows(Chunk.schema)]
     assert {chunk.mode for chunk in chunks if chunk.succeeded} == {"batch", "online"}
     assert any(chunk.cancel_requested and chunk.succeeded for chunk in chunks if chunk.mode == "batch")
