@@ -109,8 +109,12 @@ def commit_once(story: Story) -> Iterator[str]:
 
 
 def _commits(story: Story) -> list[Committed]:
-    """What was written to the sink; what the second job decides is on `decisions`."""
-    return [record for record in story.world.records("committed") if record.kind == "commit" and record.job != SECOND]
+    return [record for record in _of_the_sink(story) if record.kind == "commit"]
+
+
+def _of_the_sink(story: Story) -> list[Committed]:
+    """What was done to the sink; what the second job decides is on `decisions`."""
+    return [record for record in story.world.records("committed") if record.job != SECOND]
 
 
 @law
@@ -128,9 +132,7 @@ def topic_tells_the_sink(story: Story) -> Iterator[str]:
     held: dict[str, str | None] = {}
     newest: dict[str, tuple[int, int]] = {}
     before: dict[str, str | None] = {}
-    for record in story.world.records("committed"):
-        if record.sink != "sim":
-            continue
+    for record in _of_the_sink(story):
         now, rank = held.get(record.target_key), (record.seq, record.promotion)
         if record.kind == "commit":
             before[record.commit_id] = record.previous_commit_id
