@@ -18,7 +18,7 @@ from batchmill.agents.stages.kit import Kit
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
 from batchmill.schemas.jobs import PlaceSpec
-from batchmill.schemas.records import Committed, Control, DeadLetter, Verdict
+from batchmill.schemas.records import Committed, Control, DeadLetter, Decision, Verdict
 from batchmill.schemas.state import Life, Meta
 from batchmill.schemas.status import Status, VerdictStatus
 from batchmill.streams.committing import DOWN_ROWS, meet_verdict
@@ -28,7 +28,7 @@ from batchmill.streams.reverting import change_command, command_body, under_way
 from tests.review.stage import MemoryLog, MemoryTask, a_kit
 from tests.simulation.sink import SimSink
 from tests.streams.making import NOW_MS, make_row, make_spec
-from tests.streams.rows import make_life, make_source
+from tests.streams.rows import make_life, make_source, request_name
 
 PARTITIONS_THERE = 7
 
@@ -141,8 +141,8 @@ class Stage:
                 number += 1
                 self._validated(number, job, row.version)
 
-    def _validated(self, number: int, job: str, version: str) -> None:
-        life = make_life(number, job=job, version=version, status=Status.VALIDATED, output_sha256="sha")
+    def _validated(self, number: int, job: str, version: str, **changes: Any) -> None:
+        life = make_life(number, job=job, version=version, status=Status.VALIDATED, output_sha256="sha", **changes)
         verdict = make_verdict(life)
         self.task.put(life)
         self.task.put(make_source(life))
@@ -285,6 +285,24 @@ async def test_with_no_sink_the_committed_record_is_all_there_is(now_s: list[flo
     await stage.until(lambda: stage.all_are("none", Status.COMMITTED), stage.committer())
     assert [record.sink for record in stage.committed()] == ["none", "none"]
     assert stage.task.published == []
+
+
+async def test_a_score_becomes_a_decision_on_the_answer_it_is_about_and_anything_else_is_refused(
+    now_s: list[float],
+) -> None:
+    stage = Stage(now_s, {"scorer": PlaceSpec(sink="decisions", table="x")}, lives_each=0)
+    version = make_row(make_spec(job="scorer", place=PlaceSpec(sink="decisions", table="x"))).version
+    scored = request_name(77)
+    stage._validated(1, "scorer", version, source_id=f"triage/{scored}/1/{'a' * 64}")
+    stage._validated(2, "scorer", version, source_id="no question of ours")
+    await stage.until(
+        lambda: {life.status for life in stage.of("scorer")} == {Status.COMMITTED, Status.FAILED_TERMINAL},
+        stage.committer(),
+    )
+    (decision,) = [record for record in stage.task.records if isinstance(record, Decision)]
+    assert (decision.request_id, decision.job, decision.output_json) == (scored, "triage", '{"label":"fire"}')
+    (letter,) = [record for record in stage.task.records if isinstance(record, DeadLetter)]
+    assert "names no answer that was to be scored" in letter.error
 
 
 async def test_a_sink_that_is_not_configured_holds_and_loses_nothing(now_s: list[float]) -> None:

@@ -43,10 +43,10 @@ from batchmill.streams.ports import (
     RemoteBatch,
     SinkOutcome,
     SinkResult,
-    SinkWrite,
     StoredPayload,
     TransientError,
 )
+from batchmill.streams.sinks import SINKS
 from batchmill.streams.submitting import Todo
 from tests.simulation.provider import OUTPUT_TOKEN_NANOS, PRICES, SimProvider, price
 from tests.simulation.sink import SimSink
@@ -283,18 +283,20 @@ def write(worker: Worker, task: SimTask) -> bool:
 def _write(worker: Worker, task: SimTask) -> bool:
     now_ms = worker.world.now_ms
     terms = committing.Terms(
-        sinks={"sim": worker.sink.capabilities},
+        sinks={"sim": worker.sink.capabilities, scoring.SINK: SINKS[scoring.SINK]},
         share=limiting.Share(task.partition, worker.world.partitions),
         down={"sim"} if worker.outages and now_ms % DOWN_EVERY == 0 else frozenset(),
     )
     intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT)
-    while intent.after is not None and not intent.lives and not intent.orders:
+    while intent.after is not None and not (intent.lives or intent.inside or intent.orders):
         intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT, after=intent.after)
     for order in intent.orders:
         _watch_intent(worker, task, order)
     task.apply(intent.orders)
+    for life in intent.inside:
+        _decide(worker, task, life)
     if not intent.lives:
-        return bool(intent.orders)
+        return bool(intent.orders or intent.inside)
     worker.durable(task)
     log = worker.world.log["validated", task.partition]
     writes = []
@@ -302,11 +304,7 @@ def _write(worker: Worker, task: SimTask) -> bool:
         verdict = log[life.verdict_offset].value
         assert isinstance(verdict, Verdict)
         place = committing.place_of(task.view, task.jobs, life)
-        wanted = committing.write_of(life, verdict, place)
-        if place.sink == scoring.SINK:
-            _decide(worker, task, life, verdict, wanted)
-        else:
-            writes.append(wanted)
+        writes.append(committing.write_of(life, verdict, place))
     results = worker.sink.apply(writes)
     worker.meanwhile(task)
     if worker.mishap(HANGS_UP if worker.sink.compares else HANGS_UP_BLIND):
@@ -322,12 +320,19 @@ def _write(worker: Worker, task: SimTask) -> bool:
     return True
 
 
-def _decide(worker: Worker, task: SimTask, life: Life, verdict: Verdict, wanted: SinkWrite) -> None:
+def _decide(worker: Worker, task: SimTask, life: Life) -> None:
     """What is placed into `decisions` is written in the very transaction that says it is."""
-    decision = scoring.decision_of(life, verdict, worker.world.now_ms)
+    now_ms = worker.world.now_ms
+    verdict = worker.world.log["validated", task.partition][life.verdict_offset].value
+    place = committing.place_of(task.view, task.jobs, life)
+    found = committing.inside_write(task.view, life, verdict, place, now_ms)
+    assert found is not None
+    wanted, intended = found
+    task.apply(intended)
+    decision = scoring.decision_of(life, verdict, now_ms)
     assert decision is not None
     result = SinkResult(commit_id=wanted.commit_id, outcome=SinkOutcome.APPLIED)
-    settled = committing.settle(task.view, wanted, result, sink=scoring.SINK, now_ms=worker.world.now_ms)
+    settled = committing.settle(task.view, wanted, result, sink=scoring.SINK, now_ms=now_ms)
     task.apply([Emit(decision, key=decision.request_id.encode()), *settled])
 
 

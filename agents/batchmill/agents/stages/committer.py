@@ -10,7 +10,7 @@ a write again it is tried beside the others.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.agents.stages.traces import Traces
 from batchmill.schemas import codec
 from batchmill.schemas.jobs import PlaceSpec
-from batchmill.schemas.records import Committed, Decision, Verdict
+from batchmill.schemas.records import Committed, Verdict
 from batchmill.schemas.state import Life
 from batchmill.streams import view as read
 from batchmill.streams.committing import (
@@ -47,6 +47,7 @@ from batchmill.streams.orders import Emit, Order
 from batchmill.streams.ports import Sink, SinkOutcome, SinkResult, SinkWrite, TransientError
 from batchmill.streams.publishing import publication
 from batchmill.streams.refusing import backoff_ms
+from batchmill.streams.scoring import decision_of
 from batchmill.streams.sinks import SINKS
 
 __all__ = ["Committer"]
@@ -60,9 +61,6 @@ PASSES_APART = 10
 _REST_SECONDS_MIN = 0.05
 _log = structlog.get_logger(__name__)
 
-#: makes the decision that an answer of a scoring job stands for; None: it answers no question of ours
-Decide = Callable[[Life, Verdict, int], Decision | None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committer:
@@ -73,7 +71,6 @@ class Committer:
     effects: EffectSettings
     traces: Traces
     tasks_total: int
-    decide: Decide | None = None  #: None: nothing is written to the decisions sink
     #: by task: how many lives its last pass left alone, by sink and cause
     waiting: dict[int, Mapping[tuple[str, str], int]] = field(default_factory=dict)
 
@@ -240,8 +237,7 @@ class Committer:
         refused = f"{place.table} is a topic of batchmill's own" if is_ours else None
         orders: list[Order] = []
         if place.sink == "decisions":
-            assert self.decide is not None, "the decisions sink has nobody to make decisions"
-            decision = self.decide(life, verdict, clock.wall_ms())
+            decision = decision_of(life, verdict, clock.wall_ms())
             orders = [] if decision is None else [Emit(decision, key=decision.request_id.encode())]
             refused = "its source names no answer that was to be scored" if decision is None else None
         elif place.sink == "kafka" and not is_ours:
