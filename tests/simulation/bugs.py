@@ -303,7 +303,9 @@ def _counts_only_the_dead(right: Any) -> Any:
     return outcome_of
 
 
-FEW_SOURCES = Scale(sources=4)
+FEW_SOURCES = Scale(sources=3, events=150, actions=1_500, crash_share=0.01)
+MANY_SOURCES = Scale(sources=100)
+STRAYS = Scale(faults=Faults(row=0.6, stray_rows=1.0))
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
@@ -311,16 +313,17 @@ BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
 PROSE = Scale(
     sources=200,
     events=200,
-    actions=4_000,
+    partitions=1,
+    actions=2_500,
     crash_share=0.005,
     faults=Faults(row=0.0, chatty=1.0),
-    breaker=BreakerSpec(consecutive=6, window=12),
+    breaker=BreakerSpec(consecutive=3, window=6),
 )
 
 BUGS = (
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
-    Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request),
-    Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers),
+    Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request, STRAYS),
+    Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers, MANY_SOURCES),
     Bug("cost counted twice", "cost_conserved", lifecycle, "_posted", _counts_cost_twice),
     Bug("cancel after commit", "committed_stays", stages.controlling, "sweep", _cancels_the_committed),
     Bug("a new version reusing an old id", "id_never_reused", normalizing, "request_id", _forgets_the_version),
