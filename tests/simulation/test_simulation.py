@@ -3,7 +3,6 @@
 Many more seeds: `python -m tests.simulation --seeds 1000`. A seed that breaks a law is added to `KEPT`.
 """
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -31,7 +30,7 @@ from tests.simulation.bugs import (
 )
 from tests.simulation.invariants import INVARIANTS, broken
 from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
-from tests.simulation.simulation import Scale, simulate
+from tests.simulation.simulation import Scale, Story, simulate
 
 #: seeds that once broke a law: 7 paid twice, when a frozen create arrived just ahead of the deletion of its input file
 KEPT = (7, 90)
@@ -81,11 +80,17 @@ def test_a_budget_is_kept_whichever_way_the_questions_go(prefer: Prefer) -> None
 
 
 def test_by_deadline_some_go_by_batch_and_some_online_and_batches_are_given_up() -> None:
-    # an answer of a batch that was given up comes late in one story of ten
-    stories = [simulate(seed, Scale(prefer="auto")) for seed in range(SEEDS, 2 * SEEDS)]
-    chunks = [row for story in stories for task in story.tasks for row in task.view.rows(Chunk.schema)]
-    assert {chunk.mode for chunk in chunks if chunk.succeeded} == {"batch", "online"}
-    assert any(chunk.cancel_requested and chunk.succeeded for chunk in chunks if chunk.mode == "batch")
+    modes, given_up = set(), False
+    for seed in range(3 * SEEDS):  # an answer of a batch that was given up comes late in one story of ten
+        tasks = simulate(seed, Scale(prefer="auto")).tasks
+        chunks = [
+            row for task in tasks for row in task.view.rows(Chunk.schema) if isinstance(row, Chunk) and row.succeeded
+        ]
+        modes |= {chunk.mode for chunk in chunks}
+        given_up = given_up or any(chunk.cancel_requested for chunk in chunks if chunk.mode == "batch")
+        if given_up and modes == {"batch", "online"}:
+            return
+    pytest.fail(f"batches given up: {given_up}; answered by {modes}")
 
 
 def test_calls_in_doubt_are_told_of_in_every_kind_of_online_story() -> None:
@@ -118,21 +123,19 @@ def test_a_tight_budget_makes_batches_wait_and_split() -> None:
 
 
 def test_a_version_whose_every_answer_is_bad_stops_its_job_in_each_task_after_a_few() -> None:
-    stories = [simulate(seed, PROSE) for seed in range(6)]
-    assert [broken(story) for story in stories] == [{}] * len(stories)
-    rows = [row for story in stories for _, rows, _ in story.world.state for row in rows if isinstance(row, Job)]
-    assert sum((row.pause_reason or "").startswith(breaking.PREFIX) for row in rows) > len(stories)
+    """Without a breaker more than twice as many answers are bought that are no good."""
+    guarded = [simulate(seed, PROSE) for seed in range(6)]
+    assert [broken(story) for story in guarded] == [{}] * len(guarded)
+    rows = [row for story in guarded for _, rows, _ in story.world.state for row in rows if isinstance(row, Job)]
+    assert sum((row.pause_reason or "").startswith(breaking.PREFIX) for row in rows) > len(guarded)
+    free = [simulate(seed, replace(PROSE, breaker=None)) for seed in range(6)]
+    assert 2 * _refused(guarded) < _refused(free)
 
 
-def test_without_a_breaker_most_of_what_it_saves_would_be_dead_letters() -> None:
-    dead = Counter(
-        breaker is None
-        for breaker in (PROSE.breaker, None)
-        for seed in range(6)
-        for life in simulate(seed, replace(PROSE, breaker=breaker)).lives()
-        if life.reason is Reason.NOT_JSON and life.status is Status.FAILED_TERMINAL
-    )
-    assert dead[False] < dead[True] / 2, dead
+def _refused(stories: list[Story]) -> int:
+    moves = [move for story in stories for move in story.world.moves]
+    failed = {Status.FAILED_RETRYABLE, Status.FAILED_TERMINAL}
+    return sum(after.status in failed and after.reason is Reason.NOT_JSON for before, after in moves if before)
 
 
 @pytest.mark.parametrize("seed", range(25))
