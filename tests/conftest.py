@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from batchmill.agents.kafka import LocalCluster, RunningCluster, start_cluster
@@ -16,8 +17,25 @@ for _name in [name for name in os.environ if name.startswith(("BATCHMILL_", "OPE
         del os.environ[_name]
 os.environ["BATCHMILL_LOOPBACK_ONLY"] = "true"
 
+# A machine that is busy is no reason to fail: neither a slow example nor slow drawing says anything of the code.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+
 #: Set once per process that runs tests, so that runs against a foreign broker do not meet each other's topics.
 _RUN = os.urandom(3).hex()
+
+
+#: whoever asks for one of these has a broker, a browser or a database beside it, and the machine for itself
+_LARGE = frozenset({"broker", "own_broker", "three_brokers", "browser", "postgres"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs much more than a processor runs in the part of `make test` that has one process."""
+    for item in items:
+        if _LARGE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

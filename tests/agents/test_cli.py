@@ -25,7 +25,8 @@ NOWHERE = "127.0.0.1:1"
 READS = [
     "doctor", "config show", "topics plan", "topics verify", "job validate", "job plan", "job list", "job show",
     "status", "records list", "records show", "explain", "batches list", "batches show", "review list",
-    "review show", "dlq list", "dlq show", "dlq redrive",
+    "review show", "dlq list", "dlq show", "dlq summary", "dlq redrive",
+    "commits list", "commits show", "commits revert", "commits replay",
 ]  # fmt: skip
 #: what the first release promises to have
 PROMISED = {
@@ -33,7 +34,7 @@ PROMISED = {
     "approve", "simulate", "demo", "healthcheck", "config show", "topics plan", "topics apply", "topics verify",
     "job validate", "job plan", "job apply", "job list", "job show", "records list", "records show", "batches list",
     "batches show", "review list", "review accept", "review correct", "review decline", "dlq list", "dlq show",
-    "dlq redrive",
+    "dlq redrive", "commits list", "commits show", "commits revert", "commits replay", "commits go",
 }  # fmt: skip
 
 
@@ -233,7 +234,8 @@ def test_no_broker_is_temporary_and_named(at: list[str], words: list[str], capsy
 
 
 @pytest.mark.parametrize(
-    "words", [["status"], ["records", "list"], ["explain", "x"], ["dlq", "list"], ["review", "list"]]
+    "words",
+    [["status"], ["records", "list"], ["explain", "x"], ["dlq", "list"], ["dlq", "summary"], ["review", "list"]],
 )
 def test_no_read_model_is_not_found_and_says_how_to_make_one(
     at: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
@@ -243,7 +245,7 @@ def test_no_read_model_is_not_found_and_says_how_to_make_one(
 
 
 @pytest.mark.usefixtures("empty_view")
-@pytest.mark.parametrize("words", ["status", "records list", "batches list", "review list", "dlq list"])
+@pytest.mark.parametrize("words", ["status", "records list", "batches list", "review list", "dlq list", "dlq summary"])
 def test_reads_of_an_empty_view_answer_in_words_and_in_json(
     at: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

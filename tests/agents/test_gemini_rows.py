@@ -235,3 +235,10 @@ def test_the_sdk_reads_the_request_as_its_own():
     types.GenerationConfig.model_validate(made["generationConfig"])
     types.Content.model_validate(made["systemInstruction"])
     assert [types.Content.model_validate(turn).role for turn in made["contents"]] == ["user"]
+
+
+@pytest.mark.parametrize(("told", "mean"), [(-0.25, -0.25), (0, 0.0), ("-1", None), (None, None), (1e300, None)])
+def test_how_sure_the_tokens_were_is_the_mean_that_the_candidate_tells(told, mean):
+    response = answered("hello")
+    response["candidates"][0]["avgLogprobs"] = told
+    assert parse_row(line(response)).logprob_mean == mean

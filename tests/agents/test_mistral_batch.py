@@ -195,7 +195,7 @@ def said(status, kind=None, code=None, param=None):
         (said(429, "rate_limited", "1300"), TransientError),
         (said(500, "server_error"), OutcomeUnknownError),
         (said(503, "service_tier_capacity_exceeded", "3505"), OutcomeUnknownError),
-        (reply(200, {"object": "batch"}), OutcomeUnknownError),
+        pytest.param(reply(200, {"object": "batch"}), OutcomeUnknownError, id="200-no-batch"),
         (CLOSE, OutcomeUnknownError),
     ],
 )

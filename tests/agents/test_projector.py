@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.agents.projector import ViewBusyError, ViewStore, queries
+from batchmill.agents.projector import ViewBusyError, ViewStore, letters, queries
 from batchmill.agents.projector.folding import Fold
 from batchmill.agents.projector.metrics import Scope, accounting, checks, failures, funnel, metrics
 from batchmill.agents.projector.reading import View, ViewMissingError
@@ -595,10 +595,10 @@ def test_lists_are_filtered_and_typed(log: Log) -> None:
         assert {row.request_id[0] for row in queries.lives(view, job=JOB)} == set("abcde")
         assert [row.reason for row in queries.lives(view, reason=Reason.NOT_JSON)] == [Reason.NOT_JSON]
         assert [row.chunk_id for row in queries.batches(view, unfinished=True)] == ["c1"]
-        assert [row.request_id[0] for row in queries.reviews(view)] == ["b"]
+        assert [(job, count) for job, count, _ in queries.review_queue(view)] == [(JOB, 1)]
         assert [(run.run_id, run.records, run.committed, run.open) for run in queries.runs(view)] == [(RUN, 5, 1, 2)]
-        assert {letter.id for letter in queries.dead_letters(view, standing=True)} == {"dl-c", "dl-0-10"}
-        assert queries.dead_letter(view, "dl-c") is not None
+        assert {letter.id for letter in letters.letters(view, letters.Wanted(), now_ms=0)} == {"dl-c", "dl-0-10"}
+        assert letters.letter(view, "dl-c") is not None
         assert queries.freshness(view).records == sum(len(records) for records in log.records.values())
 
 
@@ -609,11 +609,25 @@ def test_a_redriven_letter_stands_no_longer(log: Log) -> None:
     log.add("dead-letter", 0, encode(letter))
     log.fold()
     with log.view() as view:
-        assert len(queries.dead_letters(view, standing=True)) == 1
+        assert len(list(letters.letters(view, letters.Wanted(), now_ms=0))) == 1
     log.row(replace(life, status=Status.QUEUED, reason=None, redrives=1))
     log.fold()
     with log.view() as view:
-        assert queries.dead_letters(view, standing=True) == []
+        assert list(letters.letters(view, letters.Wanted(), now_ms=0)) == []
+
+
+def test_an_undone_decline_is_in_review_and_its_letter_stands_no_longer(log: Log) -> None:
+    life = a_life(log.raw(), status=Status.FAILED_TERMINAL, reason=Reason.DECLINED)
+    log.row(life)
+    log.add("dead-letter", 0, encode(a_letter(life.origin, request_id=life.request_id, reason=Reason.DECLINED)))
+    log.fold()
+    assert places(log) == {Place.DEAD_LETTERED: 1}
+    log.row(replace(life, status=Status.NEEDS_REVIEW, reason=None))
+    log.fold()
+    assert places(log) == {Place.IN_REVIEW: 1}
+    with log.view() as view:
+        assert accounting(view).holds
+        assert list(letters.letters(view, letters.Wanted(), now_ms=0)) == []
 
 
 def test_a_command_is_asked_for_first_and_in_effect_task_by_task(log: Log) -> None:

@@ -1,11 +1,10 @@
-"""The provider port's contract, held against the simulator over real HTTP: every fault it can commit, seen by the port.
+"""The provider port's contract as OpenAI and those who speak like it keep it, against the simulator over real HTTP.
 
 What only this tier shows: that adapter and simulator agree on the protocol, and what the ledger says was done when the
-adapter says that it does not know.
+adapter says that it does not know. What every adapter must keep is in `test_providers_alike`.
 """
 
 import asyncio
-import itertools
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,8 +18,7 @@ from batchmill.agents.providers.openai_batch import headers, online_path
 from batchmill.agents.providers.openai_rows import call_of, row_of
 from batchmill.agents.providers.registry import provider_for
 from batchmill.agents.settings import AccountSettings
-from batchmill.agents.simulator import FAULTS, SimulatorConfig, plan_from_json, read_ledger, running_simulator
-from batchmill.agents.simulator.faults import Fault, Place
+from batchmill.agents.simulator import SimulatorConfig, plan_from_json, read_ledger, running_simulator
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import ChunkState, Outcome
 from batchmill.streams.ports import (
@@ -223,19 +221,6 @@ async def test_a_batch_is_found_behind_many_others(world):
         assert found.batch_id == wanted.batch_id
 
 
-async def test_a_listing_that_fails_or_lags_is_never_taken_for_an_answer(world):
-    async with world({"list_500": {"nth": [1]}, "list_lag": {"nth": [1], "seconds": 0.5}}) as w:
-        made = await w.opened(1)
-        with pytest.raises(TransientError):
-            await w.provider.find(label=a_label(), since_ms=w.since_ms)
-        looks = [await w.provider.find(label=a_label(), since_ms=w.since_ms)]
-        while not looks[-1] and len(looks) < LOOKS_MAX:
-            await asyncio.sleep(0.01)
-            looks.append(await w.provider.find(label=a_label(), since_ms=w.since_ms))
-        assert looks[0] == ()  # one look is not proof: the port's caller looks again after a grace
-        assert looks[-1][0].batch_id == made.batch_id
-
-
 async def test_a_file_that_was_deleted_makes_a_late_create_fail_for_sure(world):
     async with world() as w:
         file_id = await w.uploaded(w.lines(1))
@@ -252,28 +237,6 @@ async def test_an_upload_that_fails_may_simply_be_made_again(world, fault):
         with pytest.raises(TransientError):
             await w.uploaded(w.lines(2))
         assert await w.uploaded(w.lines(2))
-
-
-@pytest.mark.parametrize(("fault", "error"), [("retrieve_500", TransientError), ("retrieve_404", NotFoundError)])
-async def test_a_failed_look_does_not_change_the_batch(world, fault, error):
-    async with world({fault: {"nth": [1]}}) as w:
-        made = await w.opened()
-        with pytest.raises(error):
-            await w.provider.get(made.batch_id)
-        assert (await w.until(made.batch_id, RemoteStatus.ENDED)).total == 6
-
-
-@pytest.mark.parametrize("fault", ["download_500", "download_disconnect"])
-async def test_a_download_that_breaks_off_leaves_nothing_in_the_store(world, fault, tmp_path):
-    async with world({fault: {"nth": [1]}}) as w:
-        batch = await w.until((await w.opened(50)).batch_id, RemoteStatus.ENDED)
-        store = FilePayloadStore(directory=tmp_path / "payloads")
-        with pytest.raises(TransientError):
-            await store.put(w.provider.download(batch.output_file_id))
-        assert [p for p in (tmp_path / "payloads").rglob("*") if p.is_file() and p.name != "HOST"] == []
-        whole = await store.put(w.provider.download(batch.output_file_id))
-        lines = [part async for part in store.read(whole.uri)]
-        assert b"".join(lines).count(b"\n") == 50
 
 
 async def test_a_completed_batch_without_its_files_is_still_running(world):
@@ -330,55 +293,6 @@ async def test_a_cancelled_batch_ends_with_every_row_told(world):
         rows = await w.rows(batch)
     assert {row.outcome for row in rows} <= {Outcome.SUCCEEDED, Outcome.CANCELLED}
     assert len({row.custom_id for row in rows}) == (20 if batch.total else 0)  # cancelled while validating: no rows yet
-
-
-ROWS = {
-    Fault.ROW_400: (Outcome.ERROR, Reason.REQUEST_INVALID),
-    Fault.ROW_429: (Outcome.ERROR, Reason.THROTTLED),
-    Fault.ROW_500: (Outcome.ERROR, Reason.PROVIDER_ERROR),
-    Fault.ROW_STATUS_0: (Outcome.ERROR, Reason.PROVIDER_ERROR),
-    Fault.ROW_NOT_UTF8: None,
-    Fault.ROW_BROKEN_LINE: None,
-    Fault.ROW_MISSING: None,
-    Fault.ROW_DUPLICATED: (Outcome.SUCCEEDED, None),
-    Fault.ROW_UNKNOWN: (Outcome.SUCCEEDED, None),
-    Fault.REFUSAL: (Outcome.SUCCEEDED, None),
-    Fault.TRUNCATED: (Outcome.SUCCEEDED, None),
-    Fault.EMPTY_CONTENT: (Outcome.SUCCEEDED, None),
-    Fault.MALFORMED_JSON: (Outcome.SUCCEEDED, None),
-    Fault.SCHEMA_VIOLATION: (Outcome.SUCCEEDED, None),
-    Fault.WRONG_ANSWER: (Outcome.SUCCEEDED, None),
-    Fault.USAGE_ABSENT: (Outcome.SUCCEEDED, None),
-    Fault.JSON_SCHEMA_DEGENERATE: (Outcome.SUCCEEDED, None),
-}
-
-
-def test_every_fault_of_a_row_is_looked_at_here():
-    assert set(ROWS) == {fault for fault, spec in FAULTS.items() if spec.place is Place.ROW}
-
-
-@pytest.mark.parametrize("fault", ROWS)
-async def test_a_struck_row_is_told_apart_and_leaves_the_others_alone(world, fault):
-    async with world({fault: {"nth": [2]}}) as w:
-        _, rows = await w.round(5)
-    by_id = {custom_id: list(group) for custom_id, group in itertools.groupby(sorted_rows(rows), lambda r: r.custom_id)}
-    untouched = [by_id[f"r.{n}"] for n in (0, 2, 3, 4)]
-    assert all(len(group) == 1 and group[0].outcome is Outcome.SUCCEEDED for group in untouched)
-    if ROWS[fault] is None:
-        assert "r.1" not in by_id
-        assert (None in rows) is (fault is not Fault.ROW_MISSING)
-        return
-    struck = by_id["r.1"]
-    assert {(row.outcome, row.reason) for row in struck} == {ROWS[fault]}
-    assert (len(struck) == 2) is (fault is Fault.ROW_DUPLICATED)
-    assert (len(by_id) == 6) is (fault is Fault.ROW_UNKNOWN)
-    assert (struck[0].refusal is not None) is (fault is Fault.REFUSAL)
-    assert (struck[0].finish_reason == "length") is (fault in {Fault.TRUNCATED, Fault.EMPTY_CONTENT})
-    assert struck[0].usage_known is (fault is not Fault.USAGE_ABSENT)
-
-
-def sorted_rows(rows):
-    return sorted((row for row in rows if row is not None), key=lambda row: row.custom_id)
 
 
 # Other endpoints, single calls, Azure ------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ async def test_a_create_whose_answer_is_lost_is_unknown_and_was_sent_once(how):
         (refusal(429, None, "insufficient_quota"), MustPauseError, "insufficient_quota"),
         (refusal(429, "project_spend_limit_exceeded", "x"), MustPauseError, "project_spend_limit_exceeded"),
         (refusal(400, "billing_hard_limit_reached"), MustPauseError, "billing_hard_limit_reached"),
-        (reply(302, {}, headers=["location: /elsewhere"]), RefusedError, "http_302"),
+        pytest.param(reply(302, {}, headers=["location: /elsewhere"]), RefusedError, "http_302", id="302"),
     ],
 )
 async def test_a_create_that_was_refused_is_known_not_to_exist(answer, error, code):

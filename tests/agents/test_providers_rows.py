@@ -327,3 +327,39 @@ def test_azure_is_called_at_its_v1_address_with_its_own_header(base_url):
     assert (headers(azure)["api-key"], "authorization" in headers(azure)) == ("k", False)
     plain = AccountSettings(kind="compatible", base_url="https://r.example/x", api_key="k")
     assert (plain.url, headers(plain)["authorization"]) == ("https://r.example/x", "Bearer k")
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "mean"),
+    [
+        ({"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}], "refusal": None}, -1.0),
+        ({"content": [{"token": "a", "logprob": 0}]}, 0.0),
+        ({"content": [{"token": "a", "logprob": -9999.0}]}, -9999.0),
+        ({"content": [{"token": "a", "logprob": -0.5}, {"token": "b"}]}, None),
+        ({"content": [{"logprob": "-0.5"}]}, None),
+        ({"content": [{"logprob": True}]}, None),
+        ({"content": [{"logprob": 1e300}]}, None),
+        ({"content": [5]}, None),
+        ({"content": []}, None),
+        ({"content": None}, None),
+        (None, None),
+    ],
+)
+def test_how_sure_the_tokens_were_is_told_only_when_each_of_them_says_it(logprobs, mean):
+    response = answered({"content": "x"})
+    response["body"]["choices"][0]["logprobs"] = logprobs
+    assert parse_row(line(response)).logprob_mean == mean
+
+
+def test_a_response_tells_the_tokens_of_all_its_texts():
+    parts = [output_text("a") | {"logprobs": [{"logprob": -1.0}]}, output_text("b") | {"logprobs": [{"logprob": -3.0}]}]
+    told, silent = responded(message(*parts)), responded(message(output_text("a")))
+    assert parse_row(line({"status_code": 200, "body": told})).logprob_mean == -2.0
+    assert parse_row(line({"status_code": 200, "body": silent})).logprob_mean is None
+
+
+def test_a_damaged_line_says_nothing_of_its_tokens():
+    response = answered({"content": "x"})
+    response["body"]["choices"][0]["logprobs"] = {"content": [{"logprob": -0.5}]}
+    damaged = line(response).replace(b'"x"', b'"\xff"')
+    assert parse_row(damaged).logprob_mean is None

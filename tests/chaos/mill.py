@@ -46,10 +46,10 @@ from tests.chaos.evidence import (
 from tests.chaos.processes import Pool, Start
 from tests.chaos.workload import JOB_DIR, TABLE, Event
 
-__all__ = ["OVERSEER", "PARTITIONS", "Mill", "Watcher", "eventually", "running_mill"]
+__all__ = ["OVERSEER", "PARTITIONS", "PROJECTOR", "Mill", "Watcher", "eventually", "running_mill"]
 
 PARTITIONS = 4
-OVERSEER = "overseer"  #: a process of the pool whose name begins so is no worker
+OVERSEER, PROJECTOR = "overseer", "projector"  #: a process of the pool whose name begins so is no worker
 POLL_SECONDS = 0.05
 QUIET_SECONDS = 1.5  #: nothing to do for so long: drained, when nobody is being killed
 _COMMAND_SECONDS_MAX = 60.0
@@ -324,7 +324,8 @@ async def running_mill(
 
     def command(name: str, failpoint: str | None) -> Start:
         own = {**told, "instance": name} | ({"failpoint": failpoint} if failpoint else {})
-        argv = batchmill_argv("overseer") if name.startswith(OVERSEER) else [sys.executable, *worker]
+        helper = next((kind for kind in (OVERSEER, PROJECTOR) if name.startswith(kind)), None)
+        argv = [sys.executable, *worker] if helper is None else batchmill_argv(helper)
         return Start(argv, child_environment(own))
 
     pool, watcher = Pool(directory / "logs", command), Watcher(bootstrap, prefix)

@@ -288,7 +288,9 @@ def _kind(schema: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     values = part.get("additionalProperties")
     if isinstance(values, dict) and "enum" in values:
         return f"mapping of {_kind(schema, values)}"
-    return f"{named} {part['minimum']} to {part['maximum']}" if "maximum" in part else named
+    if "maximum" not in part:
+        return named
+    return f"{named} {part.get('minimum', 'above ' + str(part.get('exclusiveMinimum')))} to {part['maximum']}"
 
 
 def laws_page() -> str:

@@ -40,6 +40,34 @@ def test_without_a_python_each_target_says_how_to_get_one(fresh: Path, target: s
     assert "apt-get install python3 python3-venv" in done.stderr
 
 
+def test_make_test_runs_what_needs_only_a_processor_in_two_and_all_the_rest_in_one_after_it(fresh: Path) -> None:
+    done = make(fresh, "--dry-run", "test", "PYTHON=python3")
+    ran = " ".join(line.strip(" \t\\") for line in done.stdout.splitlines()[-2:])
+    assert ran == (
+        '.venv/bin/pytest -n 2 -m "not (kafka or alone or chaos)"; first=$?;'
+        ' .venv/bin/pytest -m "(kafka or alone) and not chaos" && exit $first'
+    )
+
+
+@pytest.mark.parametrize(("first", "second", "code"), [(0, 0, 0), (1, 0, 2), (0, 1, 2), (1, 1, 2)])
+def test_make_test_fails_when_either_part_does_and_runs_both(fresh: Path, first: int, second: int, code: int) -> None:
+    binary = fresh / ".venv" / "bin" / "pytest"
+    binary.parent.mkdir(parents=True)
+    binary.write_text(
+        f'#!/bin/sh\ncase "$1" in -n) echo together; exit {first};; *) echo apart; exit {second};; esac\n'
+    )
+    binary.chmod(0o755)
+    for step in (".python", ".run", ".dev"):
+        (fresh / ".venv" / step).touch()
+    done = make(fresh, "test", "PYTHON=python3")
+    assert (done.stdout.split()[:2], done.returncode) == (["together", "apart"], code)
+
+
+def test_with_arguments_make_test_is_one_plain_run(fresh: Path) -> None:
+    done = make(fresh, "--dry-run", "test", "PYTHON=python3", "ARGS=-k name")
+    assert done.stdout.splitlines()[-1] == '.venv/bin/pytest -m "not chaos" -k name'
+
+
 def test_make_exactness_is_the_full_run_of_the_fault_harness_with_the_arguments_handed_on(fresh: Path) -> None:
     done = make(fresh, "--dry-run", "exactness", "PYTHON=python3", "ARGS=--seed 7")
     assert done.stdout.splitlines()[-1] == ".venv/bin/python -m tests.chaos --seed 7"

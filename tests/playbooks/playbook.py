@@ -154,7 +154,7 @@ class Playbook:
         """The provider finishes; everything up to the verdict follows."""
         self.world.now_ms += 100_000
         self._until(lambda: not self._chunk_rows("open", "ended", "downloaded", "collected"), "poll")
-        self._consume("results", "validated")
+        self._judged()
 
     def _do_dispatch(self) -> None:
         self._effect("dispatch")
@@ -180,7 +180,7 @@ class Playbook:
 
     def _do_stored(self) -> None:
         self._effect("stored")
-        self._consume("results", "validated")
+        self._judged()
 
     def _do_retry(self) -> None:
         self.world.now_ms += 60_000
@@ -234,8 +234,14 @@ class Playbook:
         )
         self.world.append("decisions", 0, decision)
         self._consume("decisions")
+        self._effect("judge")
 
     # -- how it happens -----------------------------------------------------------------------------------------------
+
+    def _judged(self) -> None:
+        self._consume("results")
+        self._effect("judge")
+        self._consume("validated")
 
     def _append_raw(self, key: bytes, value: bytes) -> None:
         nowhere = Origin(generation=0, partition=0, offset=0, at_ms=0)

@@ -13,11 +13,23 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many stories")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed")
     parser.add_argument("--prefer", choices=("batch", "online", "auto"), default="batch", help="which way they go")
+    judged = ("plainly", "ruled", "scored")
+    parser.add_argument("--judged", choices=judged, default="plainly", help="how answers are judged")
+    parser.add_argument("--blind", action="store_true", help="the sink cannot compare")
+    parser.add_argument("--stop-after", type=int, help="commits of a version until the operator says go")
+    parser.add_argument("--changes", action="store_true", help="commits are taken back and put back")
     given = parser.parse_args()
+    scale = Scale(
+        prefer=given.prefer,
+        judged=given.judged,
+        changes=given.changes,
+        compares=not given.blind,
+        stop_after=given.stop_after,
+    )
     began, lives = time.monotonic(), 0
     for seed in range(given.first, given.first + given.seeds):
         try:
-            story = simulate(seed, Scale(prefer=given.prefer))
+            story = simulate(seed, scale)
         except Exception:
             print(f"seed {seed} stopped", file=sys.stderr)
             raise

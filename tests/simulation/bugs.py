@@ -4,14 +4,16 @@ A bug takes the place of one function for as long as a story is told.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from batchmill.schemas.jobs import BreakerSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Life, Source
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import (
+    breaking,
     calling,
     chunking,
     collecting,
@@ -21,17 +23,34 @@ from batchmill.streams import (
     normalizing,
     overseeing,
     queueing,
+    reverting,
+    reviewing,
     submitting,
 )
 from batchmill.streams import view as read
+from batchmill.streams.facts import ReviewUndone, TakenBack
 from batchmill.streams.orders import Emit, Order, Put
-from batchmill.streams.ports import NotStartedError, SinkOutcome
+from batchmill.streams.ports import NotStartedError, SinkOutcome, SinkResult
 from tests.simulation import provider as simulated
 from tests.simulation import stages
 from tests.simulation.provider import Faults
 from tests.simulation.simulation import Scale
 
-__all__ = ["BAD_ROWS", "BUGS", "ONLINE", "TIGHT", "Bug", "planted"]
+__all__ = [
+    "BAD_ROWS",
+    "BLIND",
+    "BUGS",
+    "CHANGES",
+    "FEW_SOURCES",
+    "LIMITED",
+    "ONLINE",
+    "PROSE",
+    "RULED",
+    "SCORED",
+    "TIGHT",
+    "Bug",
+    "planted",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +63,18 @@ class Bug:
     what: str
     make: Callable[[Any], Any]
     scale: Scale = field(default_factory=Scale)  #: of the stories in which it shows soonest
+    also: tuple[str, Callable[[Any], Any]] | None = None  #: a second function of the same module that is in its way
 
 
 @contextmanager
 def planted(bug: Bug) -> Iterator[None]:
     right = bug.where[bug.what] if isinstance(bug.where, dict) else getattr(bug.where, bug.what)
     _set(bug, bug.make(right))
-    try:
-        yield
-    finally:
-        _set(bug, right)
+    with planted(replace(bug, what=bug.also[0], make=bug.also[1], also=None)) if bug.also else nullcontext():
+        try:
+            yield
+        finally:
+            _set(bug, right)
 
 
 def _set(bug: Bug, value: Any) -> None:
@@ -292,15 +313,174 @@ def _reserves_apart(right: Any) -> Any:
     return reserve
 
 
-FEW_SOURCES = Scale(sources=4)
+def _keeps_the_correction(right: Any) -> Any:
+    """An undo brings the life back to review, and leaves the answer as it was corrected."""
+
+    def changes(life: Life, fact: Any) -> dict[str, Any]:
+        found = right(life, fact)
+        return found | {"output_sha256": life.output_sha256} if isinstance(fact, ReviewUndone) else found
+
+    return changes
+
+
+def _settles_changes_again(right: Any) -> Any:
+    """An answer to a change that comes twice is published twice."""
+
+    def settle(view: Any, progress: Any, asked: Any, result: Any, **more: Any) -> Any:
+        return right(view, replace(progress, asking=(*progress.asking, asked)), asked, result, **more)
+
+    return settle
+
+
+def _forgets_what_was_taken_back(right: Any) -> Any:
+    """A commit that was taken back looks like one in doubt."""
+
+    def changes(life: Life, fact: Any) -> dict[str, Any]:
+        return {} if isinstance(fact, TakenBack) else right(life, fact)
+
+    return changes
+
+
+def _takes_any_correction(right: Any) -> Any:
+    """What a person writes is taken as it is, whatever the rules say."""
+    return lambda *told: replace(right(*told), reason=None)
+
+
+def _takes_any_score(right: Any) -> Any:
+    """A score counts for whatever answer its request has by now."""
+
+    def is_about(life: Life, decision: Any) -> bool:
+        return life.status is Status.NEEDS_REVIEW if decision.action == "score" else right(life, decision)
+
+    return is_about
+
+
+def _accepts_the_answer_there_is(right: Any) -> Any:
+    def agreed(view: Any, case: Any, judgement: Any) -> list[Order]:
+        seen = replace(case.decision, output_sha256_seen=case.life.output_sha256)
+        return right(view, replace(case, decision=seen), judgement)
+
+    return agreed
+
+
+def _forgets_the_score(right: Any) -> Any:
+    """A score that comes while another decision waits is passed over."""
+
+    def review(view: Any, decision: Any, offset: int, **more: Any) -> list[Order]:
+        return (
+            []
+            if decision.action == "score" and view.scan("correction", "", limit=1)
+            else right(view, decision, offset, **more)
+        )
+
+    return review
+
+
+def _counts_only_the_dead(right: Any) -> Any:
+    """An answer that failed and is asked for again is not taken for a failure."""
+
+    def outcome_of(before: Life | None, life: Life) -> breaking.Outcome | None:
+        return None if life.status is Status.FAILED_RETRYABLE else right(before, life)
+
+    return outcome_of
+
+
+def _hears_no_conflict(right: Any) -> Any:
+    """Whatever the sink answers to a change, it is taken to have been made."""
+
+    def settle(view: Any, progress: Any, asked: Any, result: Any, **more: Any) -> Any:
+        return right(view, progress, asked, replace(result, outcome=SinkOutcome.APPLIED), **more)
+
+    return settle
+
+
+def _forgets_what_it_asked(right: Any) -> Any:
+    """What a revert is about to ask the sink for is noted only when the sink has answered."""
+    del right
+
+    def change(worker: Any, task: Any, progress: Any) -> None:
+        task.apply([reverting.noted(replace(progress, asking=()))])
+        worker.durable(task)
+        changes = [reverting.change_of(task.view, task.jobs, progress, asked)[1] for asked in progress.asking]
+        answers = worker.sink.change(changes)
+        worker.meanwhile(task)
+        now = replace(reverting.current(task.view, progress), asking=progress.asking)
+        for asked, result in zip(progress.asking, answers, strict=True):
+            now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+            task.apply(orders)
+        task.apply([reverting.noted(now)])
+
+    return change
+
+
+def _tells_of_reverts_only(right: Any) -> Any:
+    """What is put back is published as if it were taken back."""
+    return lambda *told: replace(right(*told), kind="revert")
+
+
+def _changes_nothing(right: Any) -> Any:
+    """The command is settled, and the sink is not asked."""
+    del right
+
+    def change(worker: Any, task: Any, progress: Any) -> None:
+        now = progress
+        for asked in progress.asking:
+            result = SinkResult(commit_id=asked.commit_id, outcome=SinkOutcome.APPLIED)
+            now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+            task.apply(orders)
+        task.apply([reverting.noted(now)])
+
+    return change
+
+
+def _counts_no_doubts(right: Any) -> Any:
+    """Writes in doubt are not counted against the allowance."""
+    del right
+    return lambda cut, counts, spec: 0
+
+
+def _asks_out_of_order(right: Any) -> Any:
+    """A newer write is begun while an older one of its source is in doubt."""
+    del right
+    return lambda cut, life: False
+
+
+CHANGES = Scale(sources=8, changes=True)
+BLIND = Scale(sources=4, compares=False)
+LIMITED = Scale(stop_after=4)
+#: long enough for a source to be committed, changed, and changed back
+FEW_SOURCES = Scale(sources=4, events=250, actions=2_500)
 ONLINE = Scale(prefer="online")
 TIGHT = Scale(sources=60, partitions=3, budget_nanos=6_000)
+LOOSER = Scale(sources=60, partitions=3, budget_nanos=9_000)
+MANY_SOURCES = Scale(sources=100)
+STRAYS = Scale(faults=Faults(row=0.6, stray_rows=1.0))
+RULED = Scale(judged="ruled", actions=2_000)
+SCORED = Scale(judged="scored", actions=2_000)
 BAD_ROWS = Scale(sources=200, actions=8_000, faults=Faults(row=1.0))
+#: a prompt that goes wrong: every answer is prose
+PROSE = Scale(
+    sources=200,
+    events=200,
+    partitions=1,
+    actions=2_500,
+    crash_share=0.005,
+    faults=Faults(row=0.0, chatty=1.0),
+    breaker=BreakerSpec(consecutive=3, window=6),
+)
 
 BUGS = (
+    Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
+    Bug("a revert forgotten", "commit_once", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
+    Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
+    Bug("a replay told as a revert", "topic_tells_the_sink", reverting, "_record", _tells_of_reverts_only, CHANGES),
+    Bug("a revert that is only said", "reverted_rests", stages, "_change", _changes_nothing, CHANGES),
+    Bug("a change asked before it is noted", "changed_once", stages, "_change", _forgets_what_it_asked, CHANGES),
+    Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),
+    Bug("newer beside older", "asked_in_order", committing._Cut, "_is_source_busy", _asks_out_of_order, BLIND),
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
-    Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request),
-    Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers),
+    Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request, STRAYS),
+    Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers, MANY_SOURCES),
     Bug("cost counted twice", "cost_conserved", lifecycle, "_posted", _counts_cost_twice),
     Bug("cancel after commit", "committed_stays", stages.controlling, "sweep", _cancels_the_committed),
     Bug("a new version reusing an old id", "id_never_reused", normalizing, "request_id", _forgets_the_version),
@@ -319,8 +499,30 @@ BUGS = (
     Bug("a call before its intent is durable", "paid_once", stages.Worker, "durable", _sends_before_durable, ONLINE),
     Bug("calls while paused", "quiet_when_stopped", calling, "may_call", _asks_no_more, ONLINE),
     Bug("doubt that costs nothing", "doubt_booked", stages, "worst_nanos", lambda _: lambda _life: 0, ONLINE),
-    Bug("grants under way forgotten", "budget_kept", overseeing.Books, "handed", _forgets_what_is_under_way, TIGHT),
+    Bug("grants under way forgotten", "budget_kept", overseeing.Books, "handed", _forgets_what_is_under_way, LOOSER),
     Bug("the rest not given back", "grants_add_up", granting, "follow", _keeps_the_rest, TIGHT),
     Bug("reserved apart from the chunk", "grants_add_up", granting, "reserve", _reserves_apart, TIGHT),
+    Bug("an undo that leaves the correction", "undone_is_gone", lifecycle, "_changes", _keeps_the_correction, RULED),
+    Bug("corrections nobody checks", "rules_hold", reviewing, "correction", _takes_any_correction, RULED),
+    Bug(
+        "a score for an older answer",
+        "scores_are_about_the_answer",
+        reviewing,
+        "_is_about",
+        _takes_any_score,
+        SCORED,
+        also=("_agreed", _accepts_the_answer_there_is),
+    ),
+    Bug(
+        "a score lost on the way", "scores_are_about_the_answer", stages.reviewing, "review", _forgets_the_score, SCORED
+    ),
+    Bug(
+        "failures that are tried again not counted",
+        "breaker_kept",
+        breaking,
+        "outcome_of",
+        _counts_only_the_dead,
+        PROSE,
+    ),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

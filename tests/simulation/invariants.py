@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from batchmill.schemas.ids import parse_custom_id
-from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import DeadLetter, Excluded, WorkItem
+from batchmill.schemas.reasons import Reason, info
+from batchmill.schemas.records import Committed, DeadLetter, Excluded, WorkItem
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams.accounting import Books, origin_key, place_of
 from batchmill.streams.controlling import promotion_of
-from tests.simulation.oracle import ATTEMPTS_MAX, answer_to, asked_as
+from batchmill.streams.limiting import Share, counts_of
+from tests.simulation.oracle import ATTEMPTS_MAX, SECOND, WRONG, agrees, answer_to, asked_as, sha256_of
 from tests.simulation.simulation import Story
 
 __all__ = ["INVARIANTS", "broken"]
@@ -37,10 +38,12 @@ def broken(story: Story) -> dict[str, list[str]]:
 
 @law
 def ends(story: Story) -> Iterator[str]:
-    """In bounded time, and nothing but reviews is left."""
+    """In bounded time, and nothing but reviews is left, and what was taken back."""
     if not story.finished:
         yield "there is work left"
     for life in story.lives():
+        if life.status is Status.VALIDATED and life.reverted:
+            continue
         if life.status not in {Status.COMMITTED, Status.FAILED_TERMINAL, Status.NEEDS_REVIEW}:
             yield f"{life.request_id} is {life.status}"
 
@@ -55,10 +58,8 @@ def never_lost(story: Story) -> Iterator[str]:
     lives = {life.request_id: life for life in story.lives()}
     for life in lives.values():
         books.is_in(origin_key(life.origin), place_of(life))
-    for record in story.world.records("excluded"):
-        _count(books, record, lives, Place.EXCLUDED)
-    for record in story.world.records("dead-letter"):
-        _count(books, record, lives, Place.DEAD_LETTERED)
+    for record in _put_down(story):
+        _count(books, record, lives)
     for task in story.tasks:
         for row in task.view.rows(Arrival.schema):
             assert isinstance(row, Arrival)
@@ -69,17 +70,35 @@ def never_lost(story: Story) -> Iterator[str]:
         yield "a place names a raw record that never came in"
 
 
-def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life], place: Place) -> None:
+def _put_down(story: Story) -> list[Excluded | DeadLetter]:
+    """Every exclusion and letter; of a life that was put down for one event more than once, as one that was declined,
+    brought back and then superseded, the last.
+    """
+    told: dict[object, tuple[int, Excluded | DeadLetter]] = {}
+    for topic in ("excluded", "dead-letter"):
+        for partition in range(story.world.partitions):
+            for offset, entry in enumerate(story.world.log[topic, partition]):
+                record = entry.value
+                assert isinstance(record, Excluded | DeadLetter)
+                ended = record.reason is not Reason.DUPLICATE and record.request_id in story.undone
+                about = (record.request_id, record.origin) if ended else (topic, partition, offset)
+                if about not in told or told[about][0] < entry.at_ms:
+                    told[about] = entry.at_ms, record
+    return [record for _, record in told.values()]
+
+
+def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life]) -> None:
     """An obituary is counted through its life, unless a newer event took the life over."""
     life = lives.get(record.request_id or "")
     if life is None or life.origin != record.origin:
+        place = Place.EXCLUDED if info(record.reason).excluded else Place.DEAD_LETTERED
         books.is_in(origin_key(record.origin), place)
 
 
 @law
 def commit_once(story: Story) -> Iterator[str]:
     """One committed record per commit, the same commits in topic and sink, one per target and rank."""
-    records = Counter(record.commit_id for record in story.world.records("committed"))
+    records = Counter(record.commit_id for record in _commits(story))
     yield from (f"commit {name} was published {count} times" for name, count in records.items() if count > 1)
     if set(records) != set(story.sink.history):
         yield f"topic and sink differ in {sorted(set(records) ^ set(story.sink.history))}"
@@ -89,13 +108,92 @@ def commit_once(story: Story) -> Iterator[str]:
     yield from (f"{rank} was written {count} times" for rank, count in ranks.items() if count > 1)
 
 
+def _commits(story: Story) -> list[Committed]:
+    return [record for record in _of_the_sink(story) if record.kind == "commit"]
+
+
+def _of_the_sink(story: Story) -> list[Committed]:
+    """What was done to the sink; what the second job decides is on `decisions`."""
+    return [record for record in story.world.records("committed") if record.job != SECOND]
+
+
+@law
+def changed_once(story: Story) -> Iterator[str]:
+    """What the sink did for a command is published once, and nothing else is."""
+    records = Counter(record.commit_id for record in story.world.records("committed") if record.kind != "commit")
+    yield from (f"change {name} was published {count} times" for name, count in records.items() if count > 1)
+    if set(records) != story.sink.made:
+        yield f"topic and sink differ in the changes {sorted(set(records) ^ story.sink.made)}"
+
+
+@law
+def topic_tells_the_sink(story: Story) -> Iterator[str]:
+    """Who reads `committed` in order knows what each target holds, whatever was taken back and put back."""
+    held: dict[str, str | None] = {}
+    newest: dict[str, tuple[int, int]] = {}
+    before: dict[str, str | None] = {}
+    for record in _of_the_sink(story):
+        now, rank = held.get(record.target_key), (record.seq, record.promotion)
+        if record.kind == "commit":
+            before[record.commit_id] = record.previous_commit_id
+            if rank > newest.get(record.target_key, (-1, -1)):
+                held[record.target_key], newest[record.target_key] = record.commit_id, rank
+        elif record.kind == "revert" and now == record.reverts:
+            held[record.target_key] = before[record.reverts]
+        elif record.kind == "replay" and now == before[record.reverts]:
+            held[record.target_key] = record.reverts
+    for target_key in held.keys() | story.sink.rows.keys():
+        row = story.sink.rows.get(target_key)
+        if held.get(target_key) != (None if row is None else row.write.commit_id):
+            yield f"{target_key}: told {held.get(target_key)}, held {row and row.write.commit_id}"
+
+
+@law
+def reverted_rests(story: Story) -> Iterator[str]:
+    """What was taken back is in the sink no more, and what is there was not."""
+    held = {row.write.commit_id for row in story.sink.rows.values()}
+    for life in story.lives():
+        if life.reverted and life.commit_id in held:
+            yield f"{life.request_id} was taken back and is in the sink"
+
+
+@law
+def asked_in_order(story: Story) -> Iterator[str]:
+    """A sink that cannot compare is never given an older value of a source after a newer one."""
+    if story.sink.compares:
+        return
+    last: dict[str, tuple[int, int]] = {}
+    for write in story.sink.asked:
+        rank = (write.seq, write.promotion)
+        if rank < last.get(write.target_key, rank):
+            yield f"{write.target_key} was given {rank} after {last[write.target_key]}"
+        last[write.target_key] = rank
+
+
+@law
+def limit_kept(story: Story) -> Iterator[str]:
+    """Of no version more is committed than the operator has allowed."""
+    if story.stop_after is None:
+        return
+    commits = Counter(record.version for record in _commits(story))
+    for version, count in commits.items():
+        if count > story.stop_after * (story.goes + 1):
+            yield f"{count} commits of {version}, {story.goes + 1} times {story.stop_after} were allowed"
+    for task in story.tasks:
+        share = Share(task.partition, story.world.partitions)
+        for version in story.versions:
+            counts = counts_of(task.view, "sim", version)
+            if counts.commits > share.part(story.stop_after, counts.turn):
+                yield f"task {task.partition} made {counts.commits} commits of {version} since the last go"
+
+
 @law
 def newest_wins(story: Story) -> Iterator[str]:
     """What a source's newest event asks for is what the sink holds, once it was committed."""
     newest: dict[str, tuple[tuple[int, int], WorkItem]] = {}
     order = {version: number for number, version in enumerate(_applied(story))}
     cancelled = _cancelled_before(story)
-    for item in story.world.records("normalized"):
+    for item in _asked(story):
         rank = (item.seq, order[item.version])
         if item.origin.at_ms > cancelled and (item.source_id not in newest or rank > newest[item.source_id][0]):
             newest[item.source_id] = (rank, item)
@@ -111,9 +209,7 @@ def newest_wins(story: Story) -> Iterator[str]:
 
 def _tells(story: Story, item: WorkItem) -> bool:
     """Whether this is the newest without a tie: who came first on equal rank is not to be read off the topic."""
-    same = [
-        each for each in story.world.records("normalized") if each.source_id == item.source_id and each.seq == item.seq
-    ]
+    same = [each for each in _asked(story) if each.source_id == item.source_id and each.seq == item.seq]
     return len({each.request_id for each in same}) == 1
 
 
@@ -132,10 +228,15 @@ def _cancelled_before(story: Story) -> int:
 @law
 def sources_tell_the_truth(story: Story) -> Iterator[str]:
     """What a task believes the sink to hold is what it holds."""
+    taken_back = {life.request_id for life in story.lives() if life.reverted}
     for task in story.tasks:
         for row in task.view.rows(Source.schema):
             assert isinstance(row, Source)
+            if row.job == SECOND:
+                continue  # what it decides is on `decisions`
             held = story.sink.rows.get(row.source_id)
+            if row.committed_request_id in taken_back:
+                continue  # it stays the newest that was committed
             if row.committed_request_id != (None if held is None else held.write.request_id):
                 yield f"{row.key}: believed {row.committed_request_id}, held {held and held.write.request_id}"
 
@@ -222,12 +323,58 @@ def right_attempt(story: Story) -> Iterator[str]:
 @law
 def never_swapped(story: Story) -> Iterator[str]:
     """What is committed is the answer to the question that was asked, or a reviewer's correction."""
-    texts = {record.request_id: json.loads(record.input_json)["text"] for record in story.world.records("normalized")}
-    for record in story.world.records("committed"):
-        question = asked_as(story.versions.index(record.version), texts[record.request_id])
+    own = _own_answers(story)
+    for record in _commits(story):
         output = json.loads(record.output_json)
-        if output != answer_to(question) and output not in story.corrections:
+        if output != own[record.request_id] and output not in story.corrections:
             yield f"{record.request_id} committed {output}"
+
+
+def _own_answers(story: Story) -> dict[str, dict[str, object]]:
+    """What the model must have answered, by request."""
+    texts = {item.request_id: (item.version, json.loads(item.input_json)["text"]) for item in _asked(story)}
+    versions = story.versions
+    return {name: answer_to(asked_as(versions.index(version), text)) for name, (version, text) in texts.items()}
+
+
+def _asked(story: Story) -> list[WorkItem]:
+    return [item for item in story.world.records("normalized") if item.job != SECOND]
+
+
+@law
+def undone_is_gone(story: Story) -> Iterator[str]:
+    """An answer that waits in review is the model's own, whatever was put in its place before and taken back."""
+    own = _own_answers(story)
+    for _, after in story.world.moves:
+        if after.status is Status.NEEDS_REVIEW and after.output_sha256 != sha256_of(own[after.request_id]):
+            yield f"{after.request_id} waits in review with a correction"
+
+
+@law
+def rules_hold(story: Story) -> Iterator[str]:
+    """Where there is a rule nothing is committed that breaks it, no more from a person than from a model."""
+    for record in _commits(story) if story.ruled else ():
+        if str(json.loads(record.output_json)["label"]).startswith(WRONG):
+            yield f"{record.request_id} committed {record.output_json}"
+
+
+@law
+def scores_are_about_the_answer(story: Story) -> Iterator[str]:
+    """What a score let pass was asked about, and its own score agreed; what a score is there for is moved by it."""
+    told = {
+        (each.request_id, each.output_sha256_seen): agrees(json.loads(each.output_json))
+        for each in story.world.records("decisions")
+        if each.action == "score"
+    }
+    for before, after in story.world.moves:
+        if before is None or before.status is not Status.NEEDS_REVIEW or after.status is not Status.VALIDATED:
+            continue
+        by_score = before.reason is Reason.AWAITING_SCORE and after.due_at_ms is None
+        if by_score and not told.get((after.request_id, after.output_sha256 or "")):
+            yield f"{after.request_id} passed by a score that was not for it"
+    for life in story.lives():
+        if life.reason is Reason.AWAITING_SCORE and (life.request_id, life.output_sha256) in told:
+            yield f"{life.request_id} waits for a score that is there"
 
 
 @law
@@ -238,14 +385,17 @@ def no_commit_after_cancel(story: Story) -> Iterator[str]:
 
 @law
 def committed_stays(story: Story) -> Iterator[str]:
-    """Commits are undone by nothing but a recall; an ended life comes back only at its beginning, or to be written."""
+    """Commits are undone by nothing but a recall; an ended life comes back only at its beginning, or to be written, or
+    to the review it was declined in.
+    """
     back = {Status.QUEUED, Status.SUCCEEDED_UNVALIDATED, Status.VALIDATED, Status.FAILED_TERMINAL}
     for before, after in story.world.moves:
         if before is None:
             continue
         if before.status is Status.COMMITTED and after.status not in {Status.COMMITTED, Status.VALIDATED}:
             yield f"{after.request_id} was committed and became {after.status}"
-        if before.status is Status.FAILED_TERMINAL and after.status not in back:
+        undone = before.reason is Reason.DECLINED and after.status is Status.NEEDS_REVIEW
+        if before.status is Status.FAILED_TERMINAL and after.status not in back and not undone:
             yield f"{after.request_id} had ended and became {after.status}"
 
 
@@ -271,6 +421,38 @@ def attempts_bounded(story: Story) -> Iterator[str]:
     """No life counts more attempts than its job allows."""
     over = [life for life in story.lives() if life.attempt > ATTEMPTS_MAX]
     yield from (f"{life.request_id} counts {life.attempt} attempts" for life in over)
+
+
+@law
+def breaker_kept(story: Story) -> Iterator[str]:
+    """While its job runs, no task sees more answers of one version fail in a row than the breaker allows."""
+    if story.scale.breaker is None:
+        return
+    for partition in range(story.world.partitions):
+        rows = [row for at, row in story.world.history if at == partition]
+        worst = max(_failed_in_a_row(rows), default=0)
+        if worst > story.scale.breaker.consecutive:
+            yield f"task {partition} went on until {worst} answers in a row had failed"
+
+
+def _failed_in_a_row(rows: list[Life | Job | None]) -> Iterator[int]:
+    """How many had failed after each answer. A word on the job, or the death of the worker, begins the count anew."""
+    lives: dict[str, Life] = {}
+    count: Counter[str] = Counter()
+    paused = False
+    for row in rows:
+        if isinstance(row, Life):
+            before, lives[row.request_id] = lives.get(row.request_id), row
+            if paused or before is None or before.status is not Status.SUCCEEDED_UNVALIDATED:
+                continue
+            if row.status in {Status.VALIDATED, Status.NEEDS_REVIEW}:
+                count[row.version] = 0
+            elif row.reason in {Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH}:
+                count[row.version] += 1
+                yield count[row.version]
+        else:
+            count.clear()
+            paused = row.paused if row is not None else paused
 
 
 @law

@@ -1,15 +1,31 @@
 """What the answer to a text must be, told without asking the system under test."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from typing import Literal
 
-__all__ = ["ATTEMPTS_MAX", "PROMPTS", "Prefer", "answer_to", "asked_as", "spec_of"]
+__all__ = [
+    "ATTEMPTS_MAX",
+    "PROMPTS",
+    "SECOND",
+    "WRONG",
+    "Judged",
+    "Prefer",
+    "agrees",
+    "answer_to",
+    "asked_as",
+    "scorer",
+    "sha256_of",
+    "spec_of",
+]
 
 from batchmill.schemas.jobs import (
     AskSpec,
+    BreakerSpec,
     BudgetSpec,
     ChunkSpec,
+    CommitSpec,
     ConfidenceSpec,
     JobSpec,
     JudgeSpec,
@@ -18,9 +34,18 @@ from batchmill.schemas.jobs import (
     OnlineSpec,
     PlaceSpec,
     RetrySpec,
+    ReviewSpec,
+    RuleSpec,
+    ScoringSpec,
 )
 
 Prefer = Literal["batch", "online", "auto"]
+#: by checks of the answer alone; by rules over the input too, and two people; by a second job on top of that
+Judged = Literal["plainly", "ruled", "scored"]
+#: the job that gives second opinions
+SECOND = "second"
+#: how a label begins that the rule does not take
+WRONG = "wrong"
 ATTEMPTS_MAX = 4
 #: of a job that chooses by deadline: some batches are in time, others are given up
 DEADLINE_SECONDS = 200
@@ -38,6 +63,28 @@ def answer_to(question: str) -> dict[str, object]:
     return {"confidence": 0.2 if int(digest[:8], 16) % 8 == 0 else 0.9, "label": digest[8:20]}
 
 
+def sha256_of(output: dict[str, object]) -> str:
+    """The hash that an answer goes by: of its canonical form."""
+    return sha256(json.dumps(output, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def agrees(score: dict[str, object]) -> bool:
+    """Whether the second job is of the same opinion: it is where it is sure of itself."""
+    return score["confidence"] == 0.9
+
+
+def scorer() -> JobSpec:
+    """The job that gives second opinions: its answer to a question about a label is the score."""
+    spec = spec_of(0)
+    return replace(
+        spec,
+        job=SECOND,
+        ask=replace(spec.ask, user="Score: {{ input.output.label }}"),
+        judge=JudgeSpec(),
+        place=PlaceSpec(sink="decisions", table="decisions"),
+    )
+
+
 def spec_of(
     version_number: int,
     *,
@@ -46,6 +93,9 @@ def spec_of(
     seq: str = "log",
     budget_nanos: int | None = None,
     prefer: Prefer = "batch",
+    judged: Judged = "plainly",
+    breaker: BreakerSpec | None = None,
+    stop_after: int | None = None,
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -70,8 +120,20 @@ def spec_of(
             chunk=ChunkSpec(max_count=count_max, max_age_seconds=30),
             online=OnlineSpec(max_count=count_max),
         ),
-        judge=JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5)),
+        judge=_judge(judged),
+        review=ReviewSpec(double=0 if judged == "plainly" else 0.3, undo_seconds=20),
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
         place=PlaceSpec(sink="sim", table="labels"),
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
+        breaker=breaker,
+        commit=CommitSpec(stop_after=stop_after),
     )
+
+
+def _judge(judged: Judged) -> JudgeSpec:
+    plain = JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5))
+    if judged == "plainly":
+        return plain
+    rule = RuleSpec(id="right", require=f"size(input.text) > 0 && !output.label.startsWith('{WRONG}')")
+    asked = ScoringSpec(job=SECOND, agree="score.confidence == 0.9", sample=0.7)
+    return replace(plain, review_sample=0.4, rules=(rule,), scoring=asked if judged == "scored" else None)

@@ -51,10 +51,11 @@ class Faults:
     queue_full: float = 0.04
     row: float = 0.2  #: of the rows fail somehow
     stray_rows: float = 0.3  #: of the result files hold repeated or foreign rows
+    chatty: float = 0.0  #: of the answers are prose, whatever else happens
 
 
 NORMAL = Faults()
-NONE = Faults(*([0.0] * 8))
+NONE = Faults(*([0.0] * 9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,7 @@ class SimProvider:
             raise OutcomeUnknownError("timeout")
         if "unreadable" in text:
             return _unbilled(custom_id, Outcome.ERROR, Reason.REQUEST_INVALID)
-        row_fault = self.chance.choice(_CALL_FAULTS) if self.chance.random() < self.faults.row else "fine"
-        row = self._with_fault(ONLINE, custom_id, text, row_fault)
+        row = self._with_fault(ONLINE, custom_id, text, self._row_fault(_CALL_FAULTS))
         assert row is not None
         if fault == "accepted_unknown":
             raise OutcomeUnknownError("server_error", http_status=500)
@@ -237,8 +237,12 @@ class SimProvider:
     def _answered(self, batch: _Batch, custom_id: str, text: str) -> RowOutcome | None:
         if batch.stops and self.chance.random() < 0.5:
             return _unbilled(custom_id, Outcome.CANCELLED, Reason.PROVIDER_CANCELLED)
-        fault = self.chance.choice(_ROW_FAULTS) if self.chance.random() < self.faults.row else "fine"
-        return self._with_fault(batch.batch_id, custom_id, text, fault)
+        return self._with_fault(batch.batch_id, custom_id, text, self._row_fault(_ROW_FAULTS))
+
+    def _row_fault(self, faults: tuple[str, ...]) -> str:
+        if self.faults.chatty and self.chance.random() < self.faults.chatty:
+            return "chatty"
+        return self.chance.choice(faults) if self.chance.random() < self.faults.row else "fine"
 
     def _with_fault(self, batch_id: str, custom_id: str, text: str, fault: str) -> RowOutcome | None:
         match fault:

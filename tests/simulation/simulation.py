@@ -9,13 +9,16 @@ from random import Random
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
-from batchmill.schemas.jobs import BudgetSpec, JobSpec
+from batchmill.schemas.jobs import BreakerSpec, BudgetSpec, JobSpec
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
+from batchmill.schemas.status import Status
 from batchmill.schemas.versions import version_of
-from batchmill.streams import controlling
+from batchmill.streams import controlling, limiting, reverting
 from batchmill.streams.dead_lettering import RawRecord
-from tests.simulation.oracle import PROMPTS, Prefer, spec_of
+from batchmill.streams.scoring import actor_of
+from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
 from tests.simulation.overseer import SimOverseer
 from tests.simulation.provider import NONE, NORMAL, Faults, SimProvider
 from tests.simulation.sink import SimSink
@@ -28,6 +31,10 @@ JOB = "sim"
 QUIET_ROUNDS_MAX = 3_000
 ENOUGH_NANOS = 10**9
 STEP_MS_MAX = 4_000
+#: effects that have most to do
+MOSTLY = ("dispatch", "dispatch", "poll", "poll")
+#: of all actions in a story with changes
+CHANGE_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,11 @@ class Scale:
     faults: Faults = NORMAL  #: of the provider
     prefer: Prefer = "batch"  #: which way the questions go
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
+    judged: Judged = "plainly"  #: how answers are judged
+    breaker: BreakerSpec | None = None
+    compares: bool = True  #: whether the sink does
+    changes: bool = False  #: commits are taken back and put back
+    stop_after: int | None = None  #: commits of a version until the operator says `go`
 
 
 @dataclass(slots=True)
@@ -49,6 +61,7 @@ class Story:
     """Everything there is to look at when it is over."""
 
     seed: int
+    scale: Scale
     world: World
     worker: Worker
     tasks: list[SimTask]
@@ -56,7 +69,11 @@ class Story:
     corrections: list[dict[str, object]] = field(default_factory=list)
     finished: bool = False
     overseer: SimOverseer | None = None
+    stop_after: int | None = None  #: commits of a version that one `go` allows
     budgets: list[int] = field(default_factory=list)  #: every budget the operator has set
+    ruled: bool = False  #: there is a rule over input and output
+    changes: bool = False  #: the operator takes commits back, and puts them back
+    goes: int = 0  #: how often the operator said `go`
     overspent: list[str] = field(default_factory=list)  #: moments at which more was billed or held than any allowed
 
     def watch_budget(self) -> None:
@@ -77,6 +94,13 @@ class Story:
     def sink(self) -> SimSink:
         return self.worker.sink
 
+    @property
+    def undone(self) -> set[str]:
+        """Requests that were declined and are not any more: in review again, or ended otherwise since nobody waits."""
+        moves = ((before, after) for before, after in self.world.moves if before is not None)
+        declined = (after for before, after in moves if before.reason is Reason.DECLINED is not after.reason)
+        return {after.request_id for after in declined}
+
     def lives(self) -> list[Life]:
         return [row for task in self.tasks for row in task.view.rows(Life.schema) if isinstance(row, Life)]
 
@@ -86,7 +110,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
     scale = scale or Scale()
     chance = Random(seed)
     world = World(chance, scale.partitions)
-    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(), scale.crash_share)
+    worker = Worker(world, SimProvider(chance, scale.faults), SimSink(scale.compares), scale.crash_share)
     hold = chance.random() < 0.2
     specs = [
         spec_of(
@@ -95,16 +119,24 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             count_max=chance.randrange(1, 12),
             budget_nanos=scale.budget_nanos,
             prefer=scale.prefer,
+            judged=scale.judged,
+            breaker=scale.breaker,
+            stop_after=scale.stop_after,
         )
         for number in range(len(PROMPTS))
     ]
     tasks = [SimTask(world, partition) for partition in range(scale.partitions)]
-    story = Story(seed, world, worker, tasks, [version_of(spec) for spec in specs])
+    story = Story(seed, scale, world, worker, tasks, [version_of(spec) for spec in specs])
+    story.ruled = scale.judged != "plainly"
+    story.stop_after, story.changes = scale.stop_after, scale.changes
+    worker.outages = scale.changes or not scale.compares or scale.stop_after is not None
     operator = _Operator(story, specs)
     if scale.budget_nanos is not None:
         story.overseer = SimOverseer(world, Random(seed))
         story.budgets.append(scale.budget_nanos)
     operator.command("apply", version=0)
+    if scale.judged == "scored":
+        operator.apply(scorer())
     author = _Author(story, scale)
     for _ in range(scale.actions):
         _act(story, operator, author)
@@ -120,6 +152,8 @@ def _act(story: Story, operator: "_Operator", author: "_Author") -> None:
     chance = story.world.chance
     story.world.now_ms += chance.randrange(STEP_MS_MAX)
     story.provider.thaw(story.world.now_ms)
+    if story.changes and chance.random() < CHANGE_SHARE:
+        operator.change(chance.choice(("revert", "revert", "replay")))
     drawn = chance.random()
     if drawn < 0.1:
         author.publish()
@@ -140,7 +174,8 @@ def _work(story: Story, task: SimTask) -> None:
             name = chance.choice(list(TOPICS))
             TOPICS[name](story.worker, task, chance.randrange(1, 12))
         else:
-            name = chance.choice([*EFFECTS, "dispatch", "dispatch", "poll", "poll"])
+            idle = (set() if story.ruled else {"judge"}) | (set() if story.changes else {"change"})
+            name = chance.choice([*(each for each in EFFECTS if each not in idle), *MOSTLY])
             EFFECTS[name](story.worker, task)
         if chance.random() < 0.6:
             task.commit()
@@ -152,7 +187,7 @@ def _drain(story: Story, operator: "_Operator") -> None:
     """Faults stop, the operator lets everything go; in bounded time nothing is left to do."""
     story.worker.crash_share = 0.0
     story.provider.faults = NONE
-    operator.command("resume")
+    operator.resume_all()
     if story.overseer is not None:
         operator.raise_budget(ENOUGH_NANOS)
     for _ in range(QUIET_ROUNDS_MAX):
@@ -174,7 +209,9 @@ def _drain(story: Story, operator: "_Operator") -> None:
             story.finished = True
             return
         if _paused(story):
-            operator.command("resume")
+            operator.resume_all()
+        if _limited(story):
+            operator.go()
 
 
 def _held(story: Story) -> bool:
@@ -185,11 +222,25 @@ def _paused(story: Story) -> bool:
     return any(job.paused for task in story.tasks for job in controlling.jobs(task.view))
 
 
+def _limited(story: Story) -> bool:
+    jobs = [job for task in story.tasks for job in controlling.jobs(task.view)]
+    return any(
+        limiting.counts_of(task.view, job.job, version).held
+        for task in story.tasks
+        for job in jobs
+        for version in story.versions
+    )
+
+
 def _waiting(story: Story) -> bool:
     for task in story.tasks:
         if task.view.scan("chunk", "", limit=1) or task.view.scan("retry", "", limit=1):
             return True
         if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
+            return True
+        if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
+            return True
+        if reverting.under_way(task.view) is not None:
             return True
     return False
 
@@ -240,9 +291,15 @@ class _Operator:
         self.specs = specs
         self.version = 0
         self.commands = 0
+        self.people = Random(story.seed)
+        self.decided: list[tuple[SimTask, Decision]] = []  #: what may be taken back
+        more = ("defer",) if story.ruled else ()
+        scores = ("score",) if specs[0].judge.scoring is not None else ()
+        self.rulings = ("accept", "accept", "correct", "decline", *more, *scores)
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
-        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets)
+        goes = ("go",) if specs[0].commit.stop_after is not None else ()
+        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *goes)
 
     def meddle(self) -> None:
         match self.story.world.chance.choice(self.habits):
@@ -253,8 +310,26 @@ class _Operator:
                 self.raise_budget(self.story.budgets[-1] * 3 // 2)
             case "lower":
                 self.raise_budget(self.story.budgets[-1] * 2 // 3)
+            case "go":
+                self.go()
             case command:
                 self.command(command)
+
+    def go(self) -> None:
+        self.story.goes += 1
+        self.command("go")
+
+    def change(self, kind: str) -> None:
+        """Take back, or put back, a run or some requests, whatever has become of them."""
+        chance, lives = self.story.world.chance, self.story.lives()
+        if not lives:
+            return
+        if chance.random() < 0.3:
+            self.command(kind, body_json=reverting.command_body(run=chance.choice(lives).run_id))
+            return
+        likely = [life for life in lives if life.status is Status.COMMITTED or life.reverted] or lives
+        chosen = [chance.choice(likely).request_id for _ in range(chance.randrange(1, 4))]
+        self.command(kind, body_json=reverting.command_body(requests=chosen))
 
     def raise_budget(self, nanos: int) -> None:
         """Apply the same version with another budget; lower ones too."""
@@ -262,14 +337,28 @@ class _Operator:
         self.specs = [replace(spec, budget=BudgetSpec(job_nanos=nanos)) for spec in self.specs]
         self.command("apply", version=self.version)
 
-    def command(self, command: str, *, version: int | None = None) -> None:
+    def command(self, command: str, *, version: int | None = None, body_json: str = "{}") -> None:
+        if version is not None:
+            self.apply(self.specs[version])
+        else:
+            self._issue(command, JOB, None, body_json)
+
+    def resume_all(self) -> None:
+        """The second job pauses by itself as any other does."""
+        for job in (JOB, SECOND):
+            self._issue("resume", job, None, "{}")
+
+    def apply(self, spec: JobSpec) -> None:
+        self._issue("apply", spec.job, version_of(spec), spec.to_json())
+
+    def _issue(self, command: str, job: str, version: str | None, body_json: str) -> None:
         self.commands += 1
         control = Control(
             command_id=f"command-{self.commands}",
             command=command,
-            job=JOB,
-            version=None if version is None else self.story.versions[version],
-            body_json="{}" if version is None else self.specs[version].to_json(),
+            job=job,
+            version=version,
+            body_json=body_json,
             actor="operator",
             issued_at_ms=self.story.world.now_ms,
         )
@@ -277,8 +366,12 @@ class _Operator:
             self.story.world.append("control", partition, control)
 
     def decide(self) -> None:
-        """Rule on a life in review, now and then on an answer it no longer has."""
+        """Rule on a life in review, now and then on an answer it no longer has; or take an earlier ruling back."""
         chance = self.story.world.chance
+        if self.decided and self.people.random() < 0.3:
+            task, earlier = self.people.choice(self.decided[-20:])
+            self._write(task, replace(earlier, id=f"undo-{earlier.id}", action="undo", undoes=earlier.id))
+            return
         waiting = [
             (task, life)
             for task in self.story.tasks
@@ -288,18 +381,35 @@ class _Operator:
         if not waiting:
             return
         task, life = chance.choice(waiting)
-        action = chance.choice(("accept", "accept", "correct", "decline"))
-        correction = json.dumps({"confidence": 1.0, "label": f"corrected {chance.randrange(1000)}"})
-        self.story.corrections.append(json.loads(correction))
-        decision = Decision(
+        decision = self._decision(life, chance.choice(self.rulings))
+        if self.story.ruled:
+            self.decided.append((task, decision))
+        self._write(task, decision)
+
+    def _decision(self, life: Life, action: str) -> Decision:
+        chance, now_ms = self.story.world.chance, self.story.world.now_ms
+        correction = self._correction()
+        late = {"confidence": 0.9, "label": "late"}  # a score of another answer, and it agrees
+        return Decision(
             id=f"decision-{chance.randrange(10**9)}",
             request_id=life.request_id,
             job=life.job,
             action=action,
-            output_sha256_seen="stale" if chance.random() < 0.1 else life.output_sha256 or "",
-            output_json=correction if action == "correct" else None,
+            output_sha256_seen="stale" if chance.random() < 0.1 or action == "score" else life.output_sha256 or "",
+            output_json={"correct": json.dumps(correction), "score": json.dumps(late)}.get(action),
             reason=None,
-            actor="reviewer",
-            decided_at_ms=self.story.world.now_ms,
+            until_ms=now_ms + 1_000 if action == "defer" else None,
+            actor=actor_of(SECOND) if action == "score" else self.people.choice(("ada", "bob", "cleo")),
+            decided_at_ms=now_ms,
         )
+
+    def _correction(self) -> dict[str, object]:
+        """Where there is a rule, now and then one that breaks it."""
+        breaks = self.story.ruled and self.people.random() < 0.2
+        label = f"{WRONG} " if breaks else ""
+        correction = {"confidence": 1.0, "label": f"{label}corrected {self.story.world.chance.randrange(1000)}"}
+        self.story.corrections.append(correction)
+        return correction
+
+    def _write(self, task: SimTask, decision: Decision) -> None:
         self.story.world.append("decisions", task.partition, decision)

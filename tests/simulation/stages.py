@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.records import Origin, Result, Verdict
+from batchmill.schemas.records import Committed, Origin, Result, Verdict
 from batchmill.schemas.state import Arrival, Chunk, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import (
@@ -21,26 +21,32 @@ from batchmill.streams import (
     controlling,
     granting,
     hastening,
+    limiting,
     normalizing,
     queueing,
     refusing,
     retrying,
+    reverting,
     reviewing,
+    scoring,
     sealing,
     submitting,
     validating,
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.orders import Emit
 from batchmill.streams.ports import (
     Label,
     NotStartedError,
     ProviderError,
     RemoteBatch,
     SinkOutcome,
+    SinkResult,
     StoredPayload,
     TransientError,
 )
+from batchmill.streams.sinks import SINKS
 from batchmill.streams.submitting import Todo
 from tests.simulation.provider import OUTPUT_TOKEN_NANOS, PRICES, SimProvider, price
 from tests.simulation.sink import SimSink
@@ -54,6 +60,10 @@ GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
 CHUNKS_ON_THE_WAY_MAX = 4
 COMMIT_CUT = 5
+#: of the instants at which the writer looks, the sink is down at one in so many
+DOWN_EVERY = 9
+#: how often a sink hangs up; one that cannot compare is only in danger when it does so again and again
+HANGS_UP, HANGS_UP_BLIND = 0.1, 0.9
 TYPICAL_MS = 60_000
 ANSWER_TOKENS_MAX = 50
 #: states whose steps the polling loop takes
@@ -70,6 +80,7 @@ class Worker:
     provider: SimProvider
     sink: SimSink
     crash_share: float
+    outages: bool = False  #: now and then the sink is known to be down
     rough: bool = True  #: files vanish, the sink hangs up or answers twice
     payloads: dict[str, bytes] = field(default_factory=dict)
     results: dict[str, list[collecting.RowOutcome]] = field(default_factory=dict)
@@ -99,7 +110,7 @@ class Worker:
         try:
             for consume in TOPICS.values():
                 consume(self, task, 3)
-            for name in ("sealing", "sweep", "retry", "commit", "dispatch", "poll"):
+            for name in ("sealing", "sweep", "retry", "judge", "commit", "change", "dispatch", "poll"):
                 EFFECTS[name](self, task)
         finally:
             self._inside = False
@@ -149,15 +160,18 @@ def committer(worker: Worker, task: SimTask, limit: int) -> bool:
 
 def reviewer(worker: Worker, task: SimTask, limit: int) -> bool:
     found = task.next("decisions", limit)
-    for _, entry in found:
-        task.apply(reviewing.review(task.view, entry.value, jobs=task.jobs, now_ms=worker.world.now_ms))
+    for offset, entry in found:
+        task.apply(reviewing.review(task.view, entry.value, offset, jobs=task.jobs, now_ms=worker.world.now_ms))
     return bool(found)
 
 
 def controller(worker: Worker, task: SimTask, limit: int) -> bool:
     found = task.next("control", limit)
-    for _, entry in found:
-        task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
+    for offset, entry in found:
+        if entry.value.command in reverting.COMMANDS:
+            task.apply(reverting.change_command(task.view, entry.value, offset))
+        else:
+            task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
     return bool(found)
 
 
@@ -254,13 +268,35 @@ def sweep(worker: Worker, task: SimTask) -> bool:
 
 
 def write(worker: Worker, task: SimTask) -> bool:
+    busy = f"commit/{task.partition}"
+    if worker.sink.compares:  # an answer that is waited for and another cut at once do no harm
+        return _write(worker, task)
+    if busy in worker.busy:
+        return False
+    worker.busy.add(busy)
+    try:
+        return _write(worker, task)
+    finally:
+        worker.busy.discard(busy)
+
+
+def _write(worker: Worker, task: SimTask) -> bool:
     now_ms = worker.world.now_ms
-    intent = committing.intend(task.view, now_ms=now_ms, limit=COMMIT_CUT)
+    terms = committing.Terms(
+        sinks={"sim": worker.sink.capabilities, scoring.SINK: SINKS[scoring.SINK]},
+        share=limiting.Share(task.partition, worker.world.partitions),
+        down={"sim"} if worker.outages and now_ms % DOWN_EVERY == 0 else frozenset(),
+    )
+    intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT)
+    while intent.after is not None and not (intent.lives or intent.inside or intent.orders):
+        intent = committing.intend(task.view, task.jobs, terms, now_ms=now_ms, limit=COMMIT_CUT, after=intent.after)
     for order in intent.orders:
         _watch_intent(worker, task, order)
     task.apply(intent.orders)
+    for life in intent.inside:
+        _decide(worker, task, life)
     if not intent.lives:
-        return bool(intent.orders)
+        return bool(intent.orders or intent.inside)
     worker.durable(task)
     log = worker.world.log["validated", task.partition]
     writes = []
@@ -271,13 +307,95 @@ def write(worker: Worker, task: SimTask) -> bool:
         writes.append(committing.write_of(life, verdict, place))
     results = worker.sink.apply(writes)
     worker.meanwhile(task)
-    if worker.mishap(0.1):
+    if worker.mishap(HANGS_UP if worker.sink.compares else HANGS_UP_BLIND):
         return True  # the sink hung up; the lives stay in doubt
     again = worker.mishap(0.1)  # its answer is delivered twice
+    done = []
     for each, result in [*zip(writes, results, strict=True)] * (2 if again else 1):
-        task.apply(committing.settle(task.view, each, result, sink="sim", now_ms=now_ms))
+        orders = committing.settle(task.view, each, result, sink="sim", now_ms=now_ms)
+        task.apply(orders)
+        done += [(order.record, result.changed) for order in orders if _is_commit(order)]
+    task.apply(limiting.counted(task.view, done))
     assert all(result.outcome is not SinkOutcome.REFUSED for result in results)
     return True
+
+
+def _decide(worker: Worker, task: SimTask, life: Life) -> None:
+    """What is placed into `decisions` is written in the very transaction that says it is."""
+    now_ms = worker.world.now_ms
+    verdict = worker.world.log["validated", task.partition][life.verdict_offset].value
+    place = committing.place_of(task.view, task.jobs, life)
+    found = committing.inside_write(task.view, life, verdict, place, now_ms)
+    assert found is not None
+    wanted, intended = found
+    task.apply(intended)
+    decision = scoring.decision_of(life, verdict, now_ms)
+    assert decision is not None
+    result = SinkResult(commit_id=wanted.commit_id, outcome=SinkOutcome.APPLIED)
+    settled = committing.settle(task.view, wanted, result, sink=scoring.SINK, now_ms=now_ms)
+    task.apply([Emit(decision, key=decision.request_id.encode()), *settled])
+
+
+def judge(worker: Worker, task: SimTask) -> bool:
+    """Answers, then decisions, that are judged beside what is read back from the log."""
+    now_ms, partition = worker.world.now_ms, task.partition
+    results, items = (worker.world.log[name, partition] for name in ("results", "normalized"))
+    lives = validating.waiting(task.view, task.jobs, 5)
+    asked = reviewing.waiting(task.view, 5)
+    if lives or asked:
+        worker.meanwhile(task)
+    for life in lives:
+        assert life.result_offset is not None
+        bodies = results[life.result_offset].value, items[life.input_offset].value
+        task.apply(validating.validate_beside(task.view, life, *bodies, jobs=task.jobs, now_ms=now_ms))
+    for each in asked:
+        life = read.life(task.view, each.request_id)
+        assert life is not None
+        answer = None if life.result_offset is None else results[life.result_offset].value
+        ours = answer if isinstance(answer, Result) and answer.request_id == life.request_id else None
+        beside = reviewing.Beside(item=items[life.input_offset].value, result=ours)
+        decision = worker.world.log["decisions", partition][each.offset].value
+        task.apply(reviewing.review_beside(task.view, each, decision, beside, jobs=task.jobs, now_ms=now_ms))
+    return bool(lives or asked)
+
+
+def _is_commit(order: object) -> bool:
+    return isinstance(order, Emit) and isinstance(order.record, Committed)
+
+
+def change(worker: Worker, task: SimTask) -> bool:
+    """One step of a revert or a replay."""
+    progress = reverting.under_way(task.view)
+    if progress is None:
+        return False
+    if not progress.asking:
+        sinks = {"sim": worker.sink.capabilities}
+        orders = reverting.next_cut(task.view, task.jobs, progress, sinks=sinks, limit=COMMIT_CUT)
+        task.apply(orders)
+        return bool(orders)
+    busy = f"change/{task.partition}"
+    if busy in worker.busy:
+        return False
+    worker.busy.add(busy)
+    try:
+        _change(worker, task, progress)
+    finally:
+        worker.busy.discard(busy)
+    return True
+
+
+def _change(worker: Worker, task: SimTask, progress: reverting.Progress) -> None:
+    worker.durable(task)
+    changes = [reverting.change_of(task.view, task.jobs, progress, asked)[1] for asked in progress.asking]
+    answers = list(zip(progress.asking, worker.sink.change(changes), strict=True))
+    worker.meanwhile(task)
+    if worker.mishap(0.1):
+        return  # the sink hung up; the same is asked again
+    now = reverting.current(task.view, progress)
+    for asked, result in answers * (2 if worker.mishap(0.1) else 1):
+        now, orders = reverting.settle_change(task.view, now, asked, result, sink="sim", now_ms=worker.world.now_ms)
+        task.apply(orders)
+    task.apply([reverting.noted(now)])
 
 
 def _watch_intent(worker: Worker, task: SimTask, order: object) -> None:
@@ -334,7 +452,9 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "dispatch": dispatch,
     "poll": poll,
     "sweep": sweep,
+    "judge": judge,
     "commit": write,
+    "change": change,
 }
 
 

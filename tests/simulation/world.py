@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from batchmill.schemas import codec
 from batchmill.schemas.ids import partition_for
-from batchmill.schemas.records import Record
+from batchmill.schemas.records import Origin, RawEvent, Record
 from batchmill.schemas.state import Chunk, Grant, Job, Life, Row
 from batchmill.streams import granting
+from batchmill.streams.breaking import Breaker
 from batchmill.streams.chunking import Place
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord
@@ -47,6 +49,8 @@ class World:
     log: dict[tuple[str, int], list[Entry]] = field(default_factory=lambda: defaultdict(list))
     #: every committed move of a life, in order: the row before and after
     moves: list[tuple[Life | None, Life]] = field(default_factory=list)
+    #: what each task remembered of lives and jobs, in order; None where it died and forgot what it had in mind
+    history: list[tuple[int, Life | Job | None]] = field(default_factory=list)
     #: rows of jobs and pools that each transaction wrote, and where its task stood in `control`
     state: list[tuple[int, list[Grant | Job], int]] = field(default_factory=list)
 
@@ -71,20 +75,27 @@ class SimTask:
         self.place = Place("sim", partition)
         self.view = MemoryView()
         self.jobs = CompiledJobs()
+        self.breaker = Breaker()
         self.read: dict[str, int] = defaultdict(int)
         self.committed: dict[str, int] = {}
         self.fenced_at_ms = 0
         self.committed_at_ms = world.now_ms
         self.clean = True
         self._undo: list[tuple[str, str, Row | None]] = []
-        self._outbox: list[tuple[str, int, Record]] = []
+        self._outbox: list[tuple[str, int, Record | RawRecord]] = []
         self._moves: list[tuple[Life | None, Life]] = []
         self._rows: list[Row] = []
 
     def apply(self, orders: Iterable[Order]) -> None:
         for order in orders:
             match order:
+                case Put(Life() as row):
+                    stops = self.breaker.seen(self.view, row)
+                    self._carry(order)
+                    self.apply(stops)
                 case Put(Chunk() | Job() as row):
+                    if isinstance(row, Job):
+                        self.breaker.heard(self.view, row)
                     for each in granting.follow(self.view, row):
                         self._carry(each)
                 case _:
@@ -104,7 +115,7 @@ class SimTask:
                 self.view.delete(table, key)
             case Emit(record, key, partition):
                 at = self.world.place(key) if partition is None else partition
-                self._outbox.append((record.schema, at, record))
+                self._outbox.append((record.schema, at, _as_raw(key, record)))
             case Wake():
                 pass
 
@@ -118,6 +129,7 @@ class SimTask:
         self.world.moves += self._moves
         for topic, partition, record in self._outbox:
             self.world.append(topic, partition, record)
+        self.world.history += [(self.partition, row) for row in self._rows if isinstance(row, Life | Job)]
         self.world.state.append(
             (self.partition, [row for row in self._rows if isinstance(row, Grant | Job)], self.read["control"])
         )
@@ -133,5 +145,14 @@ class SimTask:
                 self.view.put(before)
         self._undo, self._outbox, self._moves, self._rows = [], [], [], []
         self.read = defaultdict(int, self.committed)
-        self.jobs = CompiledJobs()
+        self.jobs, self.breaker = CompiledJobs(), Breaker()
+        self.world.history.append((self.partition, None))
         self.fenced_at_ms, self.clean = self.world.now_ms, False
+
+
+def _as_raw(key: bytes, record: Record) -> Record | RawRecord:
+    """An event that we publish ourselves lies in `raw` like anyone's."""
+    if not isinstance(record, RawEvent):
+        return record
+    nowhere = Origin(generation=0, partition=0, offset=0, at_ms=0)
+    return RawRecord(origin=nowhere, key=key, value=codec.encode(record))

@@ -179,3 +179,15 @@ async def test_timestamps_follow_the_life(client, make):
     times = [batch[name] for name in ("created_at", "in_progress_at", "finalizing_at", "completed_at")]
     assert times == sorted(times)
     assert [batch[name] for name in ("failed_at", "expired_at", "cancelling_at", "cancelled_at")] == [None] * 4
+
+
+async def test_how_likely_each_token_was_is_told_when_it_is_asked_for(client, make):
+    asked, silent = make.row("asked", "An even temper."), make.row("silent", "An even temper.")
+    asked["body"]["logprobs"] = True
+    ended = await client.ended((await client.open([asked, silent]))["id"])
+    choices = {line["custom_id"]: line["response"]["body"]["choices"][0] for line in ended.output}
+    tokens = choices["asked"]["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == choices["asked"]["message"]["content"]
+    assert all(-1.2 <= token["logprob"] <= 0 for token in tokens)
+    assert choices["silent"]["logprobs"] is None
+    assert choices["silent"]["message"] == choices["asked"]["message"]

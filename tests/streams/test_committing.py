@@ -8,15 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas import codec
+from batchmill.schemas.jobs import CommitSpec, PlaceSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Committed, DeadLetter, Excluded, Verdict
 from batchmill.schemas.state import Life, Source
 from batchmill.schemas.status import Status
 from batchmill.streams import view as views
-from batchmill.streams.committing import commit_id_of, intend, meet_verdict, place_of, settle, write_of
+from batchmill.streams.committing import (
+    Intent,
+    Terms,
+    commit_id_of,
+    inside_write,
+    intend,
+    line_of,
+    meet_verdict,
+    place_of,
+    settle,
+    write_of,
+)
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.lifecycle import evolve
+from batchmill.streams.limiting import Share, counted, counts_of, go
 from batchmill.streams.ports import SinkOutcome, SinkResult, SinkWrite
+from batchmill.streams.sinks import SINKS
 from batchmill.streams.validating import validate
 from tests.streams.making import (
     NOW_MS,
@@ -29,6 +43,8 @@ from tests.streams.making import (
     make_view,
     take_in,
 )
+
+TERMS = Terms(sinks=SINKS, share=Share(0, 1))
 
 
 class MemorySink:
@@ -55,8 +71,8 @@ class MemorySink:
 class Bench:
     """One task up to its sink; bodies of verdicts are kept where the log would keep them."""
 
-    def __init__(self) -> None:
-        self.spec = make_spec()
+    def __init__(self, **changes: Any) -> None:
+        self.spec = make_spec(**changes)
         self.view = make_view(make_row(self.spec))
         self.sink = MemorySink()
         self.validated: list[Verdict] = []
@@ -81,7 +97,7 @@ class Bench:
         return life_of(self.view, request_id)
 
     def intended(self) -> list[SinkWrite]:
-        cut = intend(self.view, now_ms=NOW_MS, limit=100)
+        cut = intend(self.view, CompiledJobs(), TERMS, now_ms=NOW_MS, limit=100)
         self.said = carry_out(self.view, cut.orders)
         return [self.write(life) for life in cut.lives]
 
@@ -284,7 +300,7 @@ def test_the_newest_content_is_not_lost_when_its_older_write_was_in_doubt() -> N
     bench.intended()
     second = bench.event("B")
     bench.answered(second, "b")
-    cut = intend(bench.view, now_ms=NOW_MS, limit=100)
+    cut = intend(bench.view, CompiledJobs(), TERMS, now_ms=NOW_MS, limit=100)
     carry_out(bench.view, cut.orders)
     assert bench.event("A") == first
     newest_first = sorted(cut.lives, key=lambda life: -life.seq)
@@ -321,9 +337,9 @@ def test_a_cut_has_a_limit_and_the_next_begins_behind_it() -> None:
         name = take_in(bench.view, raw).request_id
         bench.answered(name)
         bench.view.put(evolve(bench.life(name), updated_at_ms=number))
-    cut = intend(bench.view, now_ms=NOW_MS, limit=2)
+    cut = intend(bench.view, CompiledJobs(), TERMS, now_ms=NOW_MS, limit=2)
     assert (len(cut.lives), cut.after is not None) == (2, True)
-    rest = intend(bench.view, now_ms=NOW_MS, limit=5, after=cut.after)
+    rest = intend(bench.view, CompiledJobs(), TERMS, now_ms=NOW_MS, limit=5, after=cut.after)
     assert (len(rest.lives), rest.after) == (3, None)
     assert not {life.request_id for life in cut.lives} & {life.request_id for life in rest.lives}
 
@@ -375,3 +391,246 @@ def test_in_whatever_order_things_happen_the_sink_ends_with_the_newest_content(s
         assert bench.life(newest).status is Status.COMMITTED
     settled = {Status.COMMITTED, Status.FAILED_TERMINAL}
     assert all(bench.life(name).status in settled for name in names.values())
+
+
+# -- a sink that cannot compare ----------------------------------------------------------------------------------------
+
+WEBHOOK = PlaceSpec(sink="webhook", table="triage")
+
+
+class Overwriting:
+    """Takes whatever comes; remembers the ranks in which it came."""
+
+    def __init__(self) -> None:
+        self.ranks: list[tuple[int, int]] = []
+        self.last: str | None = None
+
+    def apply(self, write: SinkWrite) -> SinkResult:
+        self.ranks.append((write.seq, write.promotion))
+        self.last = write.request_id
+        return SinkResult(commit_id=write.commit_id, outcome=SinkOutcome.APPLIED)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ABC"), st.sampled_from(["event", "answer", "intend", "apply", "lose", "miss"])),
+        max_size=25,
+    )
+)
+def test_a_sink_that_cannot_compare_is_asked_in_the_order_of_ranks_whatever_happens(
+    steps: list[tuple[str, str]],
+) -> None:
+    """`miss`: the write never arrives; `lose`: it arrives, and the answer is lost; both leave it in doubt."""
+    bench, sink = Bench(place=WEBHOOK), Overwriting()
+    names: dict[str, str] = {}
+    newest = None
+    for body, step in steps:
+        if step == "event":
+            newest = names[body] = bench.event(body)
+        elif step == "answer" and body in names and bench.life(names[body]).status is Status.QUEUED:
+            if bench.life(names[body]).result_offset is None:
+                bench.answered(names[body], body)
+        elif step in {"intend", "apply", "lose", "miss"}:
+            writes = bench.intended()
+            assert len(writes) <= 1, "at most one write of a source is in doubt"
+            for write in writes if step in {"apply", "lose"} else ():
+                result = sink.apply(write)
+                if step == "apply":
+                    bench.settled(write, result)
+    for name in names.values():
+        life = bench.life(name)
+        if life.status is Status.QUEUED:
+            bench.view.put(evolve(life, result_offset=None))
+            bench.answered(name, "late")
+    bench.sink = sink  # type: ignore[assignment]
+    bench.commit()
+    assert sink.ranks == sorted(sink.ranks), "an older one never follows a newer one"
+    if newest is not None:
+        assert sink.last == newest
+        assert bench.source.committed_request_id == newest
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["intend older", "answer newer", "settle"])))
+def test_an_older_write_in_doubt_and_a_newer_one_are_asked_one_after_the_other(order: tuple[str, ...]) -> None:
+    bench, sink = Bench(place=WEBHOOK), Overwriting()
+    older = bench.event("a")
+    bench.answered(older, "old")
+    newer = None
+    for step in order:
+        if step == "answer newer":
+            newer = bench.event("b")
+            bench.answered(newer, "new")
+        for write in bench.intended() if step != "answer newer" else ():
+            result = sink.apply(write)
+            if step == "settle":
+                bench.settled(write, result)
+    bench.sink = sink  # type: ignore[assignment]
+    bench.commit()
+    assert (sink.last, sink.ranks == sorted(sink.ranks)) == (newer, True)
+
+
+def test_a_write_in_doubt_that_its_source_has_outrun_elsewhere_is_excluded_and_not_asked() -> None:
+    """It was begun before the job was placed into a sink that cannot compare."""
+    bench = Bench(place=WEBHOOK)
+    older = bench.event("a")
+    bench.answered(older, "old")
+    (write,) = bench.intended()
+    newer = bench.event("b")
+    bench.answered(newer, "new")
+    bench.view.put(
+        evolve_source(bench.source, committed_request_id=newer, committed_seq=write.seq + 1, committed_promotion=0)
+    )
+    assert bench.intended() == []
+    assert [type(each) for each in bench.said][:1] == [Excluded]
+    assert bench.life(older).reason is Reason.SUPERSEDED
+
+
+def evolve_source(source: Source, **changes: Any) -> Source:
+    return Source(**{name: changes.get(name, getattr(source, name)) for name in source.__slots__})
+
+
+# -- inside, undo, lines -----------------------------------------------------------------------------------------------
+
+
+def cut_of(bench: Bench, **terms: Any) -> Intent:
+    told = {"sinks": SINKS, "share": Share(0, 1), **terms}
+    cut = intend(bench.view, CompiledJobs(), Terms(**told), now_ms=NOW_MS, limit=100)
+    carry_out(bench.view, cut.orders)
+    return cut
+
+
+def test_inside_a_life_is_intended_and_settled_in_one_go_and_nothing_is_ever_in_doubt() -> None:
+    bench = Bench(place=PlaceSpec(sink="none", table="triage"))
+    name = bench.event("a")
+    bench.answered(name)
+    cut = cut_of(bench)
+    assert (cut.orders, cut.lives, [life.request_id for life in cut.inside]) == ((), (), [name])
+    place = place_of(bench.view, CompiledJobs(), cut.inside[0])
+    found = inside_write(bench.view, cut.inside[0], bench.validated[0], place, NOW_MS)
+    assert found is not None
+    write, intended = found
+    carry_out(bench.view, intended)
+    (record,) = bench.settled(write, SinkResult(commit_id=write.commit_id, outcome=SinkOutcome.APPLIED))
+    assert (type(record), bench.life(name).status) == (Committed, Status.COMMITTED)
+
+
+def test_inside_nothing_is_written_of_a_life_that_changed_while_its_verdict_was_read() -> None:
+    bench = Bench(place=PlaceSpec(sink="none", table="triage"))
+    name = bench.event("a")
+    bench.answered(name)
+    (life,) = cut_of(bench).inside
+    place = place_of(bench.view, CompiledJobs(), life)
+    for spoilt in (make_row(bench.spec, paused=True), make_row(bench.spec, cancelled_before_ms=NOW_MS)):
+        bench.view.put(spoilt)
+        assert inside_write(bench.view, life, bench.validated[0], place, NOW_MS) is None
+    bench.view.put(make_row(bench.spec))
+    bench.view.put(evolve(life, updated_at_ms=NOW_MS + 1))
+    assert inside_write(bench.view, life, bench.validated[0], place, NOW_MS) is None
+
+
+def test_a_reviewed_answer_is_written_when_it_can_no_longer_be_undone() -> None:
+    bench = Bench()
+    name = bench.event("a")
+    bench.answered(name)
+    bench.view.put(evolve(bench.life(name), due_at_ms=NOW_MS + 5))
+    cut = cut_of(bench)
+    assert (cut.lives, cut.due_ms, cut.waiting) == ((), NOW_MS + 5, {("sqlite", "undo"): 1})
+    bench.view.put(evolve(bench.life(name), due_at_ms=NOW_MS))
+    assert len(cut_of(bench).lives) == 1
+
+
+def test_what_goes_into_a_sink_that_is_down_is_left_alone_in_doubt_or_not() -> None:
+    bench = Bench()
+    name = bench.event("a")
+    bench.answered(name)
+    assert cut_of(bench, down={"sqlite"}).waiting == {("sqlite", "sink"): 1}
+    assert bench.life(name).commit_id is None
+    assert len(cut_of(bench, down={"postgres"}).lives) == 1
+    assert cut_of(bench, down={"sqlite"}).lives == ()
+
+
+def test_a_sink_on_trial_is_asked_for_what_is_in_doubt_and_for_nothing_new() -> None:
+    bench = Bench()
+    lives = [bench_life(bench, number) for number in range(2)]
+    (doubtful,) = intend(bench.view, CompiledJobs(), TERMS, now_ms=NOW_MS, limit=1).lives
+    bench.view.put(doubtful)
+    cut = cut_of(bench, trial={"sqlite"})
+    assert [life.request_id for life in cut.lives] == [doubtful.request_id]
+    assert cut.waiting == {("sqlite", "sink"): len(lives) - 1}
+
+
+def bench_life(bench: Bench, number: int) -> Life:
+    raw = make_raw({"body": str(number)}, offset=100 + number, key=b"t-%d" % number)
+    name = take_in(bench.view, raw).request_id
+    bench.answered(name)
+    return bench.life(name)
+
+
+def test_each_topic_of_kafka_is_held_by_itself() -> None:
+    assert line_of(PlaceSpec(sink="kafka", table="a")) != line_of(PlaceSpec(sink="kafka", table="b"))
+    assert line_of(PlaceSpec(sink="sqlite", table="a")) == line_of(PlaceSpec(sink="sqlite", table="b"))
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def write_all(bench: Bench, **terms: Any) -> int:
+    """One cut, applied and settled as the effect does it; how many were written."""
+    cut = cut_of(bench, **terms)
+    done = []
+    for life in cut.lives:
+        write = bench.write(life)
+        result = bench.sink.apply(write)
+        done += [(record, result.changed) for record in bench.settled(write, result)]
+    carry_out(bench.view, counted(bench.view, done))
+    return len(cut.lives)
+
+
+def test_commits_stop_where_the_job_says_and_go_on_when_an_operator_says_so() -> None:
+    bench = Bench(commit=CommitSpec(stop_after=3))
+    for number in range(8):
+        bench_life(bench, number)
+    job = views.job(bench.view, "triage")
+    assert job is not None
+    assert [write_all(bench), write_all(bench)] == [3, 0]
+    assert counts_of(bench.view, "triage", job.version).held == "count"
+    assert cut_of(bench).waiting == {("sqlite", "count"): 5}
+    carry_out(bench.view, go(bench.view, job, {"more": 1}))
+    assert [write_all(bench), write_all(bench)] == [1, 0]
+    carry_out(bench.view, go(bench.view, job, {}))
+    assert [write_all(bench), write_all(bench)] == [3, 0]
+
+
+def test_writes_in_doubt_use_up_the_allowance_and_are_counted_once_when_they_are_settled() -> None:
+    bench = Bench(commit=CommitSpec(stop_after=2))
+    for number in range(3):
+        bench_life(bench, number)
+    assert len(cut_of(bench).lives) == 2  # and the sink does not answer
+    again = cut_of(bench)
+    assert (len(again.lives), again.waiting) == (2, {("sqlite", "doubt"): 1})
+    assert write_all(bench) == 2
+    job = views.job(bench.view, "triage")
+    assert job is not None
+    assert counts_of(bench.view, "triage", job.version).commits == 2
+
+
+def test_a_limit_that_was_raised_lets_go_what_it_held() -> None:
+    bench = Bench(commit=CommitSpec(stop_after=1))
+    for number in range(3):
+        bench_life(bench, number)
+    assert [write_all(bench), write_all(bench)] == [1, 0]
+    bench.view.put(make_row(make_spec(commit=CommitSpec(stop_after=3))))
+    assert write_all(bench) == 2
+
+
+def test_a_rate_lets_through_what_it_has_saved_up_and_says_when_there_is_more() -> None:
+    bench = Bench(commit=CommitSpec(per_second=2))
+    for number in range(5):
+        bench_life(bench, number)
+    first = cut_of(bench, now_s=10.0)
+    assert (len(first.lives), first.due_s) == (0, 0.5)
+    second = cut_of(bench, now_s=11.0, buckets=first.buckets)
+    assert (len(second.lives), second.waiting) == (2, {("sqlite", "rate"): 3})
+    two_tasks = cut_of(bench, now_s=10.0, share=Share(0, 2))
+    assert two_tasks.due_s == 1.0

@@ -11,6 +11,7 @@ from batchmill.schemas.records import DeadLetter, WorkItem
 from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import (
+    FOREIGN_GENERATION,
     headers,
     key_of_source,
     of_raw,
@@ -88,9 +89,12 @@ def test_a_raw_record_that_was_put_down_can_be_normalized_again() -> None:
     assert (order.record.source_id, order.record.origin) == ("ticket-1", dead.origin)
     assert raw.redrives == 1
     assert raw_of(replace(dead, original=None)) is None, "without a copy the log must be read"
-    from_log = raw_of(replace(dead, original=None), b"{}")
+    told = [("batchmill-run", b"run-1")]
+    from_log = raw_of(replace(dead, original=None), make_raw({"body": "y"}, key=b"own", headers=told))
     assert from_log is not None
-    assert from_log.value == b"{}"
+    assert (from_log.key, from_log.value, from_log.origin) == (b"own", b'{"body": "y"}', dead.origin)
+    assert list(from_log.headers) == [*told, ("batchmill-job", b"triage")]
+    assert raw_of(replace(dead, origin=replace(dead.origin, generation=FOREIGN_GENERATION))) is None, "no raw event"
     assert raw_of(replace(dead, request_id="r" * 32)) is None, "a life is redriven as a life"
 
 

@@ -7,12 +7,18 @@ import pytest
 from batchmill.schemas.codec import encode
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Origin, Submitted
-from batchmill.schemas.state import Chunk, Grant, Life
+from batchmill.schemas.state import Chunk, Grant, Life, Meta
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.granting import follow, money_pool
-from batchmill.streams.isolating import isolate_chunk, isolate_commit, isolate_record, verdict_gone
-from batchmill.streams.orders import Emit, Put
+from batchmill.streams.isolating import (
+    isolate_chunk,
+    isolate_commit,
+    isolate_judgement,
+    isolate_record,
+    verdict_gone,
+)
+from batchmill.streams.orders import Delete, Emit, Put
 from batchmill.streams.view import MemoryView
 from tests.schemas.samples import sample
 
@@ -27,6 +33,7 @@ def a_life(**changes):
         "commit_id": "c1",
         "output_sha256": "s",
         "verdict_offset": 4,
+        "reverted": False,
     }
     return replace(sample(Life), **(plain | changes))
 
@@ -121,3 +128,27 @@ def test_a_validated_life_without_its_verdict_is_put_down_as_gone():
     rows, (letter,) = put_and_letter(verdict_gone(a_life(commit_id=None), NOW_MS))
     assert [(row.status, row.reason) for row in rows] == [(Status.FAILED_TERMINAL, Reason.BODY_GONE)]
     assert letter.reason is Reason.BODY_GONE
+
+
+def test_an_answer_whose_judgement_kills_ends_as_poison():
+    view, life = MemoryView(), a_life(status=Status.SUCCEEDED_UNVALIDATED, result_offset=5)
+    view.put(life)
+    rows, (letter,) = put_and_letter(isolate_judgement(view, life.request_id, NOW_MS))
+    assert [(row.status, row.reason) for row in rows] == [(Status.FAILED_TERMINAL, Reason.POISON)]
+    assert (letter.stage, letter.reason) == ("validator", Reason.POISON)
+    view.put(rows[0])
+    assert isolate_judgement(view, life.request_id, NOW_MS) == []
+
+
+def test_a_decision_that_kills_is_dropped_and_its_answer_says_so_in_review():
+    view, life = MemoryView(), a_life(status=Status.NEEDS_REVIEW)
+    row = Meta(name=f"correction/{life.request_id}/{7:016d}", value_json="{}")
+    view.put(life)
+    view.put(row)
+    orders = isolate_judgement(view, row.key, NOW_MS)
+    assert orders[0] == Delete(Meta.schema, row.key)
+    rows, letters = put_and_letter(orders)
+    assert [(each.status, each.reason) for each in rows] == [(Status.NEEDS_REVIEW, Reason.POISON)]
+    assert letters == []
+    view.put(replace(life, status=Status.COMMITTED))
+    assert isolate_judgement(view, row.key, NOW_MS) == [Delete(Meta.schema, row.key)]

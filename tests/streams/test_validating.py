@@ -8,9 +8,17 @@ import pytest
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.jobs import ConfidenceSpec, JobSpec, JudgeSpec, RetrySpec, TruncationSpec
+from batchmill.schemas.jobs import (
+    ConfidenceSpec,
+    JobSpec,
+    JudgeSpec,
+    RetrySpec,
+    RuleSpec,
+    ScoringSpec,
+    TruncationSpec,
+)
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import DeadLetter, Excluded, Verdict
+from batchmill.schemas.records import DeadLetter, Excluded, RawEvent, Verdict
 from batchmill.schemas.state import Answer, Life
 from batchmill.schemas.status import Outcome, Status, VerdictStatus
 from batchmill.schemas.versions import version_of
@@ -18,7 +26,9 @@ from batchmill.streams.compiling import CompiledJobs, compile_job
 from batchmill.streams.facts import RetryDue
 from batchmill.streams.lifecycle import evolve, step
 from batchmill.streams.orders import Put
-from batchmill.streams.validating import validate
+from batchmill.streams.scoring import QUESTION_BYTES_MAX
+from batchmill.streams.settling import ImpossibleError
+from batchmill.streams.validating import refuses, validate, validate_beside, waiting
 from tests.streams.making import (
     NOW_MS,
     answer,
@@ -236,3 +246,136 @@ def test_other_failures_leave_the_room_as_it_is() -> None:
     desk = Desk()
     desk.answer("no json")
     assert (desk.life.status, desk.life.room) == (Status.FAILED_RETRYABLE, 0)
+
+
+# -- beside the input --------------------------------------------------------------------------------------------------
+
+OCCURS = RuleSpec(id="occurs", require="input.body.contains(output.label)")
+SCORED = JudgeSpec(scoring=ScoringSpec(job="second", agree="score == output"))
+
+
+class BesideDesk(Desk):
+    """Its answers are judged by the effect, once that has read them and the input."""
+
+    def beside(self, result: Any, item: Any = None, **changes: Any) -> list[Any]:
+        (seen,) = waiting(self.view, CompiledJobs(), 9)
+        orders = validate_beside(
+            self.view, seen, result, item or self.item, jobs=CompiledJobs(), now_ms=NOW_MS, **changes
+        )
+        return carry_out(self.view, orders)
+
+
+def test_an_answer_whose_judge_reads_the_input_is_noted_and_judged_later() -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(rules=(OCCURS,))))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    assert desk.judge(result) == []
+    assert (desk.life.status, desk.life.result_offset) == (Status.SUCCEEDED_UNVALIDATED, desk.offset)
+    (verdict,) = desk.beside(result)
+    assert (verdict.status, verdict.output_json) == (VerdictStatus.VALIDATED, CANONICAL)
+    assert (desk.life.status, desk.life.result_offset) == (Status.VALIDATED, desk.offset)
+    assert desk.stored is not None
+    assert waiting(desk.view, CompiledJobs(), 9) == []
+
+
+def test_a_noted_answer_is_noted_once_and_never_for_an_earlier_send() -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(rules=(OCCURS,))))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    before = desk.life
+    desk.offset += 1
+    assert desk.judge(result) == []
+    assert desk.life == before
+    desk.view.put(evolve(before, sends=2, result_offset=None))
+    assert desk.judge(result) == []
+    assert desk.life.result_offset is None
+
+
+def test_an_answer_to_a_send_that_never_was_stops_the_worker_as_ever() -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(rules=(OCCURS,))))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.view.put(evolve(desk.life, sends=0))
+    with pytest.raises(ImpossibleError):
+        desk.judge(result)
+
+
+def test_what_became_of_a_life_meanwhile_stands() -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(rules=(OCCURS,))))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    (seen,) = waiting(desk.view, CompiledJobs(), 9)
+    desk.view.put(evolve(seen, status=Status.FAILED_TERMINAL, reason=Reason.POISON))
+    assert validate_beside(desk.view, seen, result, desk.item, jobs=CompiledJobs(), now_ms=NOW_MS) == []
+
+
+@pytest.mark.parametrize("gone", ["results", "normalized"])
+def test_an_answer_or_input_that_retention_removed_ends_the_life_by_name(gone: str) -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(rules=(OCCURS,))))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    (seen,) = waiting(desk.view, CompiledJobs(), 9)
+    bodies = (None, desk.item) if gone == "results" else (result, None)
+    orders = validate_beside(desk.view, seen, *bodies, jobs=CompiledJobs(), now_ms=NOW_MS)
+    (letter,) = carry_out(desk.view, orders)
+    assert (letter.reason, letter.stage, desk.life.status) == (Reason.BODY_GONE, "validator", Status.FAILED_TERMINAL)
+    assert gone in letter.error
+    assert refuses(orders)
+
+
+def test_the_bodies_of_another_request_are_never_judged() -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(rules=(OCCURS,))))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    with pytest.raises(AssertionError, match="another request"):
+        desk.beside(replace(result, request_id="b" * 32))
+    with pytest.raises(AssertionError, match="another request"):
+        desk.beside(result, replace(desk.item, request_id="b" * 32))
+
+
+def test_a_letter_carries_the_failed_checks_and_no_others() -> None:
+    desk = BesideDesk(make_spec(judge=JudgeSpec(required=("label",), rules=(OCCURS,), on_reject="dead")))
+    result = answer(desk.view, desk.item.request_id, '{"label":"flood","confidence":1}')
+    desk.judge(result)
+    (letter,) = desk.beside(result)
+    assert codec.decode(codec.encode(letter), DeadLetter) == letter
+    assert [(check.id, check.passed) for check in letter.checks] == [("occurs", False)]
+
+
+# -- second opinions ---------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_passed_is_scored_before_it_counts() -> None:
+    desk = BesideDesk(make_spec(judge=SCORED))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    verdict, event = desk.beside(result)
+    assert (desk.life.status, desk.life.reason) == (Status.NEEDS_REVIEW, Reason.AWAITING_SCORE)
+    assert verdict.status is VerdictStatus.NEEDS_REVIEW
+    assert isinstance(event, RawEvent)
+    assert event.job == "second"
+    assert orjson.loads(event.payload_json)["output_sha256"] == verdict.output_sha256 == desk.life.output_sha256
+
+
+def test_an_answer_that_was_no_good_is_not_scored() -> None:
+    desk = BesideDesk(make_spec(judge=replace(SCORED, required=("label",), on_reject="review")))
+    result = answer(desk.view, desk.item.request_id, '{"label":"","confidence":1}')
+    desk.judge(result)
+    (verdict,) = desk.beside(result)
+    assert (verdict.status, desk.life.reason) == (VerdictStatus.NEEDS_REVIEW, Reason.RULE_FAILED)
+
+
+def test_an_answer_nobody_waits_for_is_not_scored() -> None:
+    desk = BesideDesk(make_spec(judge=SCORED))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    take_in(desk.view, make_raw({"body": "newer"}, offset=8))
+    (excluded,) = desk.beside(result)
+    assert excluded.reason is Reason.SUPERSEDED
+
+
+def test_an_answer_too_large_to_be_asked_about_goes_to_a_person() -> None:
+    desk = BesideDesk(make_spec(judge=SCORED))
+    result = answer(desk.view, desk.item.request_id, GOOD)
+    desk.judge(result)
+    large = orjson.dumps({"body": "x" * QUESTION_BYTES_MAX}).decode()
+    (verdict,) = desk.beside(result, replace(desk.item, input_json=large))
+    assert (verdict.status, desk.life.reason) == (VerdictStatus.NEEDS_REVIEW, Reason.OVERSIZED)

@@ -16,6 +16,7 @@ from faust.types import TP
 from batchmill.agents import clock
 from batchmill.agents.checks import installed_checks
 from batchmill.agents.credentials import faust_credentials
+from batchmill.agents.foreign import ForeignTopics
 from batchmill.agents.health import serving_health
 from batchmill.agents.logs import get_logger, set_up_logging
 from batchmill.agents.payloads import FilePayloadStore
@@ -26,10 +27,12 @@ from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.sinks.registry import OutsideSink, build_sinks
 from batchmill.agents.stages.caller import Caller
+from batchmill.agents.stages.changer import Changer
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
 from batchmill.agents.stages.importer import Importer
+from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
 from batchmill.agents.stages.reviewer import Reviewer
@@ -114,16 +117,18 @@ def build_worker(settings: Settings) -> Worker:
         jobs=CompiledJobs(installed_checks()),
         carried=tally.ordered,
         stepped=tally.stepped,
+        foreign=ForeignTopics(settings.kafka),
     )
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    _add_stages(app, settings, kit, providers, sinks, traces, tally)
+    committer = _add_stages(app, settings, kit, providers, sinks, traces, tally)
     _follow_ownership(app, settings, providers)
     app.task(partial(_serve_health, app, settings, telemetry))
-    gauges = _Gauges(app)
+    gauges = _Gauges(app, committer)
     telemetry.watch("batchmill.provider.batches", lambda: gauges.batches)
     telemetry.watch("batchmill.consumer.lag", lambda: gauges.lag)
+    telemetry.watch("batchmill.commits.held", lambda: gauges.held)
     app.timer(_BOOKING_SECONDS)(partial(_book, tally, gauges))
     return Worker(app=app, kit=kit, telemetry=telemetry, providers=providers, sinks=sinks)
 
@@ -136,7 +141,7 @@ def _add_stages(
     sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
-) -> None:
+) -> Committer:
     effects, limits = settings.effects, _raw_limits(settings)
     payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
     normalizer = Normalizer(
@@ -184,7 +189,8 @@ def _add_stages(
         traces=traces,
         submitter=submitter,
     )
-    committer = Committer(kit=kit, sinks=sinks, effects=effects, traces=traces)
+    committer = Committer(kit=kit, sinks=sinks, effects=effects, traces=traces, tasks_total=settings.partitions)
+    changer = Changer(kit=kit, sinks=sinks, effects=effects, traces=traces)
     controller = Controller(kit=kit, limits=limits, default_job=settings.default_job, effects=effects)
     consumers: dict[str, Callable[..., None]] = {
         "raw": normalizer.on_slice,
@@ -211,10 +217,13 @@ def _add_stages(
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,
+        "judge": JudgeLoop(kit=kit, refused=tally.refused, effects=effects).run,
         "commit": committer.run,
+        "change": changer.run,
     }
     for name, run in loops.items():
         app.runtime.add_effect(name, run)
+    return committer
 
 
 @dataclass(slots=True)
@@ -265,9 +274,11 @@ async def _serve_health(app: App, settings: Settings, telemetry: Telemetry) -> N
 class _Gauges:
     """What /metrics shows of our tasks, read in the event loop once a second: a collector asks from its own thread."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, committer: Committer) -> None:
         self._app = app
+        self._committer = committer
         self.batches: list[Shown] = []
+        self.held: list[Shown] = []
         self.lag: list[Shown] = []
 
     def read(self) -> None:
@@ -281,6 +292,10 @@ class _Gauges:
                 lag.append((max(0, end - position), {"topic": name, "partition": task.partition}))
         self.batches = [(n, {"state": state, "account": account}) for (state, account), n in counts.items()]
         self.lag = lag
+        held: Counter[tuple[str, str]] = Counter()
+        for waiting in self._committer.waiting.values():
+            held.update(waiting)
+        self.held = [(n, {"sink": sink, "cause": cause}) for (sink, cause), n in held.items()]
 
 
 async def _book(tally: Tally, gauges: _Gauges) -> None:

@@ -118,10 +118,11 @@ async def issue_watching(
     *,
     key: str,
     counts: Callable[[bytes], bool] = lambda _row: True,
+    told: Callable[[int, bytes], None] = lambda _partition, _row: None,
     wait_seconds: float,
 ) -> dict[int, bytes]:
     """Write a command to every task and wait until the state of each has the row `key` in a form that counts; gives
-    that row for each task that had it in time.
+    that row for each task that had it in time. `told` hears of each form that the row of a task has had.
     """
     async with _consumer(settings) as consumer:
         state = [TopicPartition(topic_name(settings.topic_prefix, "state"), p) for p in range(settings.partitions)]
@@ -135,7 +136,10 @@ async def issue_watching(
         while len(seen) < settings.partitions and clock.monotonic_s() < deadline:
             for tp, found in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
                 for each in found:
-                    if each.key == key.encode() and each.value is not None and counts(each.value):
+                    if each.key != key.encode() or each.value is None:
+                        continue
+                    told(tp.partition, each.value)
+                    if counts(each.value):
                         seen[tp.partition] = each.value
     return seen
 

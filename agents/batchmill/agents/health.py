@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from typing_extensions import override
 
 from batchmill.agents.logs import get_logger
@@ -66,7 +67,7 @@ async def serving_health(
 
 @asynccontextmanager
 async def serving(
-    app: Starlette, *, host: str, port: int, name: str, connections_max: int | None = None
+    app: ASGIApp, *, host: str, port: int, name: str, connections_max: int | None = None
 ) -> AsyncIterator[str]:
     """Serve any application beside what the process does; gives the base URL."""
     listening = socket.create_server((host, port))
@@ -91,7 +92,7 @@ class _GuestServer(uvicorn.Server):
         yield
 
 
-def _config(app: Starlette, connections_max: int | None) -> uvicorn.Config:
+def _config(app: ASGIApp, connections_max: int | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         limit_concurrency=connections_max,

@@ -34,11 +34,13 @@ from batchmill.agents.settings_groups import (
     Name,
     PayloadSettings,
     Positive,
+    ReviewSettings,
     RuntimeSettings,
     SettingsError,
     SinkSettings,
     TelemetrySettings,
     ViewSettings,
+    WebSettings,
 )
 from batchmill.streams.capabilities import PROVIDERS
 
@@ -50,12 +52,14 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "PayloadSettings",
+    "ReviewSettings",
     "RuntimeSettings",
     "Settings",
     "SettingsError",
     "SinkSettings",
     "TelemetrySettings",
     "ViewSettings",
+    "WebSettings",
     "cache_dir",
     "child_environment",
     "env_name",
@@ -159,6 +163,8 @@ class Settings(BaseSettings):
     payloads: PayloadSettings = PayloadSettings()
     sink: SinkSettings = SinkSettings()
     view: ViewSettings = ViewSettings()
+    desk: ReviewSettings = ReviewSettings()
+    web: WebSettings = WebSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -24,11 +24,13 @@ __all__ = [
     "Name",
     "PayloadSettings",
     "Positive",
+    "ReviewSettings",
     "RuntimeSettings",
     "SettingsError",
     "SinkSettings",
     "TelemetrySettings",
     "ViewSettings",
+    "WebSettings",
 ]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
@@ -358,6 +360,58 @@ class ViewSettings(_Group):
     fold_records: Positive = Field(default=5_000, description="Records folded into the view in one SQL transaction.")
     fold_interval_ms: Positive = Field(
         default=200, description="Longest the projector waits before it folds what it has."
+    )
+
+
+class ReviewSettings(_Group):
+    """The desk at which people decide, whichever door they come through."""
+
+    lock_seconds: Seconds = Field(
+        default=120,
+        description="How long a reviewer holds the record they look at, counted from the last sign of them.",
+    )
+    claim_seconds: Seconds = Field(
+        default=30, description="How long a decision keeps its record out of the queue while the view does not show it."
+    )
+    bulk_max: Positive = Field(default=100, description="Most answers accepted by one confirmation.")
+    page_rows: Positive = Field(default=50, description="Lines of the queue shown at once when nobody says how many.")
+    page_rows_max: Positive = Field(default=500, description="Most lines of the queue anybody may ask for at once.")
+    reason_chars_max: Positive = Field(default=500, description="Longest note on a decision.")
+    defer_days_max: Positive = Field(default=90, description="Furthest a record may be put off.")
+    look_seconds: Seconds = Field(default=1, description="How often the queue is looked at for those who listen.")
+    listeners_max: Positive = Field(default=100, description="Open pages that are told of changes at once.")
+    stale_seconds: Seconds = Field(
+        default=30,
+        description="A view that has read nothing for so long is called stale; the projector may have stopped.",
+    )
+
+
+class WebSettings(_Group):
+    """The server of the pages and the API."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; any other than loopback needs a token first."
+    )
+    port: int = Field(default=8780, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Names people reach it by, beside the address it listens on; others are refused."
+    )
+    tls_proxy: bool = Field(
+        default=False, description="A proxy with TLS stands in front: cookies are Secure, pages come from https."
+    )
+    cookie_name: str = Field(
+        default="batchmill_token", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Name of the cookie of a login."
+    )
+    cookie_hours: Positive = Field(default=720, description="How long a login lasts, if its token does.")
+    body_bytes_max: Positive = Field(default=2 * 2**20, description="A larger request is refused unread.")
+    body_seconds: Seconds = Field(default=10, description="A request that is still coming in after this is refused.")
+    connections_max: Positive = Field(default=200, description="Connections answered at once; more are told to wait.")
+    failed_logins_max: Positive = Field(default=5, description="Wrong tokens from one address before it has to wait.")
+    failed_logins_seconds: Seconds = Field(
+        default=60, description="How long it has to wait, and the time they count in."
+    )
+    command_wait_seconds: Seconds = Field(
+        default=10, description="How long a command given here is watched for its effect before it is called requested."
     )
 
 

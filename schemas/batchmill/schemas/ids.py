@@ -15,6 +15,7 @@ __all__ = [
     "Dedupe",
     "SentAs",
     "ask_key",
+    "change_id",
     "chunk_id",
     "chunk_nonce",
     "commit_id",
@@ -131,6 +132,11 @@ def chunk_nonce(chunk_id: str) -> str:
 def commit_id(request_id: str, seq: int, promotion: int, output_sha256: str) -> str:
     """Applying the same commit twice is seen to be the same commit."""
     return _short("commit", request_id, str(seq), str(promotion), output_sha256, chars=32)
+
+
+def change_id(kind: str, commit_id: str, order: int) -> str:
+    """Names what one command did to one commit: a revert, or a replay."""
+    return _short("change", kind, commit_id, str(order), chars=32)
 
 
 def dead_letter_id(

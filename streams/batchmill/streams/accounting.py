@@ -2,7 +2,7 @@
 
 Lives are counted by where they are now. A raw record that never got a life is where its exclusion, its dead letter or
 its parking says. A life that was excluded once and brought back by a newer event belongs to that event; the earlier one
-stays counted where it was.
+stays counted where it was, or, if it was put down more than once (declined, undone, superseded), where it was put last.
 """
 
 from collections import Counter
@@ -43,12 +43,17 @@ class Account:
         return Account(self.raw + other.raw, dict(merged))
 
 
-def place_of(life: Life, *, paused: bool = False, chunk_state: ChunkState | None = None) -> Place:
-    """Where a life is counted. `paused` is its job's flag, `chunk_state` that of the chunk it is a member of."""
+def place_of(
+    life: Life, *, paused: bool = False, chunk_state: ChunkState | None = None, commits_held: bool = False
+) -> Place:
+    """Where a life is counted. `paused` is its job's flag, `chunk_state` that of the chunk it is a member of;
+    `commits_held`: its version's commits wait for an operator's `go`. What was taken back is held until it is put back.
+    """
     if life.status is Status.FAILED_TERMINAL:
         excluded = life.reason is not None and info(life.reason).excluded
         return Place.EXCLUDED if excluded else Place.DEAD_LETTERED
-    held = chunk_state is ChunkState.HELD or (paused and life.status in _HOLDABLE)
+    waits = life.status is Status.VALIDATED and (life.reverted or commits_held)
+    held = waits or chunk_state is ChunkState.HELD or (paused and life.status in _HOLDABLE)
     return Place.HELD if held else PLACE_OF_STATUS[life.status]
 
 

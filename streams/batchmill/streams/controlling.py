@@ -24,7 +24,7 @@ from batchmill.schemas.records import Control
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of
-from batchmill.streams import hinting
+from batchmill.streams import hinting, limiting, reverting
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
@@ -54,8 +54,9 @@ __all__ = [
 _STAGE: Final = "controller"
 #: the meta row that says how far the commands were read
 READ_TO: Final = "control_read_to"
-#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s
-COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve")
+#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s, `revert` and
+#: `replay` are `reverting`'s
+COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve", limiting.COMMAND)
 #: the overseer's: what a task was handed, and that a job paused by itself elsewhere
 GRANT: Final = "grant"
 PAUSE_TOO: Final = "pause_too"
@@ -98,6 +99,8 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
             return _cancelled(view, noted, at_ms, now_ms)
         case "approve":
             return [Put(noted), *_approved(view, noted, json.loads(command.body_json), now_ms)]
+        case limiting.COMMAND:
+            return [Put(noted), *limiting.go(view, noted, json.loads(command.body_json))]
         case _:
             return []
 
@@ -106,7 +109,9 @@ def refusal(view: StateView, command: Control) -> str | None:
     """Why `command` must not be carried out, or None. Whoever can write to `control` may write anything; taken as it
     is, a spec that does not compile would stop every worker at the next event.
     """
-    if not _JOB_NAME.fullmatch(command.job):
+    # A redrive names lives and letters; letters of events that no job claimed belong to none.
+    nameless = command.command == "redrive" and not command.job
+    if not nameless and not _JOB_NAME.fullmatch(command.job):
         return "a job's name has 1 to 64 letters, digits, '.', '_' or '-'"
     match command.command:
         case "apply":
@@ -117,6 +122,12 @@ def refusal(view: StateView, command: Control) -> str | None:
         case hinting.COMMAND:
             body = _object(command.body_json)
             return _NO_OBJECT if body is None else hinting.fault(body)
+        case limiting.COMMAND:
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else limiting.fault(body)
+        case "revert" | "replay":
+            body = _object(command.body_json)
+            return _NO_OBJECT if body is None else reverting.fault(body)
         case "import":
             body = _object(command.body_json)
             return _NO_OBJECT if body is None else _files_refusal(body)

@@ -6,7 +6,7 @@ while they fit, else where they lie. Kafka headers use the names that existing t
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchmill.schemas.ids import dead_letter_id
 from batchmill.schemas.reasons import Reason, info
@@ -20,6 +20,7 @@ from batchmill.streams.settling import moved, unwanted
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "FOREIGN_GENERATION",
     "JOB_HEADER",
     "ORIGINAL_BYTES_MAX",
     "RawRecord",
@@ -36,6 +37,8 @@ __all__ = [
 #: up to here a dead letter carries the bytes themselves; above it names where they lie
 ORIGINAL_BYTES_MAX = 256 * 1024
 ERROR_CHARS_MAX = 1_000
+#: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
+FOREIGN_GENERATION = 0
 _KEY_BYTES_MAX = 256
 
 JOB_HEADER = "batchmill-job"
@@ -210,21 +213,24 @@ def redrive_fact(life: Life, *, asked_at_ms: int) -> Redriven | None:
     return Redriven(to=Status.QUEUED, asked_at_ms=asked_at_ms, result_offset=stored)
 
 
-def raw_of(letter: DeadLetter, value: bytes | None = None) -> RawRecord | None:
+def raw_of(letter: DeadLetter, event: RawRecord | None = None) -> RawRecord | None:
     """The raw record to normalize again, for a dead letter that never had a life.
 
-    `value` is what the log still holds; without it and without a copy in the letter there is nothing: None.
+    `event` is what the log still holds; without it and without a copy in the letter there is nothing: None. Nor is
+    there for what was no raw event to begin with. An event keeps its key: one that was put down before its job was
+    known has no other source.
     """
-    body = letter.original if value is None else value
-    if letter.request_id is not None or body is None:
+    if letter.request_id is not None or letter.origin.generation == FOREIGN_GENERATION:
         return None
-    return RawRecord(
-        origin=letter.origin,
-        key=None if letter.source_id is None else key_of_source(letter.source_id),
-        value=body,
-        headers=() if letter.job is None else ((JOB_HEADER, letter.job.encode()),),
-        redrives=letter.redrives + 1,
-    )
+    job = () if letter.job is None else ((JOB_HEADER, letter.job.encode()),)
+    if event is not None:
+        named = any(name == JOB_HEADER for name, _ in event.headers)
+        told = event.headers if named else (*event.headers, *job)
+        return replace(event, origin=letter.origin, headers=told, redrives=letter.redrives + 1)
+    if letter.original is None:
+        return None
+    key = None if letter.source_id is None else key_of_source(letter.source_id)
+    return RawRecord(origin=letter.origin, key=key, value=letter.original, headers=job, redrives=letter.redrives + 1)
 
 
 def source_of_key(key: bytes) -> str:

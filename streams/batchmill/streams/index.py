@@ -66,6 +66,9 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("retry", f"{padded(row.due_at_ms)}/{row.request_id}"))
     elif row.status is Status.VALIDATED and not row.reverted:
         found.append(("commit", f"{padded(row.updated_at_ms)}/{row.request_id}"))
+        if row.commit_id is not None:
+            # the sink was asked, and what it did is not known
+            found.append(("doubt", f"{row.job}/{row.source_id}|{row.request_id}"))
     elif row.status is Status.SUCCEEDED_UNVALIDATED and row.result_offset is not None:
         # its answer is judged beside its input, which has to be read first
         found.append(("judge", row.request_id))

@@ -9,18 +9,26 @@ from typing import Final
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Submitted, WorkItem
-from batchmill.schemas.state import Chunk, Life
+from batchmill.schemas.state import Chunk, Life, Meta
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.collecting import acknowledge
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.facts import Condemned, Fact, SinkRefused
+from batchmill.streams.index import CORRECTION_ROWS
 from batchmill.streams.lifecycle import evolve
-from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.settling import moved, obituary
 from batchmill.streams.view import StateView
 
-__all__ = ["isolate_chunk", "isolate_commit", "isolate_record", "verdict_gone"]
+__all__ = [
+    "answer_gone",
+    "isolate_chunk",
+    "isolate_commit",
+    "isolate_judgement",
+    "isolate_record",
+    "verdict_gone",
+]
 
 _CLOSED: Final = frozenset({ChunkState.DONE, ChunkState.FAILED})
 #: states of a chunk of which something is, was, or may be at the provider
@@ -44,9 +52,9 @@ def isolate_chunk(view: StateView, chunk_id: str, step: str, now_ms: int) -> lis
 def isolate_commit(view: StateView, request_id: str, now_ms: int) -> list[Order]:
     """Give a commit up: whether the sink holds it is not known, its commit id says where to look."""
     life = read.life(view, request_id)
-    if life is None or life.output_sha256 is None or life.commit_id is None:
+    if life is None or life.status is not Status.VALIDATED or life.reverted:
         return []
-    error = f"the worker died three times while writing commit {life.commit_id}"
+    error = f"the worker died three times while writing commit {life.commit_id or '(not named yet)'}"
     return _unwritten(life, Reason.POISON, error, now_ms)
 
 
@@ -54,6 +62,37 @@ def verdict_gone(life: Life, now_ms: int) -> list[Order]:
     """Put down a validated life whose verdict retention removed while it waited: there is nothing to write."""
     error = f"retention removed its verdict, offset {life.verdict_offset} of validated; redrive asks anew"
     return _unwritten(life, Reason.BODY_GONE, error, now_ms)
+
+
+def isolate_judgement(view: StateView, row: str, now_ms: int) -> list[Order]:
+    """Give up judging the answer of life `row`; or a decision of the row of that name, whose life stays in review."""
+    if row.startswith(CORRECTION_ROWS):
+        life = read.life(view, row.removeprefix(CORRECTION_ROWS).partition("/")[0])
+        waits = life is not None and life.status is Status.NEEDS_REVIEW
+        shown = [Put(evolve(life, reason=Reason.POISON, updated_at_ms=now_ms))] if life is not None and waits else []
+        return [Delete(Meta.schema, row), *shown]
+    life = read.life(view, row)
+    if life is None or life.status is not Status.SUCCEEDED_UNVALIDATED or life.result_offset is None:
+        return []
+    error = f"the worker died three times while judging its answer, offset {life.result_offset} of results"
+    return _unjudged(life, Reason.POISON, error, now_ms)
+
+
+def answer_gone(life: Life, topic: str, now_ms: int) -> list[Order]:
+    """Put down a life whose answer or input retention removed before it was judged; `topic` is where it lay."""
+    offset = life.result_offset if topic == "results" else life.input_offset
+    error = f"retention removed what its judge reads, offset {offset} of {topic}; redrive asks anew"
+    return _unjudged(life, Reason.BODY_GONE, error, now_ms)
+
+
+def _unjudged(life: Life, reason: Reason, error: str, now_ms: int) -> list[Order]:
+    assert life.output_sha256 is not None, f"answered life {life.request_id} has no answer"
+    assert life.result_offset is not None, f"nothing says where the answer of {life.request_id} lies"
+    fact = Condemned(
+        sends=life.sends, output_sha256=life.output_sha256, result_offset=life.result_offset, reason=reason
+    )
+    ended = moved(life, fact, now_ms)
+    return [Put(ended), obituary(ended, stage="validator", error=error, now_ms=now_ms)]
 
 
 def _unwritten(life: Life, reason: Reason, error: str, now_ms: int) -> list[Order]:

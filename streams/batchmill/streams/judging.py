@@ -12,7 +12,7 @@ never what was there. What a judgement means for a life is decided in `validatin
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -35,7 +35,7 @@ from batchmill.streams.citing import Citation, Passage, Texts, compile_citation,
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.jsontext import DEPTH_MAX, canonical, decode
 from batchmill.streams.members import Members, compile_members, member_checks
-from batchmill.streams.paths import ABSENT, Path, compile_path
+from batchmill.streams.paths import Path, compile_path
 from batchmill.streams.repairing import repaired
 from batchmill.streams.shapes import ERRORS_MAX
 from batchmill.streams.unusable import Unusable
@@ -230,9 +230,8 @@ def in_sample(request_id: str, share: float) -> bool:
     return in_share(request_id, share, "review")
 
 
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    """What is known beside the answer."""
+class _Beside(NamedTuple):
+    """What is known beside the answer; made for each of them, so the cheapest kind of value."""
 
     request_id: str
     item_input: Any
@@ -253,9 +252,11 @@ def _judged(
     if judge.functions and _first(checks, Severity.REJECT) is None:
         for spec in judge.functions:
             checks.extend(checked(spec, judge.installed, output, beside.item_input))
-    scored = judge.scoring is not None and _sound(checks) and _is_scored(judge.scoring, beside.request_id)
-    if scored and judge.scoring is not None and judge.scoring.spec.function is not None:
-        checks.append(_scored(judge, judge.scoring.spec.function, output, beside.item_input))
+    scoring = judge.scoring
+    if scoring is not None and not (_sound(checks) and in_share(beside.request_id, scoring.spec.sample, SCORE)):
+        scoring = None
+    if scoring is not None and scoring.spec.function is not None:
+        checks.append(_scored(judge, scoring.spec.function, output, beside.item_input))
     rejecting, doubted = _first(checks, Severity.REJECT), _first(checks, Severity.REVIEW)
     sampled = rejecting is None and doubted is None and in_sample(beside.request_id, _review_share(judge, output))
     return Judgement(
@@ -264,7 +265,7 @@ def _judged(
         wants_review=sampled if doubted is None else _reason(judge, doubted),
         output_json=orjson.dumps(output).decode() if output_json is None else output_json,
         confidence=confidence,
-        wants_score=scored and judge.scoring is not None and judge.scoring.spec.job is not None,
+        wants_score=scoring is not None and scoring.spec.job is not None,
     )
 
 
@@ -375,10 +376,6 @@ def _confidence(judge: Judge, output: Any, logprob_mean: float | None) -> tuple[
     return sure, Check(id="confidence", severity=severity.value, passed=passed, path=where, note=note)
 
 
-def _is_scored(scoring: Scoring, request_id: str) -> bool:
-    return in_share(request_id, scoring.spec.sample, SCORE)
-
-
 def _scored(judge: Judge, function: FunctionSpec, output: Any, item_input: Any) -> Check:
     try:
         score = called(function, judge.installed, output, item_input)
@@ -397,10 +394,9 @@ def _review_share(judge: Judge, output: Any) -> float:
         return judge.review_sample
     path, shares = judge.review_by
     value = path.find(output)
-    if value is ABSENT or isinstance(value, dict | list):
+    if not isinstance(value, str | int):
         return judge.review_sample
-    name = value if isinstance(value, str) else canonical(value).decode()
-    return shares.get(name, judge.review_sample)
+    return shares.get(str(value).lower() if isinstance(value, bool) else str(value), judge.review_sample)
 
 
 def _reason(judge: Judge, check: Check) -> Reason:

@@ -314,7 +314,8 @@ def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
         case NotPromoted():
             return _ended(Reason.NOT_PROMOTED)
         case Recalled():
-            return {"commit_id": None}
+            # it was written once: what a person decided before that is not undone any more
+            return {"commit_id": None, "review_sha256": None}
         case Redriven():
             return _redriven(life, fact)
 

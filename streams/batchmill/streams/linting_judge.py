@@ -17,7 +17,7 @@ from batchmill.streams.expressions import Condition, ConditionError, compile_con
 from batchmill.streams.judging import AGREE_VARIABLES, RULE_VARIABLES, SCORE, reads_members
 from batchmill.streams.members import type_schema
 from batchmill.streams.paths import PathError, compile_path
-from batchmill.streams.shapes import compile_shape
+from batchmill.streams.shapes import ShapeError, compile_shape
 
 __all__ = ["Told", "attempts", "member_paths", "mistakes"]
 
@@ -25,6 +25,9 @@ __all__ = ["Told", "attempts", "member_paths", "mistakes"]
 Told = tuple[str, str, bool]
 #: ids that checks of our own have
 _TAKEN = frozenset({"json", "repair", "finish_reason", "refusal", "confidence", SCORE})
+#: parameters that ask for the tokens' probabilities; responses ask by `include`
+_LOGPROB_PARAMS = ("logprobs", "top_logprobs", "responseLogprobs")
+_WITHOUT_LOGPROBS = frozenset({"anthropic", "mistral"})
 _DEPTH_MAX = 8
 _MEMBER_STEPS_MAX = 8
 
@@ -51,8 +54,8 @@ def member_paths(judge: JudgeSpec) -> Iterator[tuple[str, str]]:
 
 def attempts(judge: JudgeSpec) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each part that has to compile, and where it stands; paths into the output are those of `member_paths`."""
-    for pattern in judge.patterns.values():
-        yield "$.judge.patterns", lambda pattern=pattern: compile_shape({"pattern": pattern})  # type: ignore[misc]
+    for name, pattern in judge.patterns.items():
+        yield "$.judge.patterns", lambda name=name, pattern=pattern: _pattern(name, pattern)  # type: ignore[misc]
     for kind in judge.types.values():
         yield "$.judge.types", lambda kind=kind: type_schema(kind)  # type: ignore[misc]
     for at, citation in enumerate(judge.citations):
@@ -74,6 +77,14 @@ def mistakes(spec: JobSpec) -> Iterator[Told]:
     yield from _logprobs(spec)
     for each in _expressions(judge):
         yield from _expression(each, {"output": output, "input": given})
+
+
+def _pattern(name: str, pattern: str) -> None:
+    try:
+        compile_shape({"pattern": pattern})
+    except ShapeError:
+        what = "no regular expression, or one with look-around or back-references, which take no bounded time"
+        raise ShapeError(f"the pattern of {name!r} is {what}") from None
 
 
 def _expressions(judge: JudgeSpec) -> Iterator[_Expression]:
@@ -99,8 +110,10 @@ def _logprobs(spec: JobSpec) -> Iterator[Told]:
     confidence = spec.judge.confidence
     if confidence is None or confidence.field is not None:
         return
-    params = orjson.loads(spec.ask.model.params_json)
-    if not any(params.get(name) for name in ("logprobs", "responseLogprobs", "top_logprobs")):
+    params, provider = orjson.loads(spec.ask.model.params_json), spec.ask.model.provider
+    if provider in _WITHOUT_LOGPROBS:
+        yield "$.judge.confidence", f"{provider} tells no probabilities of tokens: let the model say a `field`", True
+    elif not any(params.get(name) for name in _LOGPROB_PARAMS) and "logprobs" not in str(params.get("include")):
         what = "needs the tokens' probabilities, which are not asked for: add `logprobs: true` to ask.model.params"
         yield "$.judge.confidence", what, True
 

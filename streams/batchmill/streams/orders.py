@@ -1,4 +1,4 @@
-"""What a decision can ask for: four orders, carried out together or not at all.
+"""What a decision can ask for: five orders, carried out together or not at all.
 
 Counterpart of `facts`. A decision returns a list of these; the task that asked carries them out inside one Kafka
 transaction. Nothing here does anything.
@@ -10,7 +10,7 @@ from typing import Literal
 from batchmill.schemas.records import Record
 from batchmill.schemas.state import Row
 
-__all__ = ["Delete", "Effect", "Emit", "Order", "Put", "Wake"]
+__all__ = ["Delete", "Effect", "Emit", "Order", "Publish", "Put", "Wake"]
 
 #: the loops that read rows of task state and act
 Effect = Literal[
@@ -42,6 +42,18 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class Publish:
+    """Write bytes to a topic that is not ours, in the same transaction. Its partition is the one that Kafka's own
+    clients would choose for the key.
+    """
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """Remember `row` under its own key."""
 
@@ -63,4 +75,4 @@ class Wake:
     effect: Effect
 
 
-Order = Emit | Put | Delete | Wake
+Order = Emit | Publish | Put | Delete | Wake

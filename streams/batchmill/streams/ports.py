@@ -187,6 +187,7 @@ class RowOutcome:
     cache_write_tokens: int = 0  #: part of `input_tokens` that was written to it
     usage_known: bool = True  #: False: perhaps billed, but the provider did not say for what: unpriced, never 0
     billed: bool = True  #: False: the provider says, or its kind implies, that nothing was charged
+    logprob_mean: float | None = None  #: of the answer's tokens, natural logarithm, where the provider gave it
 
 
 class FoundBy(StrEnum):

@@ -56,16 +56,16 @@ def redriven(
     view: StateView,
     asked: Waiting,
     letter: DeadLetter | None,
-    value: bytes | None,
+    event: RawRecord | None,
     *,
     jobs: CompiledJobs,
     now_ms: int,
     limits: RawLimits,
     default_job: str | None,
 ) -> list[Order]:
-    """Normalize the event of a letter again; `value` is what raw still holds of it. All gone: only the row goes."""
+    """Normalize the event of a letter again; `event` is what raw still holds of it. All gone: only the row goes."""
     done: list[Order] = [Delete(Meta.schema, asked.row.key)]
-    raw: RawRecord | None = None if letter is None else raw_of(letter, value)
+    raw = None if letter is None else raw_of(letter, event)
     if raw is None:
         return done
     return [*normalize(view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job), *done]

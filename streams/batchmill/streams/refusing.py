@@ -11,7 +11,6 @@ from typing import Final
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
-from batchmill.streams import view as read
 from batchmill.streams.chunking import at_step, ended_for, members
 from batchmill.streams.facts import FREE, AttemptRefused
 from batchmill.streams.orders import Order, Put, Wake
@@ -23,7 +22,7 @@ from batchmill.streams.ports import (
     ProviderError,
     RefusedError,
 )
-from batchmill.streams.settling import carried, obituary
+from batchmill.streams.settling import carried, obituary, pause_by_itself
 from batchmill.streams.view import StateView
 
 __all__ = ["ATTEMPTS_MAX", "REFUSALS_MAX", "backoff_ms", "fail_batch", "pause", "try_later"]
@@ -103,11 +102,8 @@ def _again(chunk: Chunk, note: str, due_at_ms: int | None, now_ms: int) -> Chunk
 
 
 def pause(view: StateView, chunk: Chunk, code: str, now_ms: int) -> list[Order]:
-    """Pause the chunk's job in this task, for the provider's `code`; the overseer tells the other tasks."""
-    job = read.job(view, chunk.job)
-    if job is None or job.paused:
-        return []
-    return [Put(replace(job, paused=True, pause_reason=code, updated_at_ms=now_ms))]
+    """Pause the chunk's job, for the provider's `code`."""
+    return pause_by_itself(view, chunk.job, code, now_ms)
 
 
 def _without_line(view: StateView, chunk: Chunk, failure: BatchFailure, now_ms: int) -> list[Order]:

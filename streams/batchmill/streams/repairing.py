@@ -6,6 +6,7 @@ there. What was done is told, so that it is recorded. All are linear in the text
 short texts only.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -22,8 +23,10 @@ __all__ = ["LIBRARY_BYTES_MAX", "Repaired", "repaired"]
 #: (the value, what was done to get it)
 Repaired = tuple[Any, tuple[Repair, ...]]
 
-#: what the library of that name is given: it takes some 3 microseconds for each byte
+#: what the library of that name is given
 LIBRARY_BYTES_MAX: Final = 64 * 2**10
+#: bytes times quotation marks: from a mark it may look at all of the rest, at some 0.1 microseconds a byte
+LIBRARY_LOOKS_MAX: Final = 10_000_000
 #: places where a value may begin that are tried, in a text around it
 _STARTS_MAX: Final = 16
 _FENCE: Final = "```"
@@ -34,6 +37,7 @@ _TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DO
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _WORD: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|-?\.\d+|[^\W\d_]+")
 _BLANKS: Final = frozenset("nrtbf")
+_QUOTATION_MARKS: Final = "\"'\u201c\u201d"
 _NULL: Final = frozenset({"none", "null"})
 
 
@@ -112,7 +116,7 @@ def _mended(text: str) -> str | None:
     text = text.strip()
     whole = text[:1] + text[-1:] in {"{}", "[]"}
     structured = any(mark in text for mark in "\"':") or _WORD.sub("", text) == text
-    if not whole or not structured or len(text.encode("utf-8", "surrogatepass")) > LIBRARY_BYTES_MAX:
+    if not whole or not structured or not _fits_library(text):
         return None
     try:
         value = json_repair.repair_json(text, return_objects=True, skip_json_loads=True, strict=True)
@@ -123,6 +127,12 @@ def _mended(text: str) -> str | None:
         return None
 
 
+def _fits_library(text: str) -> bool:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    marks = sum(text.count(mark) for mark in _QUOTATION_MARKS)
+    return size <= LIBRARY_BYTES_MAX and size * marks <= LIBRARY_LOOKS_MAX
+
+
 def _words_of(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for name, member in value.items():
@@ -131,6 +141,8 @@ def _words_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _words_of(item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("no JSON number")
     else:
         yield from _words(value if isinstance(value, str) else repr(value))
 

@@ -9,11 +9,12 @@ and nothing in flight is raced:
     validated                                                by the committer, before it intends a write
 """
 
+from dataclasses import replace
 from typing import Final
 
 from batchmill.schemas.ids import dead_letter_id
 from batchmill.schemas.reasons import Reason, info
-from batchmill.schemas.records import DeadLetter, Excluded
+from batchmill.schemas.records import Check, DeadLetter, Excluded
 from batchmill.schemas.state import Life
 from batchmill.schemas.status import Status
 from batchmill.streams import view as read
@@ -30,6 +31,7 @@ __all__ = [
     "life_key",
     "moved",
     "obituary",
+    "pause_by_itself",
     "put_or_end",
     "unwanted",
 ]
@@ -90,13 +92,32 @@ def put_or_end(view: StateView, life: Life, *, stage: str, now_ms: int) -> list[
     return [Put(kept), *said]
 
 
+def pause_by_itself(view: StateView, job_name: str, reason: str, now_ms: int) -> list[Order]:
+    """Pause a job in this task without anybody having said so; the overseer tells the other tasks."""
+    job = read.job(view, job_name)
+    if job is None or job.paused:
+        return []
+    return [Put(replace(job, paused=True, pause_reason=reason, updated_at_ms=now_ms))]
+
+
 def life_key(life: Life) -> bytes:
     """The record key of everything said about a life."""
     return life.request_id.encode()
 
 
-def obituary(life: Life, *, stage: str, error: str, now_ms: int, of_request_id: str | None = None) -> Emit:
-    """What is published when a life ends without a commit: excluded or dead-lettered, by its reason."""
+def obituary(
+    life: Life,
+    *,
+    stage: str,
+    error: str,
+    now_ms: int,
+    of_request_id: str | None = None,
+    checks: tuple[Check, ...] = (),
+) -> Emit:
+    """What is published when a life ends without a commit: excluded or dead-lettered, by its reason.
+
+    `checks` are those of the answer it ended by; the failed ones are told.
+    """
     assert life.status is Status.FAILED_TERMINAL, f"life {life.request_id} is {life.status}, it has not ended"
     reason = life.reason if life.reason is not None else Reason.POISON
     name = dead_letter_id(
@@ -110,7 +131,8 @@ def obituary(life: Life, *, stage: str, error: str, now_ms: int, of_request_id: 
     )
     if info(reason).excluded:
         return Emit(_excluded(life, name, stage, reason, error, of_request_id, now_ms), key=life_key(life))
-    return Emit(_dead_letter(life, name, stage, reason, error, now_ms), key=life_key(life))
+    failed = tuple(check for check in checks if not check.passed)
+    return Emit(_dead_letter(life, name, stage, reason, error, failed, now_ms), key=life_key(life))
 
 
 def _cost(life: Life) -> int | None:
@@ -136,7 +158,9 @@ def _excluded(
     )
 
 
-def _dead_letter(life: Life, name: str, stage: str, reason: Reason, error: str, now_ms: int) -> DeadLetter:
+def _dead_letter(
+    life: Life, name: str, stage: str, reason: Reason, error: str, checks: tuple[Check, ...], now_ms: int
+) -> DeadLetter:
     """Its original is not at hand: it lies in raw at `origin`, and as a work item at the life's input offset."""
     return DeadLetter(
         id=name,
@@ -151,6 +175,7 @@ def _dead_letter(life: Life, name: str, stage: str, reason: Reason, error: str, 
         fault=info(reason).fault.value,
         attempt=life.attempt,
         cost_nanos=_cost(life),
+        checks=checks,
         original=None,
         original_sha256="",
         original_bytes=0,

@@ -1,7 +1,6 @@
 """Bodies for people: the read model says where they lie, the log (or the payload store) has them."""
 
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,44 +10,13 @@ __all__ = ["At", "read_bodies", "sent_line"]
 
 At = tuple[str, int, int]  #: topic's short name, partition, offset
 
-_CACHE_BYTES = 64 * 2**20
-
 
 async def read_bodies(settings: "Settings", places: Iterable[At]) -> dict[At, dict[str, Any]]:
     """What the log holds at these places; what retention took is absent."""
-    from batchmill.agents.runtime import BodyCache, LogReader
-    from batchmill.agents.topics import kafka_client_options
-    from batchmill.streams.topology import topic_name
+    from batchmill.agents.bodies import LogBodies
 
-    options = kafka_client_options(settings.kafka)
-    servers = options.pop("bootstrap_servers")
-    reader = LogReader(bootstrap_servers=servers, bodies=BodyCache(bytes_max=_CACHE_BYTES), options=options)
-    wanted: dict[tuple[str, int], list[int]] = {}
-    for topic, partition, offset in places:
-        wanted.setdefault((topic, partition), []).append(offset)
-    found: dict[At, dict[str, Any]] = {}
-    try:
-        for (topic, partition), offsets in wanted.items():
-            full = topic_name(settings.topic_prefix, topic)
-            for offset, record in (await reader.read(full, partition, offsets)).items():
-                found[topic, partition, offset] = _shown(topic, record.key, record.value)
-    finally:
-        await reader.close()
-    return found
-
-
-def _shown(topic: str, key: bytes | None, value: bytes | None) -> dict[str, Any]:
-    from batchmill.schemas.codec import CodecError, decode_any
-
-    if value is None:
-        return {"tombstone": True}
-    try:
-        return asdict(decode_any(value))
-    except CodecError as error:
-        if topic != "raw":
-            return {"unreadable": str(error)}
-        shown = None if key is None else key.decode("utf-8", "backslashreplace")
-        return {"key": shown, "value": value.decode("utf-8", "backslashreplace")}
+    async with LogBodies(settings) as bodies:
+        return await bodies.read(places)
 
 
 async def sent_line(settings: "Settings", uri: str, custom_id: str) -> str | None:

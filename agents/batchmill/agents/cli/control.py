@@ -2,7 +2,8 @@
 
 import asyncio
 import json as jsonlib
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +12,7 @@ from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.jobs import wait_option
 
-__all__ = ["add"]
+__all__ = ["add", "command"]
 
 JOB = typer.Argument(help="The job's name.")
 ACTOR = typer.Option(help="Who does this, for the record; default: user@host.")
@@ -19,8 +20,8 @@ _WAIT_SECONDS = 10.0
 
 
 def add(app: typer.Typer) -> None:
-    for command in (pause, resume, cancel, approve):
-        app.command()(command)
+    for each in (pause, resume, cancel, approve):
+        app.command()(each)
 
 
 def pause(
@@ -36,7 +37,7 @@ def pause(
     Example:
       batchmill pause triage
     """
-    _command(door(context), "pause", job, wait=wait, actor=actor, json=json)
+    command(door(context), "pause", job, wait=wait, actor=actor, json=json)
 
 
 def resume(
@@ -52,7 +53,7 @@ def resume(
     Example:
       batchmill resume triage
     """
-    _command(door(context), "resume", job, wait=wait, actor=actor, json=json)
+    command(door(context), "resume", job, wait=wait, actor=actor, json=json)
 
 
 def cancel(
@@ -73,7 +74,7 @@ def cancel(
     """
     here = door(context)
     here.confirm(f"Cancel {_open_of(here, job)} of job {job}?", yes=yes)
-    _command(here, "cancel", job, wait=wait, actor=actor, json=json)
+    command(here, "cancel", job, wait=wait, actor=actor, json=json)
 
 
 def approve(
@@ -95,23 +96,24 @@ def approve(
     here = door(context)
     if chunks:
         for name, members in _by_job(here, chunks).items():
-            _command(here, "approve", name, wait=wait, actor=actor, json=json, body={"chunks": members})
+            command(here, "approve", name, wait=wait, actor=actor, json=json, body={"chunks": members})
     elif job is not None:
-        _command(here, "approve", job, wait=wait, actor=actor, json=json)
+        command(here, "approve", job, wait=wait, actor=actor, json=json)
     else:
         raise CommandError("name the batches, or say --job", ExitCode.USAGE)
 
 
-def _command(
+def command(
     here: Door,
-    command: str,
+    word: str,
     job: str,
     *,
     wait: float,
     actor: str | None,
     json: bool,
-    body: dict[str, list[str]] | None = None,
+    body: Mapping[str, Any] | None = None,
 ) -> None:
+    """Give a command to a job that was applied, and tell what came of it."""
     from batchmill.agents.commands import actor_here, issue, read_commands
 
     if not any(each.command == "apply" for each in asyncio.run(read_commands(here.settings, job))):
@@ -119,7 +121,7 @@ def _command(
     issued = asyncio.run(
         issue(
             here.settings,
-            command,
+            word,
             job,
             actor=actor or actor_here(),
             body_json=jsonlib.dumps(body or {}),
@@ -129,13 +131,13 @@ def _command(
     if json:
         here.emit(
             "command",
-            {"command": command, "job": job, "command_id": issued.command_id, "laggards": issued.laggards},
+            {"command": word, "job": job, "command_id": issued.command_id, "laggards": issued.laggards},
         )
     if not issued.effective:
         names = ", ".join(str(partition) for partition in issued.laggards)
-        here.say(f"{command} of {job} is requested; not yet in effect in tasks {names}: are workers running?")
+        here.say(f"{word} of {job} is requested; not yet in effect in tasks {names}: are workers running?")
         raise typer.Exit(ExitCode.TEMPORARY)
-    here.say(f"{command} of {job} is {'in effect in every task' if wait > 0 else 'requested'}")
+    here.say(f"{word} of {job} is {'in effect in every task' if wait > 0 else 'requested'}")
 
 
 def _open_of(here: Door, job: str) -> str:

@@ -1,53 +1,78 @@
-"""`batchmill dlq`: what was dead-lettered, and another chance for it."""
+"""`batchmill dlq`: what was dead-lettered, why, what mends it, and its originals. `cli.redrive` brings it back."""
 
 import asyncio
-from collections import Counter
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchmill.agents.cli.door import JSON, Door, door, utc
+from batchmill.agents.cli.door import JSON, door, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
-from batchmill.schemas.reasons import Reason
+from batchmill.agents.cli.letters import (
+    FAULT,
+    JOB,
+    REASON,
+    SINCE,
+    STAGE,
+    UNTIL,
+    VERSION,
+    WHERE,
+    named_letter,
+    reading,
+    wanted,
+)
+from batchmill.agents.cli.redrive import redrive
+from batchmill.schemas.reasons import Fault, Reason
 
 if TYPE_CHECKING:
-    from batchmill.agents.projector.queries import DeadLetterRow
+    from typing import BinaryIO
+
+    from batchmill.agents.cli.door import Door
+    from batchmill.agents.projector.letters import DeadLetterRow, Group
 
 __all__ = ["add"]
 
-#: of one command; its body must stay far below the size of a record
-_REDRIVEN_AT_ONCE = 5_000
-_REDRIVE_MAX = 1_000_000
+ALL = typer.Option("--all", help="Also those that were brought back since.")
+_NANOS = 10**9
 
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at dead letters and bring them back.")
     group.command("list")(list_)
-    group.command("show")(show)
-    group.command("redrive")(redrive)
+    for command in (summary, show, export, redrive):
+        group.command()(command)
     app.add_typer(group, name="dlq")
 
 
 def list_(
     context: typer.Context,
-    job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
-    reason: Annotated[Reason | None, typer.Option(help="Only for this reason.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Also those that were brought back since.")] = False,
+    job: Annotated[str | None, JOB] = None,
+    reason: Annotated[list[Reason] | None, REASON] = None,
+    stage: Annotated[str | None, STAGE] = None,
+    version: Annotated[str | None, VERSION] = None,
+    fault: Annotated[Fault | None, FAULT] = None,
+    since: Annotated[str | None, SINCE] = None,
+    until: Annotated[str | None, UNTIL] = None,
+    where: Annotated[str | None, WHERE] = None,
+    all_: Annotated[bool, ALL] = False,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     json: Annotated[bool, JSON] = False,
 ) -> None:
     """List dead letters, the newest first.
 
     \b
-    Example:
-      batchmill dlq list --job triage --reason schema_mismatch
+    Examples:
+      batchmill dlq list --job triage --reason schema_mismatch --since 2h
+      batchmill dlq list --where 'checks.exists(c, c.id == "refund-has-amount" && !c.passed)'
     """
-    from batchmill.agents.projector import queries
-
     here = door(context)
-    with here.view() as view:
-        found = queries.dead_letters(view, job=job, reason=reason, standing=not all_, limit=limit)
+    asked = wanted(
+        job=job, reasons=reason, stage=stage, version=version, fault=fault, since=since, until=until, where=where
+    )
+    with reading(here, asked, standing=not all_, limit=limit) as (_, letters):
+        found = list(letters)
     if json:
         here.emit("dlq.list", found)
         return
@@ -59,100 +84,137 @@ def list_(
     here.table(columns, rows, empty="no dead letters")
 
 
+def summary(
+    context: typer.Context,
+    job: Annotated[str | None, JOB] = None,
+    reason: Annotated[list[Reason] | None, REASON] = None,
+    stage: Annotated[str | None, STAGE] = None,
+    version: Annotated[str | None, VERSION] = None,
+    fault: Annotated[Fault | None, FAULT] = None,
+    since: Annotated[str | None, SINCE] = None,
+    until: Annotated[str | None, UNTIL] = None,
+    where: Annotated[str | None, WHERE] = None,
+    all_: Annotated[bool, ALL] = False,
+    json: Annotated[bool, JSON] = False,
+) -> None:
+    """Group dead letters by reason, stage and version: how many, what they cost, what usually mends them.
+
+    \b
+    Examples:
+      batchmill dlq summary
+      batchmill dlq summary --job triage --fault job --since 1d
+    """
+    from batchmill.agents.projector.letters import summary as grouped
+
+    here = door(context)
+    asked = wanted(
+        job=job, reasons=reason, stage=stage, version=version, fault=fault, since=since, until=until, where=where
+    )
+    with reading(here, asked, standing=not all_) as (_, letters):
+        groups = grouped(letters)
+    if json:
+        here.emit("dlq.summary", groups)
+        return
+    columns = ("reason", "stage", "job", "version", "count", "cost", "newest", "example")
+    rows = [
+        (each.reason, each.stage, each.job, each.version, each.count, _cost(each), utc(each.newest_at_ms), each.example)
+        for each in groups
+    ]
+    here.table(columns, rows, empty="no dead letters")
+    for told in dict.fromkeys((each.reason, each.remedy) for each in groups):
+        here.say(f"{told[0]}: {told[1]}")
+
+
 def show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="ID", help="Dead letter id or request id.")],
     json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Show one dead letter, its original included.
+    """Show one dead letter: its failed checks, what usually mends it, and its original.
 
     \b
     Example:
       batchmill dlq show m2zxq5r4t7v6w3y2 --json
     """
-    from batchmill.agents.cli.bodies import read_bodies
-    from batchmill.agents.projector import queries
+    from batchmill.agents.originals import shown
+    from batchmill.streams.remedies import REMEDIES
 
     here = door(context)
-    with here.view() as view:
-        row = queries.dead_letter(view, name)
-    if row is None:
-        raise CommandError(f"no dead letter {name}; see `batchmill dlq list`", ExitCode.NOT_FOUND)
-    at = ("dead-letter", row.partition, row.offset)
-    raw = ("raw", row.origin_partition, row.origin_offset)
-    bodies = asyncio.run(read_bodies(here.settings, [at, raw]))
-    letter = bodies.get(at, {})
-    told = {**letter, "original": _text(letter.get("original")) or bodies.get(raw, {}).get("value")}
+    row = named_letter(here, name)
+    told = asyncio.run(_first(here, row))
+    remedy = REMEDIES[row.reason]
     if json:
-        here.emit("dlq.show", {"letter": row, "original": told["original"]})
+        here.emit("dlq.show", {"letter": row, "remedy": remedy, **shown(told)})
         return
-    here.fields((field, told[field]) for field in told if field != "origin")
+    fields = shown(told)
+    here.fields((field, fields[field]) for field in fields if field not in {"origin", "checks"})
+    for check in () if told.letter is None else told.letter.checks:
+        if not check.passed:
+            typer.echo(f"failed: {check.id} ({check.severity}) at {check.path or '$'}: {check.note or ''}")
     typer.echo(f"raw event: raw/{row.origin_partition}/{row.origin_offset}")
+    here.say(f"what usually mends it: {remedy}")
 
 
-def redrive(
+def export(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Dead letters; else a filter.")] = None,
-    job: Annotated[str | None, typer.Option(help="Those of this job.")] = None,
-    reason: Annotated[Reason | None, typer.Option(help="Those with this reason.")] = None,
-    execute: Annotated[bool, typer.Option("--execute", help="Do it. Without this only the counts are shown.")] = False,
-    actor: Annotated[str | None, typer.Option(help="Who does this, for the record; default: user@host.")] = None,
-    json: Annotated[bool, JSON] = False,
+    job: Annotated[str | None, JOB] = None,
+    reason: Annotated[list[Reason] | None, REASON] = None,
+    stage: Annotated[str | None, STAGE] = None,
+    version: Annotated[str | None, VERSION] = None,
+    fault: Annotated[Fault | None, FAULT] = None,
+    since: Annotated[str | None, SINCE] = None,
+    until: Annotated[str | None, UNTIL] = None,
+    where: Annotated[str | None, WHERE] = None,
+    all_: Annotated[bool, ALL] = False,
+    limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="A new file; default: standard output.")] = None,
 ) -> None:
-    """Give dead-lettered records another chance, at the earliest step that is not yet paid for. A dry run by default.
+    """Write dead letters with their originals, one JSON object a line, the newest first.
+
+    `original` is the event as text, `original_base64` the event where it is no text; both null where it is gone.
 
     \b
     Examples:
-      batchmill dlq redrive --job triage --reason sink_refused
-      batchmill dlq redrive --job triage --reason sink_refused --execute
+      batchmill dlq export --job triage --output letters.jsonl
+      batchmill dlq export --reason not_json | jq -r .original > again.jsonl
     """
     here = door(context)
-    if not names and job is None and reason is None:
-        raise CommandError("name dead letters, or say --job or --reason", ExitCode.USAGE)
-    chosen = _chosen(here, names or [], job, reason)
-    counts = Counter((each.job or "", each.reason.value) for each in chosen)
-    if json:
-        told = [{"job": of, "reason": why, "count": count} for (of, why), count in counts.most_common()]
-        here.emit("dlq.redrive", {"executed": execute, "count": len(chosen), "by_reason": told})
-    else:
-        here.table(
-            ("job", "reason", "count"), [[*key, count] for key, count in counts.most_common()], empty="nothing fits"
-        )
-    if not execute:
-        here.say(f"dry run: {len(chosen)} would be redriven; say --execute to do it")
-        return
-    if chosen:
-        asyncio.run(_redrive(here, chosen, actor))
-        here.say(f"{len(chosen)} are being redriven; `batchmill status` shows them move")
+    asked = wanted(
+        job=job, reasons=reason, stage=stage, version=version, fault=fault, since=since, until=until, where=where
+    )
+    with reading(here, asked, standing=not all_, limit=limit) as (_, letters):
+        if output is None:
+            written = asyncio.run(_export(here, letters, sys.stdout.buffer))
+        else:
+            try:
+                with output.open("xb") as file:
+                    written = asyncio.run(_export(here, letters, file))
+            except FileExistsError:
+                raise CommandError(f"{output} exists already; name a new file", ExitCode.CONFLICT) from None
+    here.say(f"{written} dead letters written")
 
 
-def _chosen(here: Door, names: list[str], job: str | None, reason: Reason | None) -> "list[DeadLetterRow]":
-    from batchmill.agents.projector import queries
+async def _export(here: "Door", rows: Any, file: "BinaryIO") -> int:
+    import orjson
 
-    with here.view() as view:
-        if not names:
-            return queries.dead_letters(view, job=job, reason=reason, standing=True, limit=_REDRIVE_MAX)
-        found = [queries.dead_letter(view, name) for name in names]
-    missing = [name for name, row in zip(names, found, strict=True) if row is None]
-    if missing:
-        raise CommandError(f"no dead letter {missing[0]}; see `batchmill dlq list`", ExitCode.NOT_FOUND)
-    return [row for row in found if row is not None]
+    from batchmill.agents.originals import originals, shown
 
-
-async def _redrive(here: Door, chosen: "list[DeadLetterRow]", actor: str | None) -> None:
-    from batchmill.agents.commands import actor_here, issue
-    from batchmill.streams.redriving import COMMAND, command_body
-
-    for start in range(0, len(chosen), _REDRIVEN_AT_ONCE):
-        cut = chosen[start : start + _REDRIVEN_AT_ONCE]
-        body = command_body(
-            requests=[each.request_id for each in cut if each.request_id is not None],
-            letters=[(each.partition, each.offset) for each in cut if each.request_id is None],
-        )
-        jobs = {each.job for each in cut}
-        name = jobs.pop() if len(jobs) == 1 else None
-        await issue(here.settings, COMMAND, name or "", actor=actor or actor_here(), body_json=body, wait_seconds=0)
+    written = 0
+    async for row, original in originals(here.settings, rows):
+        told = {"id": row.id, "letter_offset": row.offset, **shown(original)}
+        file.write(orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE))
+        written += 1
+    file.flush()
+    return written
 
 
-def _text(value: Any) -> Any:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+async def _first(here: "Door", row: "DeadLetterRow") -> Any:
+    from batchmill.agents.originals import originals
+
+    async for _, original in originals(here.settings, [row]):
+        return original
+    raise AssertionError("one was asked for, one is told of")
+
+
+def _cost(group: "Group") -> str:
+    return f"${group.cost_nanos / _NANOS:,.6f}" + (f" and {group.unpriced} unpriced" if group.unpriced else "")

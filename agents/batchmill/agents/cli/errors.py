@@ -23,7 +23,7 @@ def known(error: Exception) -> ExitCode | None:
     for kinds, code in _table():
         if isinstance(error, kinds()):
             return code
-    return None
+    return _desk(error)
 
 
 Kinds = Callable[[], tuple[type[Exception], ...]]
@@ -39,12 +39,28 @@ def _table() -> Iterator[tuple[Kinds, ExitCode]]:
     yield _temporary, ExitCode.TEMPORARY
 
 
+def _desk(error: Exception) -> ExitCode | None:
+    """The desk has one error of several kinds."""
+    from batchmill.agents.desk.model import DeskError, ErrorKind
+
+    if not isinstance(error, DeskError):
+        return None
+    return {
+        ErrorKind.NOT_FOUND: ExitCode.NOT_FOUND,
+        ErrorKind.CONFLICT: ExitCode.CONFLICT,
+        ErrorKind.REFUSED: ExitCode.GATE,
+        ErrorKind.FORBIDDEN: ExitCode.CONFLICT,
+        ErrorKind.UNAVAILABLE: ExitCode.TEMPORARY,
+    }[error.kind]
+
+
 def _usage() -> tuple[type[Exception], ...]:
     from batchmill.agents.ingest import IngestError
     from batchmill.agents.settings import SettingsError
+    from batchmill.agents.web.tokens import TokenError
     from batchmill.streams.paths import PathError
 
-    return (SettingsError, IngestError, PathError)
+    return (SettingsError, IngestError, PathError, TokenError)
 
 
 def _gate() -> tuple[type[Exception], ...]:

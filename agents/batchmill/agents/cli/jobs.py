@@ -106,6 +106,8 @@ def plan(
     here = door(context)
     loaded = _load(here, folder, quietly=json)
     active = None if offline else _active(here, loaded.spec.job)
+    if not offline and not json:
+        _warn_of_scorer(here, loaded.spec)
     prices = _prices_of(here, loaded.spec)
     made = _planned(here, loaded, active, prices, sample, limit, key)
     stake = None if active is None else _stake(here, loaded.spec.job)
@@ -162,6 +164,7 @@ def apply(
         )
     here.say(f"job {loaded.spec.job} is applied, version {loaded.version}")
     here.say(_priced_by(loaded.spec, prices))
+    _warn_of_scorer(here, loaded.spec)
     if not issued.effective:
         here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
         raise typer.Exit(ExitCode.TEMPORARY)
@@ -339,6 +342,19 @@ def _newest(versions: "dict[str, AppliedVersion]") -> "AppliedVersion":
 def _active(here: Door, job: str) -> "AppliedVersion | None":
     versions = _versions(here, job)
     return _newest(versions) if versions else None
+
+
+def _warn_of_scorer(here: Door, spec: "JobSpec") -> None:
+    """A job that nobody applied answers no question: what waits for its scores would wait for ever."""
+    from batchmill.streams.scoring import trouble
+
+    asked = spec.judge.scoring
+    if asked is None or asked.job is None:
+        return
+    applied = _active(here, asked.job)
+    what = trouble(asked.job, None if applied is None else applied.spec)
+    if what is not None:
+        here.say(f"warning: judge.scoring.job: {what}")
 
 
 async def _apply(here: Door, loaded: "LoadedJob", prices: "Prices", actor: str | None, wait: float) -> Any:

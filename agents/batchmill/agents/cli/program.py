@@ -9,6 +9,7 @@ import typer
 
 from batchmill.agents.cli import (
     batches,
+    commits,
     control,
     costs,
     dlq,
@@ -21,6 +22,7 @@ from batchmill.agents.cli import (
     running,
     start,
     status,
+    tokens,
     topics,
 )
 from batchmill.agents.cli.door import Door
@@ -46,7 +48,7 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, records, batches, control, review, dlq, interchange)
+    about_records = (status, costs, records, batches, control, review, commits, tokens, dlq, interchange)
     for module in (*about_jobs, *about_records):
         module.add(app)
     return app

@@ -1,4 +1,4 @@
-"""`batchmill up|worker|projector|overseer|webhooks|simulate|demo`: the long-running processes."""
+"""`batchmill up|worker|projector|overseer|webhooks|serve|simulate|demo`: the long-running processes."""
 
 import asyncio
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["add"]
 
 
 def add(app: typer.Typer) -> None:
-    for command in (up, worker, projector, overseer, webhooks, simulate, demo):
+    for command in (up, worker, projector, overseer, webhooks, serve, simulate, demo):
         app.command()(command)
 
 
@@ -33,6 +33,7 @@ def up(
     webhooks_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Also receive providers' webhooks, on this port of 127.0.0.1.")
     ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Also serve the review pages and the API.")] = False,
     logs: Annotated[
         Path | None, typer.Option(help="Folder for one log file per process; default: this terminal.")
     ] = None,
@@ -57,6 +58,8 @@ def up(
         specs.append(_spec(here, "overseer", ("overseer",), logs, {}))
     if webhooks_port is not None:
         specs.append(_spec(here, "webhooks", ("webhooks", "--port", str(webhooks_port)), logs, {}))
+    if web:
+        specs.append(_spec(here, "web", ("serve",), logs, {}))
     raise typer.Exit(asyncio.run(_run(here, specs)))
 
 
@@ -132,6 +135,34 @@ def webhooks(
         await run_webhooks(here.settings, host=host, port=port, stop=stop)
 
     asyncio.run(receive())
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: web.host.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = None,
+) -> None:
+    """Serve the review pages and the JSON API until Ctrl-C or SIGTERM.
+
+    They show what the projector has read (`batchmill up` runs one) and say so when that stands still. Without tokens
+    only this machine is served; `batchmill tokens create` makes the first one.
+
+    \b
+    Example:
+      batchmill serve --port 8780
+    """
+    from batchmill.agents.web.serving import run_web
+
+    here = door(context)
+    web = here.settings.web
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        _on_signals(stop)
+        taken = web.port if port is None else port
+        await run_web(here.settings, host=host or web.host, port=taken, stop=stop, say=here.say)
+
+    asyncio.run(run())
 
 
 def simulate(

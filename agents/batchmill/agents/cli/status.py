@@ -10,6 +10,7 @@ import typer
 from batchmill.agents.cli.door import JSON, Door, door, known_job, utc
 
 if TYPE_CHECKING:
+    from batchmill.agents.projector.commits import CommitLimit, DownSink
     from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
     from batchmill.agents.projector.queries import BudgetRow, Freshness, JobRow, Overseen
 
@@ -34,6 +35,9 @@ class Report:
     batches: Mapping[str, int]  #: state -> how many are not done
     jobs: "tuple[JobRow, ...]"
     budgets: "tuple[BudgetRow, ...]"
+    commits_waiting: int  #: passed and not written yet
+    commit_limits: "tuple[CommitLimit, ...]"
+    down_sinks: "tuple[DownSink, ...]"
     overseen: "Overseen"
 
 
@@ -102,6 +106,7 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
     """Ask the read model everything at once."""
     from batchmill.agents import clock
     from batchmill.agents.projector import queries
+    from batchmill.agents.projector.commits import commit_limits, down_sinks, waiting_commits
     from batchmill.agents.projector.metrics import Scope, accounting, failures, funnel, metrics
 
     scope = Scope(job=job, run=run)
@@ -122,6 +127,9 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
             batches={row["state"]: row["n"] for row in batches},
             jobs=tuple(queries.jobs(view, job)),
             budgets=tuple(queries.budgets(view, job)),
+            commits_waiting=waiting_commits(view, job),
+            commit_limits=tuple(commit_limits(view, job=job)),
+            down_sinks=tuple(down_sinks(view)),
             overseen=queries.overseen(view),
         )
 
@@ -148,6 +156,11 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
         "open_batches": report.batches,
         "jobs": report.jobs,
         "budgets": [{**asdict(each), "left_nanos": each.left_nanos} for each in report.budgets],
+        "commits": {
+            "waiting": report.commits_waiting,
+            "held": [each for each in report.commit_limits if each.held is not None],
+            "down": report.down_sinks,
+        },
         "waiting_for_grants": report.overseen.waiting,
         "view": report.freshness,
         "records_per_second": None if speed is None else speed.per_second,
@@ -165,6 +178,7 @@ def lines(report: Report, speed: Speed | None) -> list[str]:
         "",
         *_metric_lines(report, speed),
         *_budget_lines(report),
+        *_commit_lines(report),
         *_failure_lines(report),
         *_view_lines(report),
     ]
@@ -250,6 +264,26 @@ def _budget(row: "BudgetRow") -> str:
     used_up = row.waiting and not row.reserved_nanos
     left = "used up: no batch that waits fits into the " if used_up else ""
     return f"budget of {row.job}: {_usd(row.limit_nanos / _NANOS)}; {spent}, {left}{_usd(row.left_nanos / _NANOS)} left"
+
+
+def _commit_lines(report: Report) -> list[str]:
+    """What holds commits up, and what to type."""
+    told = [
+        f"sink {each.line} takes no writes in {each.tasks} tasks since {utc(each.since_ms)} UTC ({each.why});"
+        " what passed waits for it"
+        for each in report.down_sinks
+    ]
+    held: dict[tuple[str, str], list[CommitLimit]] = {}
+    for each in report.commit_limits:
+        if each.held is not None:
+            held.setdefault((each.job, each.version), []).append(each)
+    for (job, version), tasks in held.items():
+        why = f"{sum(each.commits for each in tasks):,} made, {sum(each.changed for each in tasks):,} changed something"
+        told.append(f"commits of {job} version {version} are held by their limit in {len(tasks)} tasks: {why};")
+        told.append(f"  look at them, then `batchmill commits go {job}`")
+    if told:
+        told.append(f"{report.commits_waiting:,} commits wait")
+    return ["", *told] if told else []
 
 
 def _concerns(report: Report, pool: str) -> bool:

@@ -3,3 +3,5 @@
 What lives here: reading the queue, locks, writing decisions, progress, agreement, calibration, export. What must not:
 what a decision does (`streams.reviewing`), HTML, HTTP, terminals.
 """
+
+__all__: list[str] = []

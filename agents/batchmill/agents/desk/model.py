@@ -10,15 +10,22 @@ from typing import Any
 
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check, Decision
+from batchmill.schemas.status import Status
 
 __all__ = [
+    "Agreement",
     "Answer",
+    "Bin",
+    "Calibration",
     "Card",
+    "Change",
     "DeskError",
     "ErrorKind",
     "Filter",
+    "Gold",
     "Lock",
     "Page",
+    "Pair",
     "Passage",
     "Progress",
     "QueueItem",
@@ -71,7 +78,8 @@ class Filter:
     """Which of the queue; None: all."""
 
     job: str | None = None
-    reason: Reason | None = None  #: why it waits; None with `sampled` False: any
+    reason: Reason | None = None  #: why it waits; None with `sampled` False: any but what waits for a score
+    sampled: bool = False  #: only those drawn as a sample: they wait for no fault of theirs
     deferred: bool = False  #: also those that were put off
     mine: bool = False  #: only those that nobody else holds
 
@@ -99,6 +107,7 @@ class QueueItem:
     deferred_until_ms: int | None
     needs_second: bool  #: one of two independent decisions is there already
     lock: Lock | None
+    cursor: str  #: its place in the queue: what comes behind it begins `after` this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +134,8 @@ class Card:
     """Everything shown of one record."""
 
     item: QueueItem
+    status: Status  #: only what is `needs_review` can be decided
+    pending: Decision | None  #: written just now, and not yet to be seen in the record itself
     input: Any  #: decoded; None when the log no longer has it
     output: Any  #: decoded
     output_sha256: str
@@ -138,7 +149,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What became of a decision at the door: it is written; `undo_until_ms` None: it cannot be undone."""
+    """What became of a decision at the door: it is written.
+
+    `undo_until_ms`: until when undo is offered (a decline can be undone as long as it stands); None: it cannot be.
+    """
 
     decision: Decision
     undo_until_ms: int | None
@@ -159,3 +173,76 @@ class Progress:
     corrected: int
     declined: int
     by_actor: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two reviewers over the records that both decided; `kappa` None: both said one and the same all the time."""
+
+    first: str
+    second: str
+    records: int
+    agreed: int
+    kappa: float | None  #: Cohen's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How far reviewers decide alike, over answers that two decided independently."""
+
+    job: str | None
+    records: int
+    alpha: float | None  #: Krippendorff's, nominal; None where there is nothing to tell apart
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Answers that told a confidence from `low` (included) to `high` (only the last includes it)."""
+
+    low: float
+    high: float
+    records: int
+    told_mean: float
+    right_share: float  #: accepted as they were
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a told confidence was worth in the eyes of reviewers, and the curve that would say so."""
+
+    job: str
+    records: int
+    left_out: int  #: decided, but told no confidence, or waited for another fault than their confidence
+    bins: tuple[Bin, ...]
+    brier: float | None  #: mean squared error of what was told
+    expected_error: float | None  #: ECE over the bins
+    proposed: tuple[tuple[float, float], ...]  #: for `judge.confidence.calibration`; empty: too few decisions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gold:
+    """One example made by a reviewer: what was asked, what is right, and what the model had said."""
+
+    request_id: str
+    job: str
+    version: str
+    source_id: str
+    input: Any
+    output: Any
+    original: Any
+    action: str  #: accept | correct
+    decided_by: str
+    decided_at_ms: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Something has changed; where the queues stand now."""
+
+    position: int  #: how far the view has read the log
+    waiting: int
+    by_job: Mapping[str, int]
+    locked: int
+    stale_seconds: float | None  #: the view was not moved for so long; None: it is fresh

@@ -15,8 +15,10 @@ from batchmill.agents.projector.reading import View
 from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.status import ChunkState, Place, Status
 from batchmill.streams.accounting import Account
+from batchmill.streams.limiting import COMMIT_ROWS
 
 __all__ = [
+    "COMMITS_HELD",
     "Accounting",
     "CheckCount",
     "Failure",
@@ -29,6 +31,11 @@ __all__ = [
     "funnel",
     "metrics",
 ]
+
+#: of a life: its task holds the commits of its version until an operator says `go`
+COMMITS_HELD = f"""EXISTS (SELECT 1 FROM meta WHERE meta.partition = lives.partition
+  AND meta.name = '{COMMIT_ROWS}' || lives.job || '/' || lives.version
+  AND json_extract(meta.value_json, '$.held') IS NOT NULL)"""
 
 _NANOS = 10**9
 _EXCLUDED = ", ".join(f"'{reason}'" for reason, about in REASONS.items() if about.excluded)
@@ -160,6 +167,7 @@ def _places_of_lives(view: View, values: Mapping[str, str | None]) -> dict[Place
       WHEN chunk_id IN (SELECT chunk_id FROM chunks WHERE state = '{ChunkState.HELD}') THEN '{Place.HELD}'
       WHEN status = '{Status.COMMITTED}' THEN '{Place.COMMITTED}'
       WHEN status = '{Status.NEEDS_REVIEW}' THEN '{Place.IN_REVIEW}'
+      WHEN status = '{Status.VALIDATED}' AND (reverted OR {COMMITS_HELD}) THEN '{Place.HELD}'
       WHEN status IN {paused}
         AND EXISTS (SELECT 1 FROM jobs WHERE jobs.partition = lives.partition AND jobs.job = lives.job AND paused)
         THEN '{Place.HELD}'

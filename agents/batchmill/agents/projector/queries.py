@@ -1,4 +1,4 @@
-"""Rows of the read model, typed: records, batches, jobs, reviews, dead letters, runs, and how fresh the view is."""
+"""Rows of the read model, typed: records, batches, jobs, reviews, runs, and how fresh the view is."""
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
@@ -19,27 +19,22 @@ __all__ = [
     "BatchRow",
     "BudgetRow",
     "CommandRow",
-    "DeadLetterRow",
     "Freshness",
     "JobRow",
     "LifeRow",
     "Overseen",
-    "ReviewRow",
     "RunRow",
     "batch",
     "batches",
     "budgets",
     "command_laggards",
     "commands",
-    "dead_letter",
-    "dead_letters",
     "freshness",
     "jobs",
     "life",
     "lives",
     "overseen",
     "review_queue",
-    "reviews",
     "runs",
     "source_lives",
 ]
@@ -73,6 +68,7 @@ class LifeRow:
     confidence: float | None
     redrives: int
     commit_id: str | None
+    reverted: bool
     output_sha256: str | None
     partition: int
     input_offset: int
@@ -159,48 +155,6 @@ class CommandRow:
     version: str | None
     actor: str
     issued_at_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReviewRow:
-    """An answer that waits for a person."""
-
-    request_id: str
-    job: str
-    version: str
-    source_id: str
-    reason: Reason | None
-    confidence: float | None
-    output_sha256: str
-    waiting_since_ms: int
-    partition: int
-    input_offset: int
-    verdict_offset: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterRow:
-    """One dead letter; the original lies in the log at partition and offset."""
-
-    id: str
-    partition: int
-    offset: int
-    request_id: str | None
-    job: str | None
-    source_id: str | None
-    stage: str
-    reason: Reason
-    fault: str
-    retryable: bool
-    error: str
-    attempt: int
-    cost_nanos: int | None
-    original_bytes: int
-    redrives: int
-    failed_at_ms: int
-    origin_generation: int
-    origin_partition: int
-    origin_offset: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +316,7 @@ def overseen(view: View) -> Overseen:
 
 
 #: commands that leave no trace in the row of a job
-_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look')"
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay')"
 _JOBS = f"""WITH newest AS (
   SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (
@@ -414,14 +368,6 @@ def command_laggards(view: View, command_id: str) -> list[int]:
     return [row["partition"] for row in rows]
 
 
-def reviews(view: View, *, job: str | None = None, limit: int = 100) -> list[ReviewRow]:
-    """Who has waited longest comes first."""
-    where, values = _where(("job = ?", job))
-    sql = f"""SELECT *, updated_at_ms AS waiting_since_ms FROM lives
-      WHERE status = '{Status.NEEDS_REVIEW}' AND {where} ORDER BY updated_at_ms, request_id LIMIT ?"""
-    return view.typed(ReviewRow, sql, (*values, limit))
-
-
 def review_queue(view: View) -> list[tuple[str, int, int]]:
     """Per job: how many answers wait, and since when the oldest does."""
     found = view.rows(
@@ -429,36 +375,6 @@ def review_queue(view: View) -> list[tuple[str, int, int]]:
         WHERE status = '{Status.NEEDS_REVIEW}' GROUP BY 1"""
     )
     return [(row["job"], row["n"], row["oldest"]) for row in found]
-
-
-def dead_letters(
-    view: View,
-    *,
-    job: str | None = None,
-    reason: Reason | None = None,
-    stage: str | None = None,
-    since_ms: int | None = None,
-    standing: bool = False,
-    limit: int = 100,
-) -> list[DeadLetterRow]:
-    """The newest first. `standing` = only those whose record is still dead-lettered now."""
-    where, values = _where(("job = ?", job), ("reason = ?", reason), ("stage = ?", stage), ("at_ms >= ?", since_ms))
-    if standing:
-        where += f""" AND CASE WHEN EXISTS (SELECT 1 FROM lives l WHERE l.request_id = d.request_id)
-          THEN (SELECT l.status = '{Status.FAILED_TERMINAL}' AND l.redrives = d.redrives FROM lives l
-            WHERE l.request_id = d.request_id)
-          ELSE (SELECT r.letter = 'dead_lettered' AND NOT r.alive AND r.letter_at_ms = d.at_ms FROM raw r
-            WHERE r.generation = d.origin_generation AND r.partition = d.origin_partition
-              AND r.offset = d.origin_offset) END"""
-    sql = f"SELECT d.* FROM dead_letters d WHERE {where} ORDER BY at_ms DESC, id LIMIT ?"
-    return view.typed(DeadLetterRow, sql, (*values, limit))
-
-
-def dead_letter(view: View, name: str) -> DeadLetterRow | None:
-    """The newest one by its id or by its request's."""
-    sql = "SELECT * FROM dead_letters WHERE id = ? OR request_id = ? ORDER BY at_ms DESC LIMIT 1"
-    found = view.typed(DeadLetterRow, sql, (name, name))
-    return found[0] if found else None
 
 
 def runs(view: View, *, job: str | None = None, limit: int = 100) -> list[RunRow]:

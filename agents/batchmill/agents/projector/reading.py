@@ -1,7 +1,7 @@
 """Opening the read model for reading, and rows as typed values."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -9,8 +9,9 @@ from types import TracebackType, UnionType
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from batchmill.agents.projector.tables import VIEW_VERSION
+from batchmill.schemas.records import Origin
 
-__all__ = ["View", "ViewMissingError"]
+__all__ = ["View", "ViewMissingError", "made"]
 
 T = TypeVar("T")
 _BUSY_TIMEOUT_SECONDS = 5.0
@@ -41,7 +42,7 @@ class View:
         self._connection.close()
 
     def rows(self, sql: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[sqlite3.Row]:
-        yield from self._connection.execute(sql, values)
+        return self._connection.execute(sql, values)
 
     def row(self, sql: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> sqlite3.Row | None:
         found: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
@@ -52,9 +53,17 @@ class View:
         row = self.row(sql, values)
         return (row[0] if row is not None else 0) or 0
 
+    def define(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
+        """Let queries call a pure function of ours by this name."""
+        self._connection.create_function(name, arguments, function, deterministic=True)
+
+    def each(self, cls: type[T], sql: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[T]:
+        """Rows as `cls`, one by one: for those that may be very many."""
+        return (made(cls, row) for row in self.rows(sql, values))
+
     def typed(self, cls: type[T], sql: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[T]:
         """Rows as `cls`, a dataclass whose fields are columns of the query."""
-        return [made(cls, row) for row in self.rows(sql, values)]
+        return list(self.each(cls, sql, values))
 
     def _check(self, path: Path) -> None:
         try:
@@ -65,10 +74,16 @@ class View:
             raise ViewMissingError(f"{path} is of another version; start `batchmill projector` once, it rebuilds it")
 
 
-def made(cls: type[T], row: sqlite3.Row) -> T:
-    """`cls` from the columns of its fields; enums and booleans from their stored form."""
+def made(cls: type[T], row: sqlite3.Row, prefix: str = "") -> T:
+    """`cls` from the columns of its fields; enums and booleans from their stored form, an origin from its four."""
     kind: Any = cls
-    made_of = {name: convert(row[name]) if convert else row[name] for name, convert in _converters(kind).items()}
+    made_of: dict[str, Any] = {}
+    for name, convert in _converters(kind).items():
+        if convert is Origin:
+            made_of[name] = made(Origin, row, f"{name}_")
+        else:
+            stored = row[prefix + name]
+            made_of[name] = convert(stored) if convert else stored
     return cls(**made_of)
 
 

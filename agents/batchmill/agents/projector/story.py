@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from batchmill.agents.projector.commits import commit_limits
 from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, freshness, life, overseen, source_lives
 from batchmill.agents.projector.reading import View
 from batchmill.schemas.ids import parse_custom_id
@@ -154,7 +155,7 @@ _TELLING = (
         "committed",
         "commits",
         "committed",
-        ("sink", "target_key", "commit_id", "previous_commit_id", "reverts", "seq", "promotion"),
+        ("kind", "sink", "target_key", "commit_id", "previous_commit_id", "reverts", "removed", "seq", "promotion"),
     ),
 )
 
@@ -224,6 +225,19 @@ def _paused(view: View, row: LifeRow) -> str | None:
     return f"`batchmill resume {row.job}`: the job is paused{why}"
 
 
+def _taken_back(row: LifeRow) -> str | None:
+    if not row.reverted:
+        return None
+    return f"`batchmill commits replay {row.request_id} --execute`: its commit was taken back"
+
+
+def _limited(view: View, row: LifeRow) -> str | None:
+    """That a person must let commits of its version go on."""
+    found = commit_limits(view, job=row.job, version=row.version, partition=row.partition)
+    held = [each for each in found if each.held is not None]
+    return f"`batchmill commits go {row.job}`: {held[0].why}" if held else None
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
@@ -245,6 +259,6 @@ def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str |
         case "succeeded_unvalidated":
             return "its judgement"
         case "validated":
-            return paused or "the sink"
+            return _taken_back(row) or paused or _limited(view, row) or "the sink"
         case _:
             return None

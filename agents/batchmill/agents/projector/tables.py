@@ -5,9 +5,11 @@ where the row's partition and offset find them. Changing anything here needs a n
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any, get_args, get_type_hints
+
+import orjson
 
 from batchmill.schemas.records import (
     Committed,
@@ -25,7 +27,7 @@ from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Sour
 
 __all__ = ["LOG_TABLES", "STATE_TABLES", "VIEW_VERSION", "Table", "create_statements"]
 
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 
 _BODIES = frozenset({"input_json", "output", "output_json", "refusal", "checks", "original"})
 _SQL_TYPES: dict[Any, str] = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT"}
@@ -100,6 +102,19 @@ def _log(name: str, cls: type, *indexes: tuple[str, ...]) -> Table:
     )
 
 
+def _with_checks(table: Table) -> Table:
+    """The table with what a record's checks came to, as JSON; what they note stays in the log."""
+
+    def values(record: Any) -> tuple[Any, ...]:
+        told = [
+            {"id": check.id, "path": check.path or "", "severity": check.severity, "passed": check.passed}
+            for check in record.checks
+        ]
+        return (*table.values(record), orjson.dumps(told).decode())
+
+    return replace(table, columns=(*table.columns, ("checks_json", "TEXT")), values=values)
+
+
 def _state(name: str, cls: type, key: tuple[str, ...], *indexes: tuple[str, ...]) -> Table:
     """A table that mirrors a table of task state: rows are replaced and deleted."""
     columns, values = _columns(cls)
@@ -114,17 +129,24 @@ LOG_TABLES: Mapping[str, Table] = {
     "submitted": _log("submissions", Submitted, _BY_REQUEST),
     "results": _log("results", Result, _BY_REQUEST),
     "validated": _log("verdicts", Verdict, _BY_REQUEST),
-    "committed": _log("commits", Committed, _BY_REQUEST),
-    "dead-letter": _log("dead_letters", DeadLetter, _BY_REQUEST, ("id",), ("reason",)),
+    "committed": _log("commits", Committed, _BY_REQUEST, ("target_key",), ("run_id",)),
+    "dead-letter": _with_checks(_log("dead_letters", DeadLetter, _BY_REQUEST, ("id",), ("reason",))),
     "excluded": _log("excluded", Excluded, _BY_REQUEST),
-    "decisions": _log("decisions", Decision, _BY_REQUEST),
+    "decisions": _log("decisions", Decision, _BY_REQUEST, ("id",)),
     "control": _log("commands", Control, ("command_id",)),
 }
 
 #: state table -> table
 STATE_TABLES: Mapping[str, Table] = {
     Life.schema: _state(
-        "lives", Life, _BY_REQUEST, ("job", "status"), ("chunk_id",), ("source_id",), ("status", "reason")
+        "lives",
+        Life,
+        _BY_REQUEST,
+        ("job", "status"),
+        ("chunk_id",),
+        ("source_id",),
+        ("status", "reason"),
+        ("run_id", "job"),
     ),
     Source.schema: _state("sources", Source, ("job", "source_id")),
     Arrival.schema: _state("arrivals", Arrival, ("partition", "origin_generation", "origin_offset")),

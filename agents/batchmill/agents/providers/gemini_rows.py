@@ -16,7 +16,7 @@ import orjson
 from batchmill.agents.providers.errors import GOOGLE_CODES, Complaint, row_reason
 from batchmill.agents.providers.gemini_schema import response_schema
 from batchmill.agents.providers.loose import count, listed, mapping, text
-from batchmill.agents.providers.row_outcomes import Usage, answered, failed, loaded, never_ran, spoilt
+from batchmill.agents.providers.row_outcomes import Usage, answered, failed, finite, loaded, never_ran, spoilt
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
@@ -152,6 +152,7 @@ def _succeeded(
         refusal=refusal,
         http_status=200,
         model=text(response.get("modelVersion")),
+        logprob_mean=finite(mapping(next(iter(listed(response.get("candidates"))), None)).get("avgLogprobs")),
     )
 
 

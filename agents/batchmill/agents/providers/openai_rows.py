@@ -20,7 +20,15 @@ import orjson
 from batchmill.agents.providers.errors import complaint_in, row_reason
 from batchmill.agents.providers.loose import listed, mapping, plain_count, string, text
 from batchmill.agents.providers.openai_bodies import body_for
-from batchmill.agents.providers.row_outcomes import Usage, answered, failed, loaded, never_ran, spoilt
+from batchmill.agents.providers.row_outcomes import (
+    Usage,
+    answered,
+    failed,
+    loaded,
+    mean_of,
+    never_ran,
+    spoilt,
+)
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
@@ -89,6 +97,7 @@ def _answered(custom_id: str, response: Mapping[str, Any]) -> RowOutcome:
         refusal=said.refusal,
         http_status=status,
         model=string(body.get("model")),
+        logprob_mean=said.logprob_mean,
     )
 
 
@@ -99,6 +108,7 @@ class _Said:
     text: str | None
     refusal: str | None = None
     finish_reason: str | None = None
+    logprob_mean: float | None = None
 
 
 def _said(body: Mapping[str, Any]) -> _Said:
@@ -113,6 +123,7 @@ def _said(body: Mapping[str, Any]) -> _Said:
         text=string(message.get("content")),
         refusal=string(message.get("refusal")),
         finish_reason=string(choice.get("finish_reason")),
+        logprob_mean=mean_of(listed(mapping(choice.get("logprobs")).get("content"))),
     )
 
 
@@ -135,6 +146,7 @@ def _said_by_response(body: Mapping[str, Any]) -> _Said:
         text="".join(texts) if texts else None,
         refusal="".join(refusals) or None,
         finish_reason=_FINISH.get(cut, cut) if cut else "stop",
+        logprob_mean=mean_of([token for part in parts for token in listed(part.get("logprobs"))]),
     )
 
 

@@ -14,8 +14,10 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.ports import RowOutcome
 
-__all__ = ["Usage", "answered", "failed", "loaded", "never_ran", "spoilt"]
+__all__ = ["Usage", "answered", "failed", "finite", "loaded", "mean_of", "never_ran", "spoilt"]
 
+#: OpenAI writes -9999.0 for a token that was most unlikely
+_LOGPROB_MAX = 100_000
 #: Why a row never ran: unbilled, and no fault of its own.
 _NEVER_RAN = {Outcome.EXPIRED: Reason.EXPIRED, Outcome.CANCELLED: Reason.PROVIDER_CANCELLED}
 
@@ -53,6 +55,7 @@ def answered(
     refusal: str | None,
     http_status: int | None,
     model: str | None,
+    logprob_mean: float | None = None,
 ) -> RowOutcome:
     return RowOutcome(
         custom_id=custom_id,
@@ -68,6 +71,7 @@ def answered(
         cached_tokens=usage.cached_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         usage_known=usage.known,
+        logprob_mean=logprob_mean,
     )
 
 
@@ -89,6 +93,19 @@ def failed(
     )
 
 
+def mean_of(tokens: list[Any]) -> float | None:
+    """The mean log-probability of these tokens; None unless each says one: a part of them would mean another answer."""
+    told = [finite(mapping(token).get("logprob")) for token in tokens]
+    known = [each for each in told if each is not None]
+    return sum(known) / len(known) if known and len(known) == len(told) else None
+
+
+def finite(value: Any) -> float | None:
+    """A log-probability that a provider told, as far as it is a number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= _LOGPROB_MAX else None
+
+
 def never_ran(custom_id: str, code: str, outcome: Outcome) -> RowOutcome:
     return RowOutcome(custom_id=custom_id, outcome=outcome, reason=_NEVER_RAN[outcome], error_code=code, billed=False)
 
@@ -106,4 +123,5 @@ def spoilt(row: RowOutcome) -> RowOutcome:
         finish_reason=None,
         refusal=None,
         model=None,
+        logprob_mean=None,
     )

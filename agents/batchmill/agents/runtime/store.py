@@ -22,7 +22,7 @@ from batchmill.agents.runtime.codec import Write
 
 __all__ = ["Hit", "Store", "StoreBrokenError", "StoreIdentity"]
 
-LAYOUT = 1  #: raise it when the tables below change; older files are rebuilt
+LAYOUT = 2  #: raise it when the tables below, or what rows are indexed under, change; older files are rebuilt
 FILES_MAX = 16  #: names tried when others are held by frozen predecessors
 CACHE_KIBIBYTES = 8 * 1024
 WAL_PAGES = 4000

@@ -54,6 +54,7 @@ class Question:
     json_only: bool = False
     output_tokens_max: int | None = None
     embed: Embed | None = None
+    logprobs: bool = False  # how likely each token was is to be told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Answer:
     cached_tokens: int = 0  # of the input: read from the prompt cache
     cache_write_tokens: int = 0  # of the input: written to it
     vectors: tuple[list[float], ...] = ()
+    logprobs: tuple[tuple[str, float], ...] = ()  # (token, natural logarithm of its probability)
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -96,7 +98,15 @@ def answer(question: Question, *, seed: int, accuracy: float, gold: GoldTable, f
         input_tokens=max(tokens_of_chars(question.chars), 1),
         output_tokens=max(tokens_of_chars(len(content)), 1),
     )
-    return _cut(whole, question.output_tokens_max)
+    told = _cut(whole, question.output_tokens_max)
+    return replace(told, logprobs=_logprobs(told.content, base, right=right)) if question.logprobs else told
+
+
+def _logprobs(content: str, base: str, *, right: bool) -> tuple[tuple[str, float], ...]:
+    """A right answer is surer of its tokens than a wrong one, as a rule: their ranges overlap."""
+    pieces = [content[at : at + CHARS_PER_TOKEN] for at in range(0, len(content), CHARS_PER_TOKEN)]
+    surest = 0.15 if right else 1.2
+    return tuple((piece, -round(surest * unit(base, "logprob", number), 6)) for number, piece in enumerate(pieces))
 
 
 def _embedded(question: Question, embed: Embed, *, seed: int, usage_told: bool) -> Answer:

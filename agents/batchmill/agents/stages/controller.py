@@ -1,10 +1,10 @@
 """control -> task state: the agent of operators' commands, and the effect that brings dead letters back.
 
 What lives here: handing commands to their decisions. What must not: what a command does (`streams.controlling`,
-`streams.dead_lettering`, `streams.hinting`, `streams.importing`).
+`streams.dead_lettering`, `streams.hinting`, `streams.importing`, `streams.reverting`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,9 +16,9 @@ from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
-from batchmill.streams import hinting, importing, redriving
+from batchmill.streams import hinting, importing, redriving, reverting
 from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
-from batchmill.streams.dead_lettering import of_raw
+from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.orders import Order
 from batchmill.streams.redriving import Waiting, redrive_command, redriven, waiting
@@ -49,7 +49,7 @@ class Controller:
             if wrong is not None:
                 self._refuse(task, record, command, wrong)
                 continue
-            self.kit.carry(task, _orders(task, command, record.timestamp_ms, now_ms), src=record.src)
+            self.kit.carry(task, _orders(task, command, record, now_ms), src=record.src)
         self.kit.carry(task, read_up_to(slice_.end), src=slice_.records[-1].src)
         task.finish(slice_)
 
@@ -84,22 +84,31 @@ class Controller:
             if not asked or not await self._redrive(task, asked):
                 await task.rest("redrive", self.effects.idle_seconds)
 
+    async def _events(self, task: Task, letters: Iterable[DeadLetter]) -> Mapping[int, LogRecord]:
+        """The raw events of letters, by offset. An origin of another generation is no place in this topic."""
+        ours = [each.origin.offset for each in letters if each.origin.generation == self.kit.raw_generation]
+        return await self.kit.bodies(task, "raw", ours)
+
+    def _event(self, letter: DeadLetter, events: Mapping[int, LogRecord]) -> RawRecord | None:
+        ours = letter.origin.generation == self.kit.raw_generation
+        found = events.get(letter.origin.offset) if ours else None
+        return None if found is None else self.kit.raw_record(found)
+
     async def _redrive(self, task: Task, asked: Sequence[Waiting]) -> bool:
         await task.capacity()
         try:
             found = await self.kit.bodies(task, "dead-letter", [each.offset for each in asked])
             letters = {offset: codec.decode(record.value or b"", DeadLetter) for offset, record in found.items()}
-            events = await self.kit.bodies(task, "raw", [letter.origin.offset for letter in letters.values()])
+            events = await self._events(task, letters.values())
         except LogSlowError:
             return False
         for each in asked:
             letter = letters.get(each.offset)
-            event = None if letter is None else events.get(letter.origin.offset)
             orders = redriven(
                 task.view,
                 each,
                 letter,
-                None if event is None else event.value,
+                None if letter is None else self._event(letter, events),
                 jobs=self.kit.jobs,
                 now_ms=clock.wall_ms(),
                 limits=self.limits,
@@ -109,7 +118,7 @@ class Controller:
         return True
 
 
-def _orders(task: Task, command: Control, at_ms: int, now_ms: int) -> list[Order]:
+def _orders(task: Task, command: Control, record: LogRecord, now_ms: int) -> list[Order]:
     match command.command:
         case redriving.COMMAND:
             return redrive_command(task.view, command, task.partition, now_ms)
@@ -117,5 +126,7 @@ def _orders(task: Task, command: Control, at_ms: int, now_ms: int) -> list[Order
             return hinting.look_command(task.view, command, now_ms)
         case importing.COMMAND:
             return importing.import_command(task.view, command, task.partition)
+        case "revert" | "replay":
+            return reverting.change_command(task.view, command, record.offset)
         case _:
-            return control(task.view, command, at_ms, now_ms)
+            return control(task.view, command, record.timestamp_ms, now_ms)

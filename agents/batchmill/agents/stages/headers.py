@@ -10,9 +10,11 @@ from uuid_utils import uuid7
 
 from batchmill.agents import clock
 from batchmill.schemas.records import Control, DeadLetter, Excluded, RawEvent, Record
+from batchmill.streams.dead_lettering import JOB_HEADER
 from batchmill.streams.dead_lettering import headers as letter_headers
+from batchmill.streams.orders import Publish
 
-__all__ = ["headers_for", "trace_id_of", "traceparent_of"]
+__all__ = ["headers_for", "headers_of_output", "trace_id_of", "traceparent_of"]
 
 _SAMPLED = "01"
 
@@ -29,6 +31,8 @@ def headers_for(
         ("ce_time", clock.rfc3339(clock.wall_ms()).encode()),
         ("causationid", src.encode()),
     ]
+    if isinstance(record, RawEvent) and record.job is not None:
+        found.append((JOB_HEADER, record.job.encode()))
     request_id = None if isinstance(record, RawEvent | Control) else record.request_id
     if request_id is not None:
         found.append(("correlationid", request_id.encode()))
@@ -36,6 +40,16 @@ def headers_for(
     if isinstance(record, DeadLetter | Excluded):
         found += letter_headers(record, raw_topic=raw_topic, application=app_id)
     return found
+
+
+def headers_of_output(order: Publish, *, src: str, app_id: str) -> list[tuple[str, bytes]]:
+    """The headers of a record for a topic that is not ours: its own, and where and when it came from."""
+    about = [
+        ("ce_source", app_id.encode()),
+        ("ce_time", clock.rfc3339(clock.wall_ms()).encode()),
+        ("causationid", src.encode()),
+    ]
+    return [*order.headers, *about]
 
 
 def trace_id_of(request_id: str) -> str:

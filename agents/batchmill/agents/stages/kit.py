@@ -5,13 +5,17 @@ decision. `carry` writes everything a decision ordered between two awaits, so it
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import structlog
 
 from batchmill.agents import clock
+from batchmill.agents.foreign import ForeignTopics
 from batchmill.agents.runtime import LogReader, LogRecord, Task
 from batchmill.agents.runtime.log import READ_SECONDS
-from batchmill.agents.stages.headers import headers_for
+from batchmill.agents.stages.headers import headers_for, headers_of_output
 from batchmill.schemas import codec
 from batchmill.schemas.records import (
     Committed,
@@ -25,21 +29,21 @@ from batchmill.schemas.records import (
     Verdict,
     WorkItem,
 )
-from batchmill.schemas.state import Chunk, Job
+from batchmill.schemas.state import Chunk, Job, Life
 from batchmill.streams import view as read
+from batchmill.streams.breaking import Breaker
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
-from batchmill.streams.dead_lettering import RawRecord, of_raw
+from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, of_raw
 from batchmill.streams.granting import follow
-from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.orders import Delete, Emit, Order, Publish, Put, Wake
 from batchmill.streams.ports import TransientError
 from batchmill.streams.topology import TOPICS, topic_name
 
 __all__ = ["Kit", "LogSlowError", "upstream_trace"]
 
-R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
+_log = structlog.get_logger(__name__)
 
-#: an origin of this generation is no raw event: a record found on one of our own topics that is none of ours
-FOREIGN_GENERATION = 0
+R = TypeVar("R", WorkItem, Submitted, Result, Verdict, Committed, Decision, Control)
 
 
 class LogSlowError(TransientError):
@@ -60,6 +64,9 @@ class Kit:
     jobs: CompiledJobs
     carried: Callable[[Record], None]  #: told of each record that was ordered; counts it
     stepped: Callable[[Chunk | None, Chunk], None]  #: told of each chunk's row before and after
+    foreign: ForeignTopics | None = None  #: None: nothing is published to topics of others
+    #: each task's; a task that is handed over takes its windows along
+    breakers: WeakKeyDictionary[Task, Breaker] = field(default_factory=WeakKeyDictionary)
 
     @staticmethod
     def names(prefix: str) -> dict[str, str]:
@@ -70,17 +77,31 @@ class Kit:
         """Carry out `orders`; `src` names what caused them (`topic/partition/offset`, or `effect:name/row`)."""
         for order in orders:
             match order:
+                case Put(Life() as row):
+                    stops = self._breaker(task).seen(task.view, row)
+                    task.put(row)
+                    if stops:
+                        _log.error("breaker_tripped", job=row.job, version=row.version, partition=task.partition)
+                        self.carry(task, stops, src=src)
                 case Put(Chunk() | Job() as row):
+                    if isinstance(row, Job):
+                        self._breaker(task).heard(task.view, row)
                     for each in follow(task.view, row):
                         self._put_or_wake(task, each)
                 case Put(row):
                     task.put(row)
                 case Emit(record, key, partition):
                     self._emit(task, record, key, partition, src)
+                case Publish():
+                    self._publish(task, order, src)
                 case Delete(table, key):
                     task.delete(table, key)
                 case Wake(effect):
                     task.wake(effect)
+
+    def _breaker(self, task: Task) -> Breaker:
+        found = self.breakers.get(task)
+        return found if found is not None else self.breakers.setdefault(task, Breaker())
 
     def _put_or_wake(self, task: Task, order: Order) -> None:
         """One of the orders that a chunk's or job's row comes with, its reservations settled."""
@@ -160,6 +181,17 @@ class Kit:
             ),
         )
         self.carried(record)
+
+    def _publish(self, task: Task, order: Publish, src: str) -> None:
+        assert self.foreign is not None, f"nothing looks after topics of others, such as {order.topic}"
+        task.emit(
+            order.topic,
+            key=order.key,
+            value=order.value,
+            src=src,
+            partition=self.foreign.partition_of(order.topic, order.key),
+            headers=headers_of_output(order, src=src, app_id=self.app_id),
+        )
 
 
 def upstream_trace(task: Task, record: Record) -> str | None:

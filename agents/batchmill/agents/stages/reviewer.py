@@ -1,6 +1,6 @@
 """decisions -> validated: the agent that carries out what people decided.
 
-What a decision means is `streams.reviewing`.
+What a decision means is `streams.reviewing`; one that has to be judged beside its input is left to effect `judge`.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,6 @@ class Reviewer:
         for record in slice_.records:
             decision = self.kit.read(task, record, Decision, stage=STAGE)
             if decision is not None:
-                orders = review(task.view, decision, jobs=self.kit.jobs, now_ms=now_ms)
+                orders = review(task.view, decision, record.offset, jobs=self.kit.jobs, now_ms=now_ms)
                 self.kit.carry(task, orders, src=record.src)
         task.finish(slice_)

@@ -1,4 +1,7 @@
-"""results -> validated: the agent that has each answer judged. What is judged, and how, is `streams.validating`."""
+"""results -> validated: the agent that has each answer judged. What is judged, and how, is `streams.validating`.
+
+An answer that has to be judged beside its input is only noted here; effect `judge` (`stages.judge`) comes back to it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -73,6 +73,7 @@ GaugeName = Literal[
     "batchmill.provider.batches",
     "batchmill.review.queue.depth",
     "batchmill.review.age",
+    "batchmill.commits.held",
     "batchmill.consumer.lag",
     "batchmill.tasks",
     "batchmill.outbox.records",
@@ -195,6 +196,11 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
     "batchmill.provider.batches": Metric("{batch}", "Chunks not yet done, by state.", ("state", "account")),
     "batchmill.review.queue.depth": Metric("{record}", "Records that wait for a person.", ("job",)),
     "batchmill.review.age": Metric("s", "Age of the oldest record that waits for a person.", ("job",)),
+    "batchmill.commits.held": Metric(
+        "{record}",
+        "Records that passed and are not written yet, by what they wait for: the sink, a limit, a pause, time to undo.",
+        ("sink", "cause"),
+    ),
     "batchmill.consumer.lag": Metric(
         "{record}", "Log offsets appended but not yet processed; transaction markers count.", ("topic", "partition")
     ),

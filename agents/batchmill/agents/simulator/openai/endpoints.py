@@ -68,10 +68,19 @@ def _chat_question(body: dict[str, Any]) -> Question:
         kind=form.get("type"),
         schema=(form.get("json_schema") or {}).get("schema"),
         tokens_max=body.get("max_completion_tokens") or body.get("max_tokens"),
+        logprobs=body.get("logprobs") is True,
     )
 
 
-def _question(model: str, messages: list[tuple[Any, str]], *, kind: Any, schema: Any, tokens_max: Any) -> Question:
+def _question(
+    model: str,
+    messages: list[tuple[Any, str]],
+    *,
+    kind: Any,
+    schema: Any,
+    tokens_max: Any,
+    logprobs: bool,
+) -> Question:
     return Question(
         model=model,
         text=next((text for role, text in reversed(messages) if role == "user"), ""),
@@ -80,6 +89,7 @@ def _question(model: str, messages: list[tuple[Any, str]], *, kind: Any, schema:
         schema=schema if kind == "json_schema" else None,
         json_only=kind == "json_object",
         output_tokens_max=tokens_max,
+        logprobs=logprobs,
     )
 
 
@@ -105,7 +115,16 @@ def _completion(request_id: str, created_at: int, question: Question, answer: An
 def _choice(answer: Answer) -> dict[str, Any]:
     content, refusal = (None, answer.content) if answer.refused else (answer.content, None)
     message = {"role": "assistant", "content": content, "refusal": refusal}
-    return {"index": 0, "message": message, "finish_reason": "length" if answer.truncated else "stop"}
+    told = {"content": _tokens(answer), "refusal": None} if answer.logprobs else None
+    finish = "length" if answer.truncated else "stop"
+    return {"index": 0, "message": message, "logprobs": told, "finish_reason": finish}
+
+
+def _tokens(answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {"token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": []}
+        for token, logprob in answer.logprobs
+    ]
 
 
 # Responses ---------------------------------------------------------------------------------------------------------
@@ -131,6 +150,7 @@ def _response_question(body: dict[str, Any]) -> Question:
         kind=form.get("type"),
         schema=form.get("schema"),
         tokens_max=body.get("max_output_tokens"),
+        logprobs="message.output_text.logprobs" in (body.get("include") or []),
     )
 
 
@@ -179,7 +199,12 @@ def _response(request_id: str, created_at: int, question: Question, answer: Answ
 
 
 def _items(request_id: str, answer: Answer, status: str) -> list[dict[str, Any]]:
-    part: dict[str, Any] = {"type": "output_text", "text": answer.content, "annotations": [], "logprobs": []}
+    part: dict[str, Any] = {
+        "type": "output_text",
+        "text": answer.content,
+        "annotations": [],
+        "logprobs": _tokens(answer),
+    }
     if answer.refused:
         part = {"type": "refusal", "refusal": answer.content}
     return [{"id": f"msg_{request_id}", "type": "message", "status": status, "role": "assistant", "content": [part]}]
