@@ -31,11 +31,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _judged_by(folder: Path, fragment: str) -> Path:
-    """The job of the folder with this `judge`."""
+    """The job of the folder with this `judge`, and without examples, which were written for another one."""
     file = folder / "job.yaml"
     members = re.split(r"^(?=[a-z])", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     kept = [member for member in members if not member.startswith("judge:")]
-    file.write_text("".join(kept) + fragment, encoding="utf-8")
+    text = re.sub(r"^  examples:.*\n", "", "".join(kept), flags=re.MULTILINE)
+    file.write_text(text + fragment, encoding="utf-8")
     return folder
 
 
