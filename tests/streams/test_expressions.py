@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchmill.streams.cel_functions import WORDS_MAX
 from batchmill.streams.expressions import SOURCE_CHARS_MAX, ConditionError, Scope, compile_condition
 
 INPUT = frozenset({"input"})
@@ -232,3 +233,18 @@ def test_no_value_makes_an_expression_do_more_than_refuse(source: str, one: Any,
     except ConditionError:
         return
     assert answer in {True, False}
+
+
+def test_words_are_what_stands_between_white_space_and_there_may_not_be_too_many() -> None:
+    asked = compile_condition("size(words(input.text)) == 3 && words(input.text)[1] == 'b,'", variables=INPUT)
+    assert asked.holds({"input": {"text": "  a\tb,\nc "}})
+    loops = compile_condition("words(input.text).all(w, size(w) == 1)", variables=INPUT)
+    assert loops.holds({"input": {"text": "x " * WORDS_MAX}})
+    with pytest.raises(ConditionError, match="at most 1000 words"):
+        loops.holds({"input": {"text": "x " * (WORDS_MAX + 1)}})
+    thrice = compile_condition(
+        "words(input.text).all(a, words(input.text).all(b, words(input.text).all(c, a == b || b == c)))",
+        variables=INPUT,
+    )
+    with pytest.raises(ConditionError, match="too long"):
+        thrice.holds({"input": {"text": "x " * WORDS_MAX}})

@@ -15,10 +15,12 @@ from typing import Any
 
 import orjson
 
-__all__ = ["FUNCTION_NAMES", "WORK_CHARS_MAX", "Work", "folded"]
+__all__ = ["FUNCTION_NAMES", "WORDS_MAX", "WORK_CHARS_MAX", "Work", "folded"]
 
 #: characters and items that the functions of one expression may go through
 WORK_CHARS_MAX = 20_000_000
+#: of one text that `words` takes apart
+WORDS_MAX = 1_000
 _CLOSE = 1e-9
 _DIGITS_MAX = 12
 
@@ -160,6 +162,14 @@ def _occurs(work: Work, part: Any, text: Any) -> bool:
     return bool(sought) and any(sought in work.fold(_text(work, each)) for each in texts)
 
 
+def _words(work: Work, text: Any) -> list[str]:
+    """What stands between white space, in its order."""
+    found = _text(work, text).split(maxsplit=WORDS_MAX)
+    if len(found) > WORDS_MAX:
+        raise _NoAnswerError(f"takes texts of at most {WORDS_MAX} words")
+    return found
+
+
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "abs": _abs,
     "close": _close,
@@ -173,6 +183,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "sum": _sum,
     "trim": _trim,
     "upper": _upper,
+    "words": _words,
 }
 FUNCTION_NAMES = frozenset(_FUNCTIONS)
 

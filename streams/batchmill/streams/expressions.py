@@ -13,7 +13,7 @@ from typing import Any
 
 import cel
 
-from batchmill.streams.cel_functions import FUNCTION_NAMES, Work
+from batchmill.streams.cel_functions import FUNCTION_NAMES, WORDS_MAX, Work
 
 __all__ = ["SOURCE_CHARS_MAX", "STEPS_MAX", "Condition", "ConditionError", "Scope", "compile_condition"]
 
@@ -90,6 +90,7 @@ class Condition:
     program: cel.Program
     reads: frozenset[tuple[str, str | None]]  #: (variable, member of it); member None: the variable as a whole
     power: int  #: of the length of the longest list, in what its loops cost
+    splits: bool  #: it makes lists of texts
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:
@@ -123,6 +124,8 @@ class Condition:
     def _steps(self, scope: Scope) -> int:
         extents = [scope.extent(read) for read in self.reads]
         items, chars = (max((extent[at] for extent in extents), default=0) for at in (0, 1))
+        if self.splits:
+            items = max(items, min(WORDS_MAX, chars // 2 + 1))
         return int(items**self.power) * (1 + chars // _STEP_CHARS)
 
 
@@ -144,7 +147,7 @@ def compile_condition(source: str, *, variables: frozenset[str]) -> Condition:
     strange = sorted(name for name in program.functions() if name[0].isalpha() and name not in _FUNCTIONS)
     if strange:
         raise ConditionError(f"unknown function {_shown(strange[0], code, _FUNCTIONS)}: known are {_all(_FUNCTIONS)}")
-    return Condition(source, program, frozenset(_reads(code, variables)), _power(code))
+    return Condition(source, program, frozenset(_reads(code, variables)), _power(code), "words" in program.functions())
 
 
 def _code(source: str) -> str:

@@ -88,8 +88,8 @@ def answer(question: Question, *, seed: int, accuracy: float, gold: GoldTable, f
     right = fault is not Fault.WRONG_ANSWER and unit(base, "right") < accuracy
     hints = Hints(seed=base, label=gold.label_of(question.text), right=right, words=_words(question.text))
     known = gold.answer_of(question.text)
-    told = _content(question, hints) if known is None else _known(question, known, hints)
-    content = _spoiled(told, question, fault)
+    wanted = _content(question, hints) if known is None else _known(question, known, hints)
+    content = _spoiled(wanted, question, fault)
     whole = Answer(
         content=content,
         refused=fault is Fault.REFUSAL,
