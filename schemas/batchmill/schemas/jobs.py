@@ -26,6 +26,8 @@ __all__ = [
     "CitationSpec",
     "CommitSpec",
     "ConfidenceSpec",
+    "DriftSignal",
+    "DriftSpec",
     "FunctionSpec",
     "InputSpec",
     "JobSpec",
@@ -424,6 +426,40 @@ class BreakerSpec:
         _require(0 < self.ratio <= 1, "$.breaker.ratio", "must be above 0 and at most 1")
 
 
+class DriftSignal(StrEnum):
+    """What is watched of a version's records and answers; each is a distribution over few classes."""
+
+    CLASSES = "classes"  #: values of one output member
+    CONFIDENCE = "confidence"
+    OUTPUT_LENGTH = "output_length"
+    INPUT_LENGTH = "input_length"
+    INPUT_MEMBERS = "input_members"  #: which members the inputs have
+    VERDICTS = "verdicts"  #: validated, needs_review, rejected
+    FAILURES = "failures"  #: of calls, by reason
+    SCORES = "scores"  #: what second opinions say
+    REVIEWS = "reviews"  #: what people say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftSpec:
+    """When a version's answers have become others than they were: each `window` is held against a reference."""
+
+    field: str | None = None  #: output member whose values are watched; None: none is
+    against: Literal["first", "current"] = "first"  #: the version's own beginning, or that of the version before it
+    reference: int = 500  #: records that make the reference
+    window: int = 200
+    policy: Literal["warn", "pause"] = "warn"
+    psi_above: float = 0.2  #: a smaller move is none, however sure it is
+    signals: tuple[DriftSignal, ...] = ()  #: none named: all of them
+
+    def __post_init__(self) -> None:
+        for member in ("reference", "window"):
+            _require(50 <= getattr(self, member) <= 100_000, f"$.drift.{member}", "must be from 50 to 100000")
+        _require(0 < self.psi_above <= 10, "$.drift.psi_above", "must be above 0 and at most 10")
+        needs = DriftSignal.CLASSES in self.signals and self.field is None
+        _require(not needs, "$.drift.signals", "names classes: `field` must say of which output member")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSpec:
     """Money in nano-dollars that must not be exceeded: by the whole job, and by all attempts of one record."""
@@ -455,6 +491,7 @@ class JobSpec:
     commit: CommitSpec = field(default_factory=CommitSpec)
     review: ReviewSpec = field(default_factory=ReviewSpec)
     breaker: BreakerSpec | None = field(default_factory=BreakerSpec)  #: None: never
+    drift: DriftSpec | None = None  #: None: nobody watches
     prices_json: str | None = None  #: what its model cost when the job was applied, as `streams.costing` writes it
 
     def __post_init__(self) -> None:

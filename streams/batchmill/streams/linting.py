@@ -5,7 +5,8 @@ otherwise than its author may think (a warning). Pure: no file, no provider is a
 and the form of the answer is in `proofreading`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import orjson
 
@@ -42,6 +43,7 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
     yield from _unbounded(spec)
+    yield from _watching_nothing(spec)
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:
@@ -53,6 +55,22 @@ def _unbounded(spec: JobSpec) -> Iterator[Finding]:
     if spec.budget is not None and output_limit(spec, form, _output_default(spec)) is None:
         what = "a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent"
         yield Finding(where="$.budget", message=what, error=True)
+
+
+def _watching_nothing(spec: JobSpec) -> Iterator[Finding]:
+    """A member that no answer has would be absent in every one of them, and never move."""
+    field = None if spec.drift is None else spec.drift.field
+    if field is None:
+        return
+    try:
+        first = compile_path(field).steps[0]
+    except FAULTS as fault:
+        yield Finding(where="$.drift.field", message=str(fault), error=True)
+        return
+    declared = _declared(spec)
+    if declared is not None and first not in declared:
+        what = f"{field!r} is not a member of the output schema"
+        yield Finding(where="$.drift.field", message=what, error=True, hint=f"it has {', '.join(sorted(declared))}")
 
 
 def _output_default(spec: JobSpec) -> int | None:
@@ -86,11 +104,28 @@ def _surprising(spec: JobSpec) -> Iterator[Finding]:
     endless = spec.ask.model.endpoint != EMBEDDINGS_ENDPOINT  # a vector does not grow
     if endless and not {"max_output_tokens", "max_completion_tokens", "max_tokens"} & set(params):
         yield _warning("$.ask.model.params", "no max_output_tokens: one answer may cost as much as the model can write")
+    declared = _declared(spec)
+    if declared is not None:
+        yield from _undeclared(spec, frozenset(declared))
+    yield from _free_text(spec, declared or {})
+
+
+def _declared(spec: JobSpec) -> Mapping[str, Any] | None:
+    """The members of the answer, where the output schema names them."""
     written = spec.ask.output_schema_json
     schema = None if written is None else orjson.loads(written)
     declared = schema.get("properties") if isinstance(schema, dict) else None
-    if isinstance(declared, dict):
-        yield from _undeclared(spec, frozenset(declared))
+    return declared if isinstance(declared, dict) else None
+
+
+def _free_text(spec: JobSpec, declared: Mapping[str, Any]) -> Iterator[Finding]:
+    """Values of a watched member are told in alarms, and only few of them can be told apart."""
+    field = "" if spec.drift is None else (spec.drift.field or "").removeprefix("$.")
+    member = declared.get(field)
+    any_text = isinstance(member, dict) and member.get("type") == "string" and not {"enum", "const"} & member.keys()
+    if any_text and field not in spec.judge.categories:
+        what = f"{field!r} is any text: watch a member with few values, such as an enum"
+        yield _warning("$.drift.field", what)
 
 
 def _undeclared(spec: JobSpec, declared: frozenset[str]) -> Iterator[Finding]:

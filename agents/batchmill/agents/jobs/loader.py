@@ -33,7 +33,6 @@ JOB_FILE = "job.yaml"
 _NOT_YET: Mapping[Steps, str] = {
     ("ask", "routes"): "write one job per model, and let publishers choose the job",
     ("gate",): "compare a sample by hand before `batchmill job apply`",
-    ("drift",): "leave it out",
     ("then",): "consume the committed topic",
     ("schedule",): "run `batchmill ingest` from cron",
     ("on_delete",): "deletions are excluded as tombstones",

@@ -23,6 +23,8 @@ from batchmill.schemas.jobs import (
     CitationSpec,
     CommitSpec,
     ConfidenceSpec,
+    DriftSignal,
+    DriftSpec,
     FunctionSpec,
     InputSpec,
     JobSpec,
@@ -140,6 +142,7 @@ def resolved(data: Mapping[str, Any], texts: Texts) -> JobSpec:
         commit=CommitSpec(**data.get("commit", {})),
         review=_review(data.get("review", {})),
         breaker=None if data.get("breaker") is False else BreakerSpec(**data.get("breaker", {})),
+        drift=_drift(data.get("drift")),
     )
 
 
@@ -279,6 +282,12 @@ def _review(data: Mapping[str, Any]) -> ReviewSpec:
     if "decline_reasons" in told:
         told["decline_reasons"] = tuple(told["decline_reasons"])
     return ReviewSpec(**told)
+
+
+def _drift(data: Mapping[str, Any] | None) -> DriftSpec | None:
+    if data is None:
+        return None
+    return DriftSpec(**(dict(data) | {"signals": tuple(DriftSignal(name) for name in data.get("signals", ()))}))
 
 
 def _retry(data: Mapping[str, Any]) -> RetrySpec:

@@ -7,6 +7,7 @@ One is in charge: its transactional id fences whoever was before. Another one on
 heartbeat (a record `__overseer` of `state`, partition 0) has not come for `SILENCE_SECONDS` or says that its writer has
 left. Whoever was fenced finds out at its next write, and none of that is visible: it ends, and starts again as a
 standby. Every write is one transaction; an outcome that is not known ends the process, the successor reads what is so.
+What is counted of drift lies beside the heartbeat (`watching`).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import structlog
 from batchmill.agents import clock
 from batchmill.agents.commands import new_id
 from batchmill.agents.overseer.reading import Reader
+from batchmill.agents.overseer.watching import Watcher
 from batchmill.agents.runtime.codec import OVERSEER
 from batchmill.agents.runtime.producers import TaskProducer
 from batchmill.agents.settings import Settings
@@ -28,6 +30,7 @@ from batchmill.schemas.records import Control
 from batchmill.streams.controlling import GRANT, PAUSE_TOO
 from batchmill.streams.overseeing import Books, HandOut, Limits, Posts, Spread
 from batchmill.streams.topology import topic_name
+from batchmill.streams.watching import ScoreNow, Watches
 
 __all__ = ["BEAT_SECONDS", "SILENCE_SECONDS", "Overseer", "limits_of"]
 
@@ -62,6 +65,8 @@ class Overseer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._books = Books(limits_of(settings))
+        self._watches = Watches()
+        self._watcher = Watcher(settings, self._watches)
         self._names = {name: topic_name(settings.topic_prefix, name) for name in ("state", "control")}
         options = {
             **kafka_client_options(settings.kafka),
@@ -73,7 +78,7 @@ class Overseer:
         self.in_charge = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        async with Reader(self._settings, self._books) as reader:
+        async with Reader(self._settings, self._books, self._watches) as reader:
             await self._stand_by(reader, stop)
             if stop.is_set():
                 return
@@ -83,7 +88,12 @@ class Overseer:
                     await self._turn(reader)
                 await self._write([], [], left=True)
             finally:
+                await self._watcher.stop()
                 await self._producer.stop()
+
+    def scores(self) -> list[ScoreNow]:
+        """How far the watched jobs are from what they were, by signal."""
+        return self._watches.scores()
 
     async def _stand_by(self, reader: Reader, stop: asyncio.Event) -> None:
         """Until nobody is in charge. To be wrong about that costs a restart: whoever was fenced writes no more."""
@@ -104,26 +114,28 @@ class Overseer:
         await reader.catch_up()
         beat = reader.beat or {}
         self._books.posts = {pool: Posts(map(tuple, seen)) for pool, seen in beat.get("posts", {}).items()}
+        self._watcher.restore(reader.kept)
         self.in_charge = True
         _log.info("overseer_in_charge", instance=self._settings.instance)
 
     async def _turn(self, reader: Reader) -> None:
         await reader.fold()
+        await self._watcher.turn(reader)
         now_ms = clock.wall_ms()
         self._books.note_posts(now_ms)
-        hand_outs, spreads = self._books.decide(now_ms), self._books.spreads()
+        hand_outs, spreads = self._books.decide(now_ms), [*self._books.spreads(), *self._watcher.pauses()]
         if hand_outs or spreads or clock.monotonic_s() - self._beaten_s >= BEAT_SECONDS:
             await self._write(hand_outs, spreads)
 
     async def _write(self, hand_outs: Sequence[HandOut], spreads: Sequence[Spread], *, left: bool = False) -> None:
         """One transaction, heartbeat included; the books are told when it is known committed."""
-        commands = [*map(_grant, hand_outs), *map(_pause, spreads)]
+        commands, kept = [*map(_grant, hand_outs), *map(_pause, spreads)], self._watcher.rows()
         async with asyncio.timeout(_WRITE_SECONDS_MAX):
             kafka = self._producer.kafka
             await kafka.begin_transaction()
             sent = [await self._send("control", partition, encode(record)) for partition, record in commands]
-            beat = json.dumps(self._beat(left=left)).encode()
-            sent.append(await kafka.send(self._names["state"], beat, key=OVERSEER.encode(), partition=0))
+            sent.append(await self._keep(OVERSEER, json.dumps(self._beat(left=left))))
+            sent += [await self._keep(f"{OVERSEER}/{name}", text) for name, text in kept.items()]
             for delivery in sent:
                 await delivery
             await kafka.commit_transaction()
@@ -134,14 +146,20 @@ class Overseer:
             self._books.handed(hand_out.partition, hand_out.granted)
             self._books.told(hand_out)
             _say(hand_out)
+        self._watcher.written(kept)
         for told in spreads:
             self._books.spread(told)
+            self._watches.paused(told)
             _log.warning("pause_spread", partition=told.partition, job=told.job, reason=told.reason)
 
     async def _send(self, topic: str, partition: int, value: bytes) -> Any:
         return await self._producer.kafka.send(
             self._names[topic], value, key=str(partition).encode(), partition=partition
         )
+
+    async def _keep(self, key: str, text: str | None) -> Any:
+        value = None if text is None else text.encode()
+        return await self._producer.kafka.send(self._names["state"], value, key=key.encode(), partition=0)
 
     def _beat(self, *, left: bool) -> dict[str, Any]:
         return {

@@ -21,6 +21,7 @@ from batchmill.schemas.state import Grant, Job, Meta
 from batchmill.streams.controlling import GRANT, READ_TO
 from batchmill.streams.overseeing import Books
 from batchmill.streams.topology import topic_name
+from batchmill.streams.watching import Watches
 
 __all__ = ["Reader"]
 
@@ -29,15 +30,21 @@ _RECORDS_MAX = 5_000
 #: the longest a full read of either topic may take without an end in sight
 _CATCH_UP_SECONDS = 300.0
 _ROWS = (f"{Grant.schema}/".encode(), f"{Job.schema}/".encode())
+_KEPT = f"{OVERSEER}/".encode()
 _READ_TO_KEY = f"{Meta.schema}/{READ_TO}".encode()
 
 
 class Reader:
-    """Follows the `state` topic; an async context. `beats` counts the heartbeats seen, `beat` is the newest."""
+    """Follows the `state` topic; an async context. `beats` counts the heartbeats seen, `beat` is the newest.
 
-    def __init__(self, settings: Settings, books: Books) -> None:
+    `kept` is what the overseer in charge remembers, by name.
+    """
+
+    def __init__(self, settings: Settings, books: Books, watches: Watches) -> None:
         self._settings = settings
         self._books = books
+        self._watches = watches
+        self.kept: dict[str, str] = {}
         self._state = [
             TopicPartition(topic_name(settings.topic_prefix, "state"), p) for p in range(settings.partitions)
         ]
@@ -127,12 +134,22 @@ class Reader:
             if key == OVERSEER.encode():
                 self.beats += 1
                 self.beat = json.loads(record.value)
+            elif key.startswith(_KEPT):
+                self._keep(key.removeprefix(_KEPT).decode(), record.value)
             elif key == _READ_TO_KEY and record.value is not None:
                 self._read_to[partition] = int(decode(record.value, Meta).value_json)
             elif key.startswith(_ROWS) and record.value is not None:
                 row = decode_any(record.value)
                 assert isinstance(row, Grant | Job), f"{key!r} of state holds a {type(row).__name__}"
                 self._books.row(partition, row)
+                if isinstance(row, Job):
+                    self._watches.row(partition, row)
+
+    def _keep(self, name: str, value: bytes | None) -> None:
+        if value is None:
+            self.kept.pop(name, None)
+        else:
+            self.kept[name] = value.decode()
 
     async def _started(self, isolation_level: str) -> Any:
         consumer = AIOKafkaConsumer(

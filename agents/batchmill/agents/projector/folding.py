@@ -25,6 +25,7 @@ _JOB_HEADER = "batchmill-job"
 _RUN_HEADER = "batchmill-run"
 #: keys of the `state` topic that are the runtime's own, not rows
 _RUNTIME_KEY = b"__"
+#: of the overseer's heartbeat, and, behind a slash, of what it remembers
 _OVERSEER_KEY = OVERSEER.encode()
 
 Statement = tuple[str, Sequence[tuple[Any, ...] | dict[str, Any]]]
@@ -130,8 +131,9 @@ class Fold:
 
     def _add_state(self, partition: int, records: Sequence[Logged]) -> None:
         for record in records:
-            if record.key == _OVERSEER_KEY and record.value is not None:
-                self._rows.setdefault(_OVERSEEN, []).append((partition, OVERSEER, record.value.decode()))
+            if record.key is not None and record.key.startswith(_OVERSEER_KEY):
+                row = (partition, record.key.decode(), "null" if record.value is None else record.value.decode())
+                self._rows.setdefault(_OVERSEEN, []).append(row)
             elif record.key is not None and not record.key.startswith(_RUNTIME_KEY):
                 self._newest[partition, record.key] = record
 

@@ -4,8 +4,8 @@ What lives here: the `RowCodec` protocol, the changelog key `table/key`, and `Wr
 not: what any row means.
 
 Keys that begin with `__` are the runtime's own (JSON, no table): `__marker` ends a restore, `__restart` and `__trying`
-carry the poison rule, `__heartbeat` proves ownership of an idle task, `__overseer` that of the overseer. Any other
-reader of the state topic skips them.
+carry the poison rule, `__heartbeat` proves ownership of an idle task, `__overseer` that of the overseer, whose
+own rows lie under `__overseer/`. Any other reader of the state topic skips them.
 """
 
 from typing import Any, NamedTuple, Protocol

@@ -158,7 +158,7 @@ def _apply_records(store: Store, records: Iterable[Any], codec: RowCodec) -> Non
     writes = [
         _write(table, key, data, codec)
         for (table, key), data in newest.items()
-        if table != OWN_TABLE or key not in {MARKER, HEARTBEAT, OVERSEER}
+        if table != OWN_TABLE or not (key in {MARKER, HEARTBEAT} or key.startswith(OVERSEER))
     ]
     store.apply(writes, expect=store.position, position=end, now_ms=wall_ms())
 
