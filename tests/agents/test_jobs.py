@@ -14,6 +14,8 @@ from batchmill.schemas.jobs import (
     BudgetSpec,
     CheckKind,
     ChunkSpec,
+    DriftSignal,
+    DriftSpec,
     JobSpec,
     OnlineSpec,
     RetrySpec,
@@ -68,6 +70,7 @@ retry:
   on: {truncated: {max_attempts: 2, backoff: 0}}}
 place: {sink: sqlite, table: triage, key: $.ticket_id}
 budget: {job_usd: 12.5, record_usd: 0.01}
+drift: {field: label, against: current, policy: pause, signals: [classes, input_length]}
 """
 
 
@@ -124,6 +127,9 @@ def test_the_grammar_can_say_every_part_of_the_spec(folder: Path) -> None:
     plain = json.loads(spec.to_json())
     at_default = {field.name for field in fields(JobSpec) if plain[field.name] is None}
     assert at_default == {"prices_json"}  # frozen by `job apply`, not written by people
+    assert spec.drift is not None
+    assert (spec.drift.field, spec.drift.against, spec.drift.policy) == ("label", "current", "pause")
+    assert spec.drift.signals == (DriftSignal.CLASSES, DriftSignal.INPUT_LENGTH)
     assert spec.budget == BudgetSpec(job_nanos=12_500_000_000, record_nanos=10_000_000)
     assert (spec.mode.deadline_seconds, spec.mode.online) == (21_600, OnlineSpec(max_count=8, on_unknown="dead"))
     assert spec.retry.truncated == TruncationSpec(factor=1.5, times=2)
@@ -140,6 +146,10 @@ def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
         "max_tokens": ChunkSpec().max_tokens,
         "max_age": ChunkSpec().max_age_seconds,
     }
+    drift = parts["drift"]["properties"]
+    given = {name: drift[name]["default"] for name in drift if "default" in drift[name]}
+    assert given == {name: getattr(DriftSpec(), name) for name in given}
+    assert drift["signals"]["items"]["enum"] == list(DriftSignal)
     retry = parts["retry"]["properties"]
     assert retry["max_attempts"]["default"] == RetrySpec().max_attempts
     assert retry["backoff"]["default"] == RetrySpec().backoff_seconds_base
@@ -202,7 +212,6 @@ def test_a_mistake_is_told_with_its_line_and_what_to_write(folder: Path, text: s
     ("section", "name"),
     [
         ("gate: {benchmark: gold.jsonl}", "gate"),
-        ("drift: {field: label}", "drift"),
         ("then: [{job: x}]", "then"),
         ('schedule: "0 2 * * *"', "schedule"),
     ],

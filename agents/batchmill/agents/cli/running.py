@@ -101,7 +101,7 @@ def projector(
 def overseer(context: typer.Context) -> None:
     """Hand out what all tasks share: budgets, queues at providers, batch creations. A second one stands by.
 
-    Needed by jobs with a budget, and by accounts with queued_max or batches_per_hour_max.
+    Needed by jobs with a budget, by accounts with queued_max or batches_per_hour_max, and by jobs that watch for drift.
 
     \b
     Example:
@@ -372,6 +372,14 @@ async def _oversee(here: Door) -> None:
     set_up_logging(settings.log, process="overseer", instance=settings.instance)
     await verify(settings)
     overseeing, telemetry, stop = Overseer(settings), Telemetry(settings, process="overseer"), asyncio.Event()
+    telemetry.watch(
+        "batchmill.drift.score",
+        lambda: [(each.psi, {"job": each.job, "signal": each.signal}) for each in overseeing.scores()],
+    )
+    telemetry.watch(
+        "batchmill.drift.moved",
+        lambda: [(int(each.moved), {"job": each.job, "signal": each.signal}) for each in overseeing.scores()],
+    )
     _on_signals(stop)
     reasons = lambda: [] if overseeing.in_charge else ["another overseer is in charge, or the log is being read"]  # noqa: E731
     async with serving_health(settings.health, reasons=reasons, metrics=telemetry.prometheus):

@@ -11,6 +11,7 @@ from batchmill.agents.cli.door import JSON, Door, door, known_job, utc
 
 if TYPE_CHECKING:
     from batchmill.agents.projector.commits import CommitLimit, DownSink
+    from batchmill.agents.projector.drift import WatchRow
     from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
     from batchmill.agents.projector.queries import BudgetRow, Freshness, JobRow, Overseen
 
@@ -39,6 +40,7 @@ class Report:
     commit_limits: "tuple[CommitLimit, ...]"
     down_sinks: "tuple[DownSink, ...]"
     overseen: "Overseen"
+    watches: "tuple[WatchRow, ...]"
 
 
 class Speed:
@@ -107,6 +109,7 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
     from batchmill.agents import clock
     from batchmill.agents.projector import queries
     from batchmill.agents.projector.commits import commit_limits, down_sinks, waiting_commits
+    from batchmill.agents.projector.drift import watch_rows
     from batchmill.agents.projector.metrics import Scope, accounting, failures, funnel, metrics
 
     scope = Scope(job=job, run=run)
@@ -131,6 +134,7 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
             commit_limits=tuple(commit_limits(view, job=job)),
             down_sinks=tuple(down_sinks(view)),
             overseen=queries.overseen(view),
+            watches=tuple(watch_rows(view, job)),
         )
 
 
@@ -161,6 +165,7 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
             "held": [each for each in report.commit_limits if each.held is not None],
             "down": report.down_sinks,
         },
+        "drift": [{"job": each.job, "version": each.version, "moved": each.moved} for each in report.watches],
         "waiting_for_grants": report.overseen.waiting,
         "view": report.freshness,
         "records_per_second": None if speed is None else speed.per_second,
@@ -179,6 +184,7 @@ def lines(report: Report, speed: Speed | None) -> list[str]:
         *_metric_lines(report, speed),
         *_budget_lines(report),
         *_commit_lines(report),
+        *_drift_lines(report),
         *_failure_lines(report),
         *_view_lines(report),
     ]
@@ -284,6 +290,13 @@ def _commit_lines(report: Report) -> list[str]:
     if told:
         told.append(f"{report.commits_waiting:,} commits wait")
     return ["", *told] if told else []
+
+
+def _drift_lines(report: Report) -> list[str]:
+    from batchmill.agents.cli.drift import told
+
+    moved = [f"drift of {each.job}: {line}" for each in report.watches for line in told(each)]
+    return ["", *moved, "  look at `batchmill drift`; after a pause `batchmill resume JOB` goes on"] if moved else []
 
 
 def _concerns(report: Report, pool: str) -> bool:

@@ -79,6 +79,8 @@ GaugeName = Literal[
     "batchmill.outbox.records",
     "batchmill.outbox.bytes",
     "batchmill.view.lag",
+    "batchmill.drift.score",
+    "batchmill.drift.moved",
 ]
 
 SpanName = Literal[
@@ -208,6 +210,10 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
     "batchmill.outbox.records": Metric("{record}", "Records that wait for the next transaction."),
     "batchmill.outbox.bytes": Metric("By", "Bytes that wait for the next transaction."),
     "batchmill.view.lag": Metric("{record}", "Records the read model has not folded yet.", ("topic",)),
+    "batchmill.drift.score": Metric(
+        "{index}", "Population stability index of the newest window against the reference.", ("job", "signal")
+    ),
+    "batchmill.drift.moved": Metric("{alarm}", "1 while the newest window is an alarm, else 0.", ("job", "signal")),
 }
 
 SPANS: dict[SpanName, Span] = {
