@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from batchmill.schemas.jobs import DriftSignal, DriftSpec, JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import version_of
@@ -161,3 +165,58 @@ def test_a_record_of_a_version_that_was_not_heard_of_is_told_apart() -> None:
     assert not facts.knows(replace(item("x"), job="other"))
     assert facts.since_ms == NOW_MS
     assert Watches().since_ms is None
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------
+
+STEPS = st.lists(st.tuples(st.integers(0, 60), st.booleans(), st.booleans()), max_size=12)
+#: (counts by job, how far they go)
+Saved = tuple[dict[str, str | None], int]
+
+
+def together(facts: Watches, before: Saved, at: int) -> Saved:
+    """What one transaction writes."""
+    return {**before[0], **facts.changes()}, at
+
+
+def positions_only(facts: Watches, before: Saved, at: int) -> Saved:
+    return before[0], at
+
+
+def counts_only(facts: Watches, before: Saved, at: int) -> Saved:
+    return {**before[0], **facts.changes()}, before[1]
+
+
+def killed(labels: list[str], steps: list[tuple[int, bool, bool]], save: Any) -> Watches:
+    """Read so many, perhaps save, perhaps be killed and succeeded; and the rest in the end."""
+    facts, saved, at = watches(OLD), ({}, 0), 0
+    for many, saves, dies in steps:
+        hear(facts, labels[at : at + many])
+        at = min(len(labels), at + many)
+        if saves:
+            saved = save(facts, saved, at)
+        if dies:
+            facts, at = watches(OLD), saved[1]
+            for job, text in saved[0].items():
+                facts.restore(job, text)
+    hear(facts, labels[at:])
+    return facts
+
+
+def totals(facts: Watches) -> int:
+    """All that was counted so far, told by counting one more."""
+    hear(facts, ["a"])
+    track = json.loads(facts.changes()["triage"] or "")["versions"][version_of(OLD)]["tracks"]["classes"]
+    return sum(track["reference"].values()) + sum(track["window"].values()) + 50 * track["looks"] - 1
+
+
+@given(st.integers(1, 400), STEPS)
+def test_whoever_is_killed_every_record_is_counted_once(many: int, steps: list[tuple[int, bool, bool]]) -> None:
+    labels = ["a", "b"] * (many // 2) + ["a"]
+    assert totals(killed(labels, steps, together)) == len(labels)
+
+
+@pytest.mark.parametrize(("save", "difference"), [(positions_only, -40), (counts_only, 40)])
+def test_counts_and_positions_that_are_not_saved_together_lose_or_double(save: Any, difference: int) -> None:
+    labels = ["a", "b"] * 60
+    assert totals(killed(labels, [(40, True, True)], save)) == len(labels) + difference

@@ -135,14 +135,14 @@ _LABEL_CHARS = 7
 
 
 def _plot(row: "WatchRow") -> None:
-    """Each signal's scores over its windows, with the line above which a move is large."""
+    """The scores of signals that came near the line above which a move is large, window by window."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
     limit = 0.2 if row.spec is None else row.spec.psi_above
     for each in row.signals:
-        if len(each.scores) > 1:
+        if max((score.psi for score in each.scores), default=0) > limit / 2:
             console.print(f"\n{each.signal}: PSI by window")
             for text in plot_lines(each.scores, limit):
                 styled = Text(text)

@@ -17,7 +17,7 @@ __all__ = ["page"]
 
 _PSI_USUAL = 0.2
 _WIDE, _HIGH, _LEFT, _BELOW = 640, 160, 44, 22
-_BAR_HIGH, _BAR_WIDE, _NAME_WIDE = 9, 380, 200
+_BAR_HIGH, _BAR_WIDE, _NAME_WIDE = 13, 380, 200
 _CLASSES_DRAWN = 12
 _NAME_CHARS = 30
 
@@ -47,7 +47,8 @@ def page(rows: Sequence["WatchRow"]) -> str:
 <title>Drift of {job}</title><style>{_STYLE}</style></head>
 <body><h1>Drift of {job}</h1>
 <p class="soft">Each point is one window, held against the reference. A window is an alarm if it lies above the dashed
-line and the chi-square test is sure of it: red.</p>
+line and the chi-square test is sure of it: red. Below it each class has its share of the reference (grey) and of the
+newest window (blue).</p>
 {body}
 </body></html>
 """
@@ -120,7 +121,7 @@ def _pair(y: int, name: str, before: float, after: float) -> str:
     shown = name if len(name) <= _NAME_CHARS else name[: _NAME_CHARS - 1] + "…"
     bars = "".join(
         f'<rect class="{kind}" x="{_NAME_WIDE}" y="{y + n * _BAR_HIGH}" width="{share * _BAR_WIDE:.1f}" '
-        f'height="{_BAR_HIGH - 1}"/>{_label(_NAME_WIDE + share * _BAR_WIDE + 4, y + n * _BAR_HIGH + 8, f"{share:.1%}")}'
+        f'height="{_BAR_HIGH - 1}"/>{_label(_NAME_WIDE + share * _BAR_WIDE + 4, y + n * _BAR_HIGH + 10, f"{share:.1%}")}'
         for n, (kind, share) in enumerate((("before", before), ("after", after)))
     )
     return f"{_label(2, y + _BAR_HIGH + 3, shown)}{bars}"
