@@ -1,11 +1,14 @@
 """When the local file is believed, and when it is thrown away."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from batchmill.agents.runtime.codec import OWN_TABLE, RESTART, Write, changelog_key, split_key
+from batchmill.agents.runtime.codec import OVERSEER, OWN_TABLE, RESTART, Write, changelog_key, split_key
+from batchmill.agents.runtime.restore import _apply_records
 from batchmill.agents.runtime.store import Store, StoreBrokenError, StoreIdentity
+from tests.runtime.worker import ItemCodec
 
 IDENTITY = StoreIdentity("cluster", "state", 3)
 
@@ -82,3 +85,13 @@ def test_a_torn_file_is_rebuilt(tmp_path: Path) -> None:
 )
 def test_a_changelog_key_says_table_and_key(table: str, key: str) -> None:
     assert split_key(changelog_key(table, key)) == (table, key)
+
+
+def test_what_the_overseer_writes_beside_its_heartbeat_is_no_row_of_the_task(tmp_path: Path) -> None:
+    keys = (OVERSEER, f"{OVERSEER}/drift", f"{OVERSEER}/drift/triage", RESTART)
+    records = [SimpleNamespace(key=key.encode(), value=b"{}", offset=at) for at, key in enumerate(keys)]
+    store = Store.open(tmp_path, IDENTITY)
+    _apply_records(store, records, ItemCodec())
+    assert (store.count(), store.position) == (1, len(keys))
+    assert store.get(OWN_TABLE, RESTART) == b"{}"
+    store.close()

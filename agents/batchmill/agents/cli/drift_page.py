@@ -121,7 +121,8 @@ def _pair(y: int, name: str, before: float, after: float) -> str:
     shown = name if len(name) <= _NAME_CHARS else name[: _NAME_CHARS - 1] + "…"
     bars = "".join(
         f'<rect class="{kind}" x="{_NAME_WIDE}" y="{y + n * _BAR_HIGH}" width="{share * _BAR_WIDE:.1f}" '
-        f'height="{_BAR_HIGH - 1}"/>{_label(_NAME_WIDE + share * _BAR_WIDE + 4, y + n * _BAR_HIGH + 10, f"{share:.1%}")}'
+        f'height="{_BAR_HIGH - 1}"/>'
+        f"{_label(_NAME_WIDE + share * _BAR_WIDE + 4, y + n * _BAR_HIGH + 10, f'{share:.1%}')}"
         for n, (kind, share) in enumerate((("before", before), ("after", after)))
     )
     return f"{_label(2, y + _BAR_HIGH + 3, shown)}{bars}"
