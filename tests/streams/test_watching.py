@@ -77,6 +77,17 @@ def test_a_resume_begins_a_new_window_and_keeps_the_reference() -> None:
     assert [each.after for each in facts.pauses()] == ["command-2"] * TASKS
 
 
+def test_a_pause_that_was_resumed_while_nobody_was_in_charge_is_not_told_again() -> None:
+    before = an_alarm()
+    told, (kept,) = before.pauses(), before.changes().values()
+    after = watches(OLD)
+    after.row(0, a_row(OLD, paused=True, pause_reason=told[0].reason, updated_at_ms=NOW_MS + 1))
+    tell(after, a_row(OLD, last_command_id="command-2", updated_at_ms=NOW_MS + 2))
+    after.restore("triage", kept or "")
+    assert after.pauses() == []
+    assert [alarm.moved.look for alarm in hear(after, ["a"] * 50)] == [2]
+
+
 def test_a_warning_pauses_nobody() -> None:
     warning = replace(OLD, drift=DriftSpec(field="label", reference=100, window=50))
     facts = an_alarm(warning)

@@ -62,6 +62,7 @@ class Watches:
         self._jobs: dict[str, dict[int, Job]] = {}
         self._watches: dict[str, JobWatch] = {}
         self._told: dict[tuple[str, int], str] = {}
+        self._paused_for: dict[str, str] = {}
         self._changed: set[str] = set()
 
     # -- facts ---------------------------------------------------------------------------------------------------------
@@ -69,6 +70,8 @@ class Watches:
     def row(self, partition: int, row: Job) -> None:
         """A task's row as it stands."""
         self._jobs.setdefault(row.job, {})[partition] = row
+        if row.paused and row.pause_reason is not None:
+            self._paused_for[row.job] = row.pause_reason
 
     def restore(self, job: str, text: str) -> None:
         """What a predecessor remembered of a job."""
@@ -170,7 +173,7 @@ class Watches:
     def _minded(self, job: str, watch: Watch) -> Watch:
         """A watch whose alarm pauses the job, once tasks have paused, and once they have all been resumed."""
         paused = any(row.paused for row in self._jobs[job].values())
-        if watch.pausing is not None and paused:
+        if watch.pausing is not None and (paused or self._paused_for.get(job) == watch.pausing):
             return replace(watch, pausing=None, held=True)
         return resumed(watch) if watch.held and not paused else watch
 
