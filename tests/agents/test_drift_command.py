@@ -12,7 +12,7 @@ from batchmill.agents.cli.drift import bars, plot_lines
 from batchmill.agents.cli.program import run
 from batchmill.agents.projector.drift import watch_rows
 from batchmill.agents.runtime.restore import OVERSEER
-from batchmill.schemas.jobs import DriftSignal, DriftSpec
+from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.strict_json import to_json
 from batchmill.schemas.versions import version_of
 from batchmill.streams.drifting import Score, Timed, begun, take

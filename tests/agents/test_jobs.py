@@ -10,12 +10,11 @@ import pytest
 from batchmill.agents.jobs import JobFileError, job_schema, load_job
 from batchmill.agents.jobs.lines import read_yaml
 from batchmill.agents.jobs.resolving import seconds_of
+from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
     BudgetSpec,
     CheckKind,
     ChunkSpec,
-    DriftSignal,
-    DriftSpec,
     JobSpec,
     OnlineSpec,
     RetrySpec,

@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
+from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
     AskSpec,
     BudgetSpec,
@@ -135,6 +136,18 @@ _places = st.builds(PlaceSpec, sink=names, table=names, key=st.just("source_id")
 _nanos = st.none() | st.integers(1, 10**15)
 
 
+_drifts = st.builds(
+    DriftSpec,
+    field=st.just("label"),
+    against=st.sampled_from(["first", "current"]),
+    reference=st.integers(50, 100_000),
+    window=st.integers(50, 100_000),
+    policy=st.sampled_from(["warn", "pause"]),
+    psi_above=st.floats(0.01, 10),
+    signals=st.lists(st.sampled_from(DriftSignal), unique=True).map(tuple),
+)
+
+
 def job_specs() -> st.SearchStrategy[JobSpec]:
     """Any valid frozen job."""
     return st.builds(
@@ -150,4 +163,5 @@ def job_specs() -> st.SearchStrategy[JobSpec]:
         place=_places,
         dedupe=st.sampled_from(["source", "content"]),
         budget=st.none() | st.builds(BudgetSpec, job_nanos=_nanos, record_nanos=_nanos),
+        drift=st.none() | _drifts,
     )

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
     AskSpec,
     BudgetSpec,
@@ -240,6 +241,7 @@ CHANGES_NEITHER: dict[str, JobSpec] = {
     "required input": with_input(required=()),
     "filter": with_input(filter=None),
     "account": with_model(account="second"),
+    "drift": replace(SPEC, drift=DriftSpec(field="label", policy="pause")),
     "mode": replace(SPEC, mode=ModeSpec(hold_submit=True)),
     "retry": replace(SPEC, retry=RetrySpec(max_attempts=9)),
     "dedupe": replace(SPEC, dedupe="content"),
@@ -293,3 +295,18 @@ def test_jobs_that_differ_in_what_they_ask_never_share_a_version(one: JobSpec, o
 @pytest.mark.parametrize("fingerprint", [ask_fingerprint, judge_fingerprint, place_fingerprint])
 def test_a_fingerprint_is_a_full_sha256(fingerprint: Callable[[JobSpec], str]) -> None:
     assert len(bytes.fromhex(fingerprint(SPEC))) == 32
+
+
+@pytest.mark.parametrize(
+    ("members", "where"),
+    [
+        ({"window": 49}, "$.drift.window"),
+        ({"reference": 100_001}, "$.drift.reference"),
+        ({"psi_above": 0}, "$.drift.psi_above"),
+        ({"signals": (DriftSignal.CLASSES,)}, "$.drift.signals"),
+    ],
+)
+def test_a_drift_section_that_could_never_alarm_or_always_would_is_refused(members: dict[str, Any], where: str) -> None:
+    with pytest.raises(JobSpecError) as refused:
+        DriftSpec(**members)
+    assert refused.value.where == where

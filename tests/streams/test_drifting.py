@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.schemas.jobs import ConfidenceSpec, DriftSignal, DriftSpec, JobSpec, JudgeSpec
+from batchmill.schemas.drift import DriftSignal, DriftSpec
+from batchmill.schemas.jobs import ConfidenceSpec, JobSpec, JudgeSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check, DeadLetter, Decision, Origin, Record, Result, Verdict, WorkItem
 from batchmill.schemas.status import Outcome, VerdictStatus

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from batchmill.schemas.drift import DriftSpec
 from batchmill.schemas.jobs import (
     BudgetSpec,
     CitationSpec,
@@ -219,3 +220,23 @@ def test_a_job_that_would_score_its_own_answers_for_ever_is_an_error() -> None:
     judge = JudgeSpec(scoring=ScoringSpec(job="triage", agree="score == output"))
     assert [told.where for told in errors(make_spec(judge=judge))] == ["$.judge.scoring.job"]
     assert errors(make_spec(judge=JudgeSpec(scoring=ScoringSpec(job="second", agree="score == output")))) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("label", "warning: $.drift.field: 'label' is any text"),
+        ("labl", "error: $.drift.field: 'labl' is not a member of the output schema"),
+        ("label[", "error: $.drift.field: cannot read the path"),
+        ("confidence", None),
+    ],
+)
+def test_a_watched_member_must_be_there_and_should_have_few_values(field: str, told: str | None) -> None:
+    found = [str(each) for each in findings(make_spec(drift=DriftSpec(field=field))) if "drift" in each.where]
+    assert [each for each in found if told is None or not each.startswith(told)] == []
+    assert bool(found) is (told is not None)
+
+
+def test_a_member_with_categories_has_few_values() -> None:
+    spec = make_spec(drift=DriftSpec(field="label"), judge=JudgeSpec(categories={"label": ("a", "b")}))
+    assert [each for each in findings(spec) if each.where == "$.drift.field"] == []

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.schemas.jobs import DriftSignal, DriftSpec, JobSpec
+from batchmill.schemas.drift import DriftSignal, DriftSpec
+from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import version_of
 from batchmill.streams.watching import Alarm, ScoreNow, Watches

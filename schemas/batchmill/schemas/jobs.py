@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from batchmill.schemas import strict_json
+from batchmill.schemas.drift import DriftSpec
 from batchmill.schemas.ids import Dedupe
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.strict_json import StrictJsonError
@@ -26,8 +27,6 @@ __all__ = [
     "CitationSpec",
     "CommitSpec",
     "ConfidenceSpec",
-    "DriftSignal",
-    "DriftSpec",
     "FunctionSpec",
     "InputSpec",
     "JobSpec",
@@ -424,40 +423,6 @@ class BreakerSpec:
         for member in ("consecutive", "window"):
             _require(1 <= getattr(self, member) <= 10_000, f"$.breaker.{member}", "must be from 1 to 10000")
         _require(0 < self.ratio <= 1, "$.breaker.ratio", "must be above 0 and at most 1")
-
-
-class DriftSignal(StrEnum):
-    """What is watched of a version's records and answers; each is a distribution over few classes."""
-
-    CLASSES = "classes"  #: values of one output member
-    CONFIDENCE = "confidence"
-    OUTPUT_LENGTH = "output_length"
-    INPUT_LENGTH = "input_length"
-    INPUT_MEMBERS = "input_members"  #: which members the inputs have
-    VERDICTS = "verdicts"  #: validated, needs_review, rejected
-    FAILURES = "failures"  #: of calls, by reason
-    SCORES = "scores"  #: what second opinions say
-    REVIEWS = "reviews"  #: what people say
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftSpec:
-    """When a version's answers have become others than they were: each `window` is held against a reference."""
-
-    field: str | None = None  #: output member whose values are watched; None: none is
-    against: Literal["first", "current"] = "first"  #: the version's own beginning, or that of the version before it
-    reference: int = 500  #: records that make the reference
-    window: int = 200
-    policy: Literal["warn", "pause"] = "warn"
-    psi_above: float = 0.2  #: a smaller move is none, however sure it is
-    signals: tuple[DriftSignal, ...] = ()  #: none named: all of them
-
-    def __post_init__(self) -> None:
-        for member in ("reference", "window"):
-            _require(50 <= getattr(self, member) <= 100_000, f"$.drift.{member}", "must be from 50 to 100000")
-        _require(0 < self.psi_above <= 10, "$.drift.psi_above", "must be above 0 and at most 10")
-        needs = DriftSignal.CLASSES in self.signals and self.field is None
-        _require(not needs, "$.drift.signals", "names classes: `field` must say of which output member")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

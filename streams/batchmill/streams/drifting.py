@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from batchmill.schemas.jobs import DriftSignal, JobSpec
+from batchmill.schemas.drift import DriftSignal
+from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.distances import Counts, Distance, distance
 from batchmill.streams.signalling import OTHER, Heard, is_ordered, place_of, watched
 

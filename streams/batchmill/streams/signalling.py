@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from batchmill.schemas.jobs import DriftSignal, DriftSpec, JobSpec
+from batchmill.schemas.drift import DriftSignal, DriftSpec
+from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Decision, Record, Result, Verdict, WorkItem
 from batchmill.schemas.status import Outcome

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from batchmill.schemas.jobs import DriftSignal, JobSpec
+from batchmill.schemas.drift import DriftSignal
+from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import Record
 from batchmill.schemas.state import Job
 from batchmill.schemas.strict_json import from_json, to_json

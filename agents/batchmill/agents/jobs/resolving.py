@@ -14,6 +14,7 @@ from typing import Any
 from batchmill.agents.checks import CheckLoadError, load_check
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
+from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
     AskSpec,
     BreakerSpec,
@@ -23,8 +24,6 @@ from batchmill.schemas.jobs import (
     CitationSpec,
     CommitSpec,
     ConfidenceSpec,
-    DriftSignal,
-    DriftSpec,
     FunctionSpec,
     InputSpec,
     JobSpec,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from batchmill.agents.projector.reading import View
 from batchmill.agents.runtime.codec import OVERSEER
-from batchmill.schemas.jobs import DriftSignal, DriftSpec, JobSpec
+from batchmill.schemas.drift import DriftSignal, DriftSpec
+from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.strict_json import from_json
 from batchmill.streams.drifting import Moved, Score, Watch
 from batchmill.streams.watching import JobWatch
