@@ -1,5 +1,6 @@
 """People decide about the answer they saw, once, and their corrections are judged like anyone's."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.jobs import ConfidenceSpec, JudgeSpec, ReviewSpec, RuleSpec, ScoringSpec
+from batchmill.schemas.jobs import ConfidenceSpec, FunctionSpec, JudgeSpec, ReviewSpec, RuleSpec, ScoringSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Decision, Excluded, Verdict
 from batchmill.schemas.state import Life, Meta
 from batchmill.schemas.status import Place, Status, VerdictStatus
 from batchmill.streams.accounting import Books, origin_key, place_of
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
 from batchmill.streams.committing import intend, meet_verdict
 from batchmill.streams.compiling import CompiledJobs, compile_job
 from batchmill.streams.facts import Recalled
@@ -52,11 +54,17 @@ SEEN_SHA256 = content_sha256(SEEN.encode())
 class Room:
     """One answer that waits in review, its verdict met at offset 20 unless a test says otherwise."""
 
-    def __init__(self, *, review_spec: ReviewSpec | None = None, judge: JudgeSpec | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        review_spec: ReviewSpec | None = None,
+        judge: JudgeSpec | None = None,
+        functions: Mapping[str, CheckFunction] = NO_FUNCTIONS,
+    ) -> None:
         judge = judge or JudgeSpec(review_sample=1)
         self.spec = make_spec(judge=judge, review=review_spec or ReviewSpec())
         self.view = make_view(make_row(self.spec))
-        self.jobs = CompiledJobs()
+        self.jobs = CompiledJobs(functions)
         self.item = take_in(self.view, make_raw())
         self.result = answer(self.view, self.item.request_id, SEEN)
         self.verdicts = self.judged()
@@ -559,6 +567,17 @@ def test_an_answer_drawn_for_a_person_is_seen_by_one_whatever_the_score() -> Non
     room = scored_room(review_sample=1)
     score(room, "fire")
     assert (room.life.status, room.life.reason) == (Status.NEEDS_REVIEW, None)
+
+
+def test_an_answer_that_is_rejected_when_it_is_judged_again_does_not_pass_by_its_score() -> None:
+    said = iter([True, False])
+    fickle = FunctionSpec(id="fickle", name="fickle", sha256="0" * 64, params_json="{}")
+    installed = {"fickle": CheckFunction(call=lambda *_: next(said), sha256="0" * 64)}
+    room = Room(judge=JudgeSpec(scoring=SCORING, functions=(fickle,)), functions=installed)
+    assert room.life.reason is Reason.AWAITING_SCORE
+    (verdict,) = score(room, "fire")
+    assert (room.life.status, room.life.reason) == (Status.NEEDS_REVIEW, Reason.RULE_FAILED)
+    assert [check.passed for check in verdict.checks if check.id in {"fickle", "score"}] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -365,9 +365,12 @@ def _scored(view: StateView, case: _Case, beside: Beside | None) -> list[Order]:
 
 
 def _agreed(view: StateView, case: _Case, judgement: Judgement) -> list[Order]:
-    """It counts as if it had never waited, unless it was drawn for a person, or a person has said something already."""
-    if judgement.wants_review is not False or opinions_of(view, case.life):
-        doubt = judgement.wants_review
+    """It counts as if it had never waited, unless it was drawn for a person, or a person has said something already.
+
+    It was judged once more, and a function need not say the same twice: what rejects now is a doubt, too.
+    """
+    doubt = judgement.wants_review if judgement.reason is None else judgement.reason
+    if doubt is not False or opinions_of(view, case.life):
         return _told(case, judgement, doubt if isinstance(doubt, Reason) else None)
     seen = case.decision.output_sha256_seen
     after = moved(case.life, ReviewAccepted(seen_sha256=seen, output_sha256=seen), case.now_ms)
