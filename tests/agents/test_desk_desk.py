@@ -364,6 +364,25 @@ async def test_two_people_decide_on_their_own(double: World) -> None:
     assert (await desk.card(name, user=VERA)).decisions[0].id == first.decision.id
 
 
+async def test_what_the_first_says_is_not_told_to_the_second_while_it_is_on_its_way(tmp_path: Path) -> None:
+    world = World(tmp_path, spec=a_spec(review=ReviewSpec(double=1)), eager=False)
+    desk, name = world.desk(), world.ask()
+    await desk.decline(name, "wrong", user=ADA)
+    own, other = [(await desk.card(name, user=user)).pending for user in (ADA, BOB)]
+    assert own is not None
+    assert other is not None
+    assert (own.action, own.reason) == ("decline", "wrong")
+    assert (other.actor, other.action, other.reason) == ("ada", "decided", None)
+    world.close()
+
+
+async def test_an_opinion_is_no_example_before_it_holds(double: World) -> None:
+    desk, name = double.desk(), double.ask()
+    for user, examples in ((ADA, 0), (BOB, 1)):
+        await desk.accept(name, user=user)
+        assert len([example async for example in desk.export_gold("triage")]) == examples
+
+
 async def test_who_disagrees_calls_a_third(double: World) -> None:
     desk = double.desk()
     name = double.ask()

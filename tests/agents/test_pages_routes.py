@@ -177,6 +177,21 @@ async def test_opening_a_record_holds_it_unless_a_stranger_led_here(pages: Pages
     assert pages.world.holding.locks(now_ms=pages.world.now_ms) == {}
 
 
+async def test_a_page_that_was_left_open_does_not_hold_its_record_for_ever(pages: Pages) -> None:
+    name = pages.world.ask()
+    async with pages.browser(Role.REVIEWER) as browser:
+        page = await browser.get(f"/review/{name}")
+        (address,) = re.findall(r'hx-post="([^"]+/lock[^"]*)"', page.text)
+        for minutes in (20, 9):
+            pages.world.now_ms += minutes * 60_000
+            assert (await browser.post(address)).text == ""
+            assert name in pages.world.holding.locks(now_ms=pages.world.now_ms)
+        pages.world.now_ms += 2 * 60_000
+        assert "holds its record no longer" in (await browser.post(address)).text
+        pages.world.now_ms += int(pages.world.settings.lock_seconds * 1_000)
+    assert pages.world.holding.locks(now_ms=pages.world.now_ms) == {}
+
+
 async def test_what_is_not_there_is_a_page_that_leads_back(pages: Pages) -> None:
     async with pages.browser(Role.VIEWER) as browser:
         for path in ("/review/nobody", "/review/a%00b", "/static/desk.py", "/static/..%2f..%2fsite.py"):

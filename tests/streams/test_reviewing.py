@@ -604,6 +604,15 @@ def test_a_person_may_decide_before_the_score_and_then_it_is_stale() -> None:
     assert room.life.status is Status.NEEDS_REVIEW, "a person has it in hand"
 
 
+def test_an_undone_correction_leaves_the_confidence_of_the_answer() -> None:
+    room = Room(judge=JudgeSpec(review_sample=1, confidence=ConfidenceSpec(field="confidence", review_below=0.1)))
+    assert room.life.confidence == 0.9
+    room.decide(Ruling.CORRECT, output='{"confidence":1,"label":"smoke"}')
+    assert room.life.confidence == 1
+    room.decide(Ruling.UNDO, undoes=room.last)
+    assert (room.life.output_sha256, room.life.confidence) == (SEEN_SHA256, 0.9)
+
+
 def test_a_score_does_not_overrule_an_opinion() -> None:
     room = Room(judge=JudgeSpec(scoring=SCORING), review_spec=ReviewSpec(double=1))
     room.decide(Ruling.DECLINE)

@@ -405,7 +405,7 @@ def _undone(view: StateView, life: Life, decision: Decision, now_ms: int) -> lis
     if not did_move:
         return []
     others = tuple(Opinion(**each) for each in told["opinions"])
-    back = evolve(back, reason=_reason(told["was"], others))
+    back = evolve(back, reason=_reason(told["was"], others), confidence=told.get("confidence", back.confidence))
     kept, said = end_if_unwanted(view, back, stage=STAGE, now_ms=now_ms)
     again: list[Order] = [Put(_opinion_row(kept, others, told["was"]))] if others else []
     return [Put(kept), Delete(Meta.schema, row.key), *again, *said]
@@ -428,6 +428,7 @@ def _in_force(view: StateView, case: _Case, others: tuple[Opinion, ...]) -> list
     told = {
         "decision_id": case.decision.id,
         "was": _was(view, case.life),
+        "confidence": case.life.confidence,
         "opinions": [asdict(each) for each in others],
     }
     name = case.life.request_id

@@ -135,7 +135,9 @@ class Desk:
         places = cards.places(row, decided)
         bodies = await self._library.read(places.all)
         (item,) = await self._items([row], now_ms)
-        return cards.card(row, item, job, places, bodies, decided, None if claim is None else claim.decision)
+        pending = None if claim is None else cards.veiled(row, job, claim.decision, user)
+        # finding what is cited takes its time
+        return await asyncio.to_thread(cards.card, row, item, job, places, bodies, decided, pending)
 
     async def progress(self, job: str | None = None) -> Progress:
         """How far the queue of a job (of all jobs) is."""

@@ -37,6 +37,8 @@ _DEFER_CHOICES = (
     ("604800", "for a week"),
 )
 _MS = 1_000
+#: a page holds its record for so long without a step of whoever opened it
+_HELD_MS_MAX = 30 * 60 * _MS
 
 Act = Callable[[User], Awaitable[Answer]]
 
@@ -100,10 +102,20 @@ def _steps(router: APIRouter, site: Site) -> None:
     @router.post("/{request_id}/lock")
     async def hold_longer(request: Request, request_id: str) -> Response:
         try:
+            _refuse_left_open(request.query_params.get("since", ""), site.now_ms())
             await site.desk.lock(_named(request_id), user_of(request))
         except DeskError as error:
             return HTMLResponse(text_of("lock_lost.html", detail=str(error)))
         return HTMLResponse("")
+
+
+def _refuse_left_open(since: str, now_ms: int) -> None:
+    """A page holds its record for whoever works on it; one that was left open must not hold it for ever."""
+    begun_ms = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
+    if now_ms - begun_ms > _HELD_MS_MAX:
+        minutes = _HELD_MS_MAX // 60_000
+        told = f"this page was open for {minutes} minutes and holds its record no longer; open it again to go on"
+        raise DeskError(ErrorKind.CONFLICT, told)
 
 
 async def _leave(site: Site, request: Request, left: Sequence[str]) -> None:
@@ -163,6 +175,7 @@ async def _page(site: Site, request: Request, request_id: str, how: _Shown) -> R
         defer_choices=_DEFER_CHOICES,
         next_address=f"/review/next{trail.behind(request_id, card.item.cursor).query}",
         back_address=_back_address(request_id, trail),
+        lock_address=_also(record_path(request_id, trail.queue, "lock"), f"since={site.now_ms()}"),
         here_address=record_path(request_id, trail.but(done=None)),
         all_address=_all_address(request_id, trail),
     )
@@ -179,8 +192,11 @@ def _back_address(request_id: str, trail: Trail) -> str | None:
 
 
 def _all_address(request_id: str, trail: Trail) -> str:
-    address = record_path(request_id, trail.but(done=None))
-    return f"{address}{'&' if '?' in address else '?'}all=1"
+    return _also(record_path(request_id, trail.but(done=None)), "all=1")
+
+
+def _also(address: str, pair: str) -> str:
+    return f"{address}{'&' if '?' in address else '?'}{pair}"
 
 
 def _waits(card: Card) -> bool:
