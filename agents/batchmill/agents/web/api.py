@@ -370,11 +370,13 @@ async def _events(first: Sequence[Change], heard: AsyncIterator[Change]) -> Asyn
     for change in first:
         yield _event(change)
     while True:
-        coming = asyncio.ensure_future(anext(heard))
+        coming = asyncio.ensure_future(anext(heard, None))
         try:
             while not (await asyncio.wait({coming}, timeout=_KEEP_ALIVE_SECONDS))[0]:
                 yield b": still here\n\n"
-            yield _event(coming.result())
+            if (told := coming.result()) is None:
+                return
+            yield _event(told)
         finally:
             coming.cancel()
 

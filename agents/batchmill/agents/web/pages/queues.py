@@ -87,11 +87,13 @@ def _with(counts: list[tuple[str, int]], chosen: str | None) -> list[tuple[str, 
 async def _told(heard: AsyncIterator[Change]) -> AsyncGenerator[bytes]:
     """The counts in the head, now and whenever they change; a comment now and then keeps the line open."""
     while True:
-        coming = asyncio.ensure_future(anext(heard))
+        coming = asyncio.ensure_future(anext(heard, None))
         try:
             while not (await asyncio.wait({coming}, timeout=_KEEP_ALIVE_SECONDS))[0]:
                 yield b": still here\n\n"
-            text = text_of("live.html", change=coming.result())
+            if (change := coming.result()) is None:
+                return
+            text = text_of("live.html", change=change)
         finally:
             coming.cancel()
         yield b"".join(b"data: %s\n" % line.encode() for line in text.splitlines()) + b"\n"
