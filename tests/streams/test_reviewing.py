@@ -19,6 +19,7 @@ from batchmill.streams.committing import Terms, intend, meet_verdict
 from batchmill.streams.compiling import CompiledJobs, compile_job
 from batchmill.streams.facts import Recalled
 from batchmill.streams.lifecycle import evolve, step
+from batchmill.streams.limiting import Share
 from batchmill.streams.reviewing import (
     Beside,
     Ruling,
@@ -31,6 +32,7 @@ from batchmill.streams.reviewing import (
     review_beside,
     waiting,
 )
+from batchmill.streams.sinks import SINKS
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.validating import validate, validate_beside
 from tests.streams.making import (
