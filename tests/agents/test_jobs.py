@@ -255,6 +255,33 @@ def test_what_works_but_is_probably_not_meant_is_a_warning(folder: Path) -> None
     assert any("allows 'c', which the output schema does not" in each for each in told)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("x: " + "[" * 5_000, "is nested deeper than 32 levels"),
+        ("x: !!binary aGVsbG8=", "tags are not read"),
+        ("x: !!timestamp 2026-11-25", "tags are not read"),
+        ("x: !!timestamp soon", "tags are not read"),
+        ('x: !!int ""', "tags are not read"),
+        ("x: !!bool perhaps", "tags are not read"),
+        ("x: !!set {a}", "tags are not read"),
+        ("x: 1e999", "a number beyond all that are read"),
+        ("x: " + "9" * 5_000, "a number beyond all that are read"),
+        (r'x: "\ud800"', "half a character"),
+        (r'"\ud800": x', "half a character"),
+        (r'x: "a\0b"', "the character NUL"),
+    ],
+    ids=lambda each: each[:24],
+)
+def test_yaml_that_json_could_not_say_is_refused_with_its_line(folder: Path, line: str, said: str) -> None:
+    (folder / "job.yaml").write_text(f"{SMALL}{line}\n", encoding="utf-8")
+    with pytest.raises(JobFileError) as caught:
+        load_job(folder)
+    (problem,) = caught.value.problems
+    assert said in problem.what
+    assert problem.line in {1, SMALL.count("\n") + 1}
+
+
 def test_words_that_older_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("on: yes\nno: 012\nat: 2026-01-01\nbase: 1:30\nempty:\n")
