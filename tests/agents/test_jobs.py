@@ -235,6 +235,29 @@ def test_a_schema_mistake_is_told_in_the_schema(folder: Path) -> None:
     assert only.startswith("output.schema.json:2: error: is not JSON")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 5_000 + "]" * 5_000, "nested too deeply"),
+        ('{"maxLength": ' + "9" * 5_000 + "}", "too many digits"),
+        ("[]", "no JSON object"),
+        ("true", "no JSON object"),
+        ("null", "no JSON object"),
+    ],
+    ids=["deep", "digits", "list", "true", "null"],
+)
+def test_a_schema_that_is_json_and_nothing_to_send_is_refused(folder: Path, text: str, said: str) -> None:
+    (folder / "output.schema.json").write_text(text)
+    assert any(said in each for each in mistakes(folder, WITH_OUTPUT))
+
+
+@pytest.mark.parametrize("value", ["[" * 5_000 + "]" * 5_000, "9" * 5_000], ids=["deep", "digits"])
+def test_an_example_that_is_too_deep_or_too_long_to_read_is_refused_at_its_line(folder: Path, value: str) -> None:
+    (folder / "examples.jsonl").write_text('\n{"input": {"body": ' + value + '}, "output": "a"}\n')
+    (only,) = mistakes(folder, SMALL.replace("place:", "  examples: examples.jsonl\nplace:"))
+    assert only.startswith("examples.jsonl:2: error: is nested too deeply")
+
+
 def test_a_judge_that_looks_for_members_the_output_has_not_is_told_at_its_line(folder: Path) -> None:
     (folder / "job.yaml").write_text(FULL.replace("field: confidence", "field: certainty"))
     told = [str(problem).removeprefix(f"{folder}/") for problem in load_job(folder).warnings]

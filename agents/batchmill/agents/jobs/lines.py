@@ -47,7 +47,9 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) not in {None, "!"}:
             # A tag may ask for bytes, dates and sets, or for a number that the text is none of.
-            raise yaml.MarkedYAMLError(problem="tags are not read; write the value plainly", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="tags are not read; write the value plainly", problem_mark=event.start_mark
+            )
         return super().compose_node(parent, index)
 
 
