@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="anchors are not read; write the value out", problem_mark=mark)
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) not in {None, "!"}:
+        if getattr(event, "tag", None) not in {None, "!"}:
             # A tag may ask for bytes, dates and sets, or for a number that the text is none of.
             raise yaml.MarkedYAMLError(
                 problem="tags are not read; write the value plainly", problem_mark=event.start_mark
