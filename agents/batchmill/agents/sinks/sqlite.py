@@ -115,14 +115,36 @@ class SqliteSink:
 
     def _all(self, asked: tuple[T, ...], one: Callable[[sqlite3.Connection, T], SinkResult]) -> tuple[SinkResult, ...]:
         connection = self._connection or self._open()
+        refused: dict[int, SinkResult] = {}
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            results = tuple(self._try_one(connection, each, one) for each in asked)
-            connection.execute("COMMIT")
+            while True:  # each turn but the last refuses one more
+                results = self._attempt(connection, asked, one, refused)
+                if results is not None:
+                    return results
         except BaseException:
             self._forget(connection)
             raise
-        return results
+
+    def _attempt(
+        self,
+        connection: sqlite3.Connection,
+        asked: tuple[T, ...],
+        one: Callable[[sqlite3.Connection, T], SinkResult],
+        refused: dict[int, SinkResult],
+    ) -> tuple[SinkResult, ...] | None:
+        """The transaction. None: somebody's trigger refused a row by rolling all of it back; the row is in `refused`
+        now, and the others are to be written without it.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        results: list[SinkResult] = []
+        for at, each in enumerate(asked):
+            results.append(refused[at] if at in refused else self._try_one(connection, each, one))
+            if not connection.in_transaction:
+                refused[at] = results[-1]
+                self._tables.clear()  # one that was made in this transaction is gone
+                return None
+        connection.execute("COMMIT")
+        return tuple(results)
 
     def _try_one(
         self, connection: sqlite3.Connection, asked: T, one: Callable[[sqlite3.Connection, T], SinkResult]
@@ -137,10 +159,12 @@ class SqliteSink:
         try:
             result = one(connection, asked)
         except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeError, OverflowError, _IgnoredError) as error:
-            connection.execute("ROLLBACK TO one")
             # The text of UnicodeError quotes the value; that of SQLite names the constraint.
             told = isinstance(error, sqlite3.Error | _IgnoredError)
             result = _refused(asked, str(error) if told else type(error).__name__)
+            if not connection.in_transaction:  # RAISE(ROLLBACK): the savepoint is gone with all the rest
+                return result
+            connection.execute("ROLLBACK TO one")
         connection.execute("RELEASE one")
         return result
 
