@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from batchmill.agents import clock
-from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, foreign, history_of, row_of, sha256_of
+from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, beneath_of, foreign, history_of, row_of, sha256_of
 from batchmill.streams.holding import Past, Target, change, write
 from batchmill.streams.ports import SinkChange, SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.sinks import HISTORY, SINKS, table_fault
@@ -72,7 +72,12 @@ _HELD = 'SELECT commit_id, output_json FROM "{table}" WHERE target_key = ?'
 _NEWEST = (
     f'SELECT seq, promotion FROM "{{table}}{HISTORY}" WHERE target_key = ? ORDER BY seq DESC, promotion DESC LIMIT 1'
 )
-_PAST = f'SELECT previous_commit_id, changed, reverted, change_order FROM "{{table}}{HISTORY}" {_OF_COMMIT}'
+_PAST = (
+    "SELECT h.previous_commit_id, h.changed, h.reverted, h.change_order, b.request_id, b.run_id, b.seq"
+    f' FROM "{{table}}{HISTORY}" h LEFT JOIN "{{table}}{HISTORY}" b'
+    " ON b.target_key = h.target_key AND b.commit_id = h.previous_commit_id"
+    " WHERE h.target_key = ? AND h.commit_id = ?"
+)
 
 
 class SqliteSink:
@@ -281,13 +286,14 @@ def _target(connection: sqlite3.Connection, asked: SinkWrite | SinkChange) -> Ta
 
 
 def _past(commit_id: str, row: tuple[Any, ...]) -> Past:
-    previous, changed, reverted, order = row
+    previous, changed, reverted, order, *whose = row
     return Past(
         commit_id=commit_id,
         previous_commit_id=previous,
         changed=bool(changed),
         reverted=bool(reverted),
         change_order=order,
+        beneath=beneath_of(previous, whose),
     )
 
 
