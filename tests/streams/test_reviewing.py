@@ -15,10 +15,11 @@ from batchmill.schemas.records import DeadLetter, Decision, Excluded, Verdict
 from batchmill.schemas.state import Life, Meta
 from batchmill.schemas.status import Place, Status, VerdictStatus
 from batchmill.streams.accounting import Books, origin_key, place_of
-from batchmill.streams.committing import intend, meet_verdict
+from batchmill.streams.committing import Terms, intend, meet_verdict
 from batchmill.streams.compiling import CompiledJobs, compile_job
 from batchmill.streams.facts import Recalled
 from batchmill.streams.lifecycle import evolve, step
+from batchmill.streams.limiting import Share
 from batchmill.streams.reviewing import (
     Beside,
     Ruling,
@@ -31,6 +32,7 @@ from batchmill.streams.reviewing import (
     review_beside,
     waiting,
 )
+from batchmill.streams.sinks import SINKS
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.validating import validate, validate_beside
 from tests.streams.making import (
@@ -542,7 +544,10 @@ def test_a_score_that_agrees_lets_the_answer_pass_at_once() -> None:
     assert verdict.checks[-1].passed
     assert (room.life.status, room.life.due_at_ms, room.life.reason) == (Status.VALIDATED, None, None)
     room.meet(verdict, 21)
-    assert [life.request_id for life in intend(room.view, now_ms=NOW_MS + 3, limit=9).lives] == [room.item.request_id]
+    terms = Terms(sinks=SINKS, share=Share(0, 1))
+    assert [life.request_id for life in intend(room.view, room.jobs, terms, now_ms=NOW_MS + 3, limit=9).lives] == [
+        room.item.request_id
+    ]
 
 
 def test_a_score_that_disagrees_sends_it_to_a_person_and_is_on_record() -> None:
