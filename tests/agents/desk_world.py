@@ -186,6 +186,16 @@ class World:
                 case _:
                     pass
 
+    def answer_anew(self, request_id: str, output: Any) -> None:
+        """Another answer of this request waits for a person: it was redriven, and judged again."""
+        text = canonical(output).decode()
+        life = self.life(request_id)
+        sha256 = content_sha256(text.encode())
+        changes: dict[str, Any] = {"status": Status.NEEDS_REVIEW, "reason": Reason.LOW_CONFIDENCE, "due_at_ms": None}
+        self.now_ms += 1
+        self.row(replace(life, **changes, output_sha256=sha256, review_sha256=sha256, updated_at_ms=self.now_ms))
+        self.fold()
+
     def life(self, request_id: str) -> Life:
         row = self.task.get(Life.schema, request_id)
         assert isinstance(row, Life)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from batchmill.agents.cli.door import Door
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.program import run
 from batchmill.agents.desk import opening
@@ -128,3 +129,15 @@ def test_serving_other_machines_without_a_token_is_refused(at: Terminal) -> None
     code, _, err = at("serve", "--host", "0.0.0.0")
     assert code == ExitCode.USAGE
     assert "batchmill tokens create" in err
+
+
+def test_what_a_stranger_named_is_neither_markup_nor_obeyed_at_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    Door().table(("source",), [["[/x]"], ["[red]a"], ["\x1b]0;owned\x07"]])
+    told = capsys.readouterr().out
+    assert "[/x]" in told
+    assert "[red]a" in told
+    assert "\x1b]0" not in told
+    assert "\\u001b]0;owned\\u0007" in told

@@ -141,6 +141,33 @@ def test_a_forecast_tells_what_would_change_what_did_already_and_what_is_in_the_
         assert (back.targets, back.already, back.conflicts) == ((("e" * 32, "t3"),), 2, ())
 
 
+def test_a_forecast_counts_the_earlier_commit_of_a_request_whose_content_came_back(log: Log) -> None:
+    write(log, "z", "t1", 1, run_id="early")
+    first = write(log, "a", "t1", 2, previous="c-z")
+    second = write(log, "b", "t1", 3, previous="c-a")
+    again = replace(first, seq=4, commit_id="c-a-again")
+    log.row(again)
+    publish(
+        log,
+        replace(a_commit(again.origin, "a"), target_key="t1", seq=4, commit_id="c-a-again", previous_commit_id="c-b"),
+    )
+    log.fold()
+    with View(log.path) as view:
+        found = forecast(view, REVERT, run=RUN)
+        assert [request[0] for request, _ in found.targets] == ["a", "b", "a"]
+        assert found.conflicts == ()
+    changed(log, again, REVERT, 1)
+    changed(log, second, REVERT, 2)
+    changed(log, first, REVERT, 3)
+    log.row(replace(again, status=Status.VALIDATED, reverted=True))
+    log.fold()
+    with View(log.path) as view:
+        assert forecast(view, REVERT, run=RUN).targets == ()
+        back = forecast(view, REPLAY, run=RUN)
+        assert [request[0] for request, _ in back.targets] == ["a", "b", "a"]
+        assert back.conflicts == ()
+
+
 def test_commits_of_one_command_that_followed_each_other_are_not_in_each_others_way(log: Log) -> None:
     lives = [write(log, "a", "t1", 1), write(log, "b", "t1", 2, previous="c-a")]
     log.fold()

@@ -1,6 +1,8 @@
 """The desk: what it shows, what it takes, what it refuses; the view may lag and two people may reach for one record."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,11 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 
 from batchmill.agents.desk.desk import Desk
-from batchmill.agents.desk.model import DeskError, ErrorKind, Filter
+from batchmill.agents.desk.model import Change, DeskError, ErrorKind, Filter
+from batchmill.agents.desk.watching import Watch
 from batchmill.agents.topics import KafkaUnreachableError
+from batchmill.agents.web.api import _events as api_events
+from batchmill.agents.web.pages.queues import _told as page_events
 from batchmill.schemas.jobs import ReviewSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check
@@ -364,6 +369,25 @@ async def test_two_people_decide_on_their_own(double: World) -> None:
     assert (await desk.card(name, user=VERA)).decisions[0].id == first.decision.id
 
 
+async def test_what_the_first_says_is_not_told_to_the_second_while_it_is_on_its_way(tmp_path: Path) -> None:
+    world = World(tmp_path, spec=a_spec(review=ReviewSpec(double=1)), eager=False)
+    desk, name = world.desk(), world.ask()
+    await desk.decline(name, "wrong", user=ADA)
+    own, other = [(await desk.card(name, user=user)).pending for user in (ADA, BOB)]
+    assert own is not None
+    assert other is not None
+    assert (own.action, own.reason) == ("decline", "wrong")
+    assert (other.actor, other.action, other.reason) == ("ada", "decided", None)
+    world.close()
+
+
+async def test_an_opinion_is_no_example_before_it_holds(double: World) -> None:
+    desk, name = double.desk(), double.ask()
+    for user, examples in ((ADA, 0), (BOB, 1)):
+        await desk.accept(name, user=user)
+        assert len([example async for example in desk.export_gold("triage")]) == examples
+
+
 async def test_who_disagrees_calls_a_third(double: World) -> None:
     desk = double.desk()
     name = double.ask()
@@ -425,6 +449,28 @@ async def test_gold_is_what_is_in_force(world: World, desk: Desk) -> None:
     ]
     assert found[1].original == {"label": "fire", "confidence": 0.5}
     assert found[1].output == {"label": "water", "confidence": 1}
+
+
+async def test_nobody_is_told_for_longer_than_they_may_listen(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    looks = iter(range(10**6))
+    change = await world.desk().freshness()
+    watch = Watch(
+        look=lambda: replace(change, position=next(looks)), seconds=0.001, listeners_max=1, listen_seconds=0.05
+    )
+    async with asyncio.timeout(20):
+        for _ in range(2):  # whoever listened may come again
+            told = [change.position async for change in watch.listen()]
+            assert told == sorted(told) != []
+    world.close()
+
+
+async def test_an_event_stream_ends_when_nothing_more_is_told() -> None:
+    async def heard() -> AsyncIterator[Change]:
+        yield Change(position=7, waiting=1, by_job={}, locked=0, stale_seconds=None)
+
+    assert len([each async for each in api_events([], heard())]) == 1
+    assert len([each async for each in page_events(heard())]) == 1
 
 
 async def test_listeners_share_one_look_and_hear_of_a_decision(tmp_path: Path) -> None:

@@ -243,6 +243,29 @@ def test_a_schema_mistake_is_told_in_the_schema(folder: Path) -> None:
     assert only.startswith("output.schema.json:2: error: is not JSON")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 5_000 + "]" * 5_000, "nested too deeply"),
+        ('{"maxLength": ' + "9" * 5_000 + "}", "too many digits"),
+        ("[]", "no JSON object"),
+        ("true", "no JSON object"),
+        ("null", "no JSON object"),
+    ],
+    ids=["deep", "digits", "list", "true", "null"],
+)
+def test_a_schema_that_is_json_and_nothing_to_send_is_refused(folder: Path, text: str, said: str) -> None:
+    (folder / "output.schema.json").write_text(text)
+    assert any(said in each for each in mistakes(folder, WITH_OUTPUT))
+
+
+@pytest.mark.parametrize("value", ["[" * 5_000 + "]" * 5_000, "9" * 5_000], ids=["deep", "digits"])
+def test_an_example_that_is_too_deep_or_too_long_to_read_is_refused_at_its_line(folder: Path, value: str) -> None:
+    (folder / "examples.jsonl").write_text('\n{"input": {"body": ' + value + '}, "output": "a"}\n')
+    (only,) = mistakes(folder, SMALL.replace("place:", "  examples: examples.jsonl\nplace:"))
+    assert only.startswith("examples.jsonl:2: error: is nested too deeply")
+
+
 def test_a_judge_that_looks_for_members_the_output_has_not_is_told_at_its_line(folder: Path) -> None:
     (folder / "job.yaml").write_text(FULL.replace("field: confidence", "field: certainty"))
     told = [str(problem).removeprefix(f"{folder}/") for problem in load_job(folder).warnings]
@@ -261,6 +284,33 @@ def test_what_works_but_is_probably_not_meant_is_a_warning(folder: Path) -> None
     told = [str(problem) for problem in load_job(folder).warnings]
     assert any("$ `additionalProperties`: OpenAI holds answers only to closed objects" in each for each in told)
     assert any("allows 'c', which the output schema does not" in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("x: " + "[" * 5_000, "is nested deeper than 32 levels"),
+        ("x: !!binary aGVsbG8=", "tags are not read"),
+        ("x: !!timestamp 2026-11-25", "tags are not read"),
+        ("x: !!timestamp soon", "tags are not read"),
+        ('x: !!int ""', "tags are not read"),
+        ("x: !!bool perhaps", "tags are not read"),
+        ("x: !!set {a}", "tags are not read"),
+        ("x: 1e999", "a number beyond all that are read"),
+        ("x: " + "9" * 5_000, "a number beyond all that are read"),
+        (r'x: "\ud800"', "half a character"),
+        (r'"\ud800": x', "half a character"),
+        (r'x: "a\0b"', "the character NUL"),
+    ],
+    ids=lambda each: each[:24],
+)
+def test_yaml_that_json_could_not_say_is_refused_with_its_line(folder: Path, line: str, said: str) -> None:
+    (folder / "job.yaml").write_text(f"{SMALL}{line}\n", encoding="utf-8")
+    with pytest.raises(JobFileError) as caught:
+        load_job(folder)
+    (problem,) = caught.value.problems
+    assert said in problem.what
+    assert problem.line in {1, SMALL.count("\n") + 1}
 
 
 def test_words_that_older_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:

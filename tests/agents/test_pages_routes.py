@@ -52,11 +52,41 @@ async def test_a_form_that_is_sent_twice_is_decided_once(tmp_path: Path, eager: 
         async with pages.browser(Role.REVIEWER) as browser:
             form = seen_in(await browser.get(f"/review/{name}"))
             answers = [await browser.post(f"/review/{name}/accept", data=form) for _ in range(2)]
-            form = {"id": name, "expect": "1"}
+            form = {"id": name, "expect": "1", f"seen.{name}": form["seen"]}
             many = await browser.post("/review/bulk/accept", data=form)
         assert [answer.status_code for answer in answers] == [303, 303]
         assert many.status_code == 303
         assert [decision.action for decision in pages.world.decided] == ["accept"]
+
+
+async def test_a_decision_about_another_answer_is_not_taken_for_this_one(pages: Pages) -> None:
+    """It was declined once, and asked again: a second decline that is refused was no double click."""
+    name = pages.world.ask()
+    async with pages.browser(Role.REVIEWER) as ada:
+        form = {**seen_in(await ada.get(f"/review/{name}")), "reason": "wrong"}
+        await ada.post(f"/review/{name}/decline", data=form)
+        pages.world.answer_anew(name, {"label": "water", "confidence": 0.5})
+        form |= seen_in(await ada.get(f"/review/{name}"))
+        pages.world.answer_anew(name, {"label": "other", "confidence": 0.5})
+        late = await ada.post(f"/review/{name}/decline", data=form)
+        assert (late.status_code, "another one now" in late.text) == (409, True)
+    assert len(pages.world.decided) == 1
+
+
+async def test_many_are_accepted_as_they_were_seen_or_not_at_all(pages: Pages) -> None:
+    names = [pages.world.ask() for _ in range(2)]
+    async with pages.browser(Role.REVIEWER) as browser:
+        page = await browser.get("/review/bulk")
+        seen = dict(re.findall(r'name="(seen\.\w+)" value="(\w+)"', page.text))
+        assert len(seen) == 2
+        confirm = await browser.post("/review/bulk", data={"id": names, **seen})
+        assert dict(re.findall(r'name="(seen\.\w+)" value="(\w+)"', confirm.text)) == seen
+        pages.world.answer_anew(names[1], {"label": "water", "confidence": 0.5})
+        late = await browser.post("/review/bulk/accept", data={"id": names, "expect": "2", **seen})
+        assert (late.status_code, "another one now" in late.text) == (409, True)
+        unsaid = await browser.post("/review/bulk/accept", data={"id": names, "expect": "2"})
+        assert unsaid.status_code == 422
+    assert pages.world.decided == []
 
 
 async def test_another_decision_about_a_decided_record_is_refused_on_its_page(pages: Pages) -> None:
@@ -144,6 +174,21 @@ async def test_opening_a_record_holds_it_unless_a_stranger_led_here(pages: Pages
         assert pages.world.holding.locks(now_ms=pages.world.now_ms)[name].holder == "ada"
         await browser.get(f"/review/next?trail={name}")
         await browser.get(f"/review/back?trail={name}")
+    assert pages.world.holding.locks(now_ms=pages.world.now_ms) == {}
+
+
+async def test_a_page_that_was_left_open_does_not_hold_its_record_for_ever(pages: Pages) -> None:
+    name = pages.world.ask()
+    async with pages.browser(Role.REVIEWER) as browser:
+        page = await browser.get(f"/review/{name}")
+        (address,) = re.findall(r'hx-post="([^"]+/lock[^"]*)"', page.text)
+        for minutes in (20, 9):
+            pages.world.now_ms += minutes * 60_000
+            assert (await browser.post(address)).text == ""
+            assert name in pages.world.holding.locks(now_ms=pages.world.now_ms)
+        pages.world.now_ms += 2 * 60_000
+        assert "holds its record no longer" in (await browser.post(address)).text
+        pages.world.now_ms += int(pages.world.settings.lock_seconds * 1_000)
     assert pages.world.holding.locks(now_ms=pages.world.now_ms) == {}
 
 

@@ -481,6 +481,25 @@ def test_the_view_counts_each_status_where_the_pure_rule_counts_it(
     assert places(log) == expected
 
 
+def test_a_score_adds_one_check_and_undone_decisions_are_no_measure_of_quality(log: Log) -> None:
+    log.row(a_life(log.raw(), status=Status.NEEDS_REVIEW))
+    first = a_verdict("a", status=VerdictStatus.NEEDS_REVIEW)
+    score = Check(id="score", severity="review", passed=False, path=None, note="expected the second opinion to agree")
+    log.add("validated", 1, encode(first))
+    log.add("validated", 1, encode(replace(first, decided_by="job:second", checks=(*first.checks, score))))
+    told = {"request_id": "a" * 32, "job": JOB, "output_sha256_seen": "s", "output_json": None, "reason": None}
+    for at, (action, undoes) in enumerate([("score", None), ("decline", None), ("undo", "1"), ("accept", None)]):
+        decided = Decision(id=str(at), action=action, undoes=undoes, actor="me", decided_at_ms=1, **told)
+        log.add("decisions", 1, encode(decided))
+    log.fold()
+    with log.view() as view:
+        assert [(check.id, check.passed, check.failed) for check in checks(view)] == [
+            ("category:label", 1, 0),
+            ("score", 0, 1),
+        ]
+        assert metrics(view, Scope(job=JOB)).quality_score == 1
+
+
 def test_the_run_metrics_are_those_of_the_definitions(log: Log) -> None:
     one_of_each(log)
     log.row(a_chunk(wasted_nanos=2))

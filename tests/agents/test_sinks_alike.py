@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from batchmill.agents.sinks.rows import COLUMNS
-from batchmill.streams.ports import ChangeKind, SinkChange, SinkOutcome
+from batchmill.streams.ports import Beneath, ChangeKind, SinkChange, SinkOutcome
 from batchmill.streams.sinks import SINKS
 from tests.agents.sink_worlds import KINDS, TABLE, World, a_write, receiving
 
@@ -235,6 +235,22 @@ async def test_a_revert_gives_the_row_back_byte_for_byte_and_a_replay_too(sink, 
     results = await sink.change([replay(f"c-k{n}-2-1", f"k{n}") for n in range(4)])
     assert [(r.outcome, r.output_json) for r in results] == [(APPLIED, '{"label":"b"}')] * 4
     assert world.rows() == new
+
+
+@every(REVERTIBLE)
+async def test_a_change_tells_whose_commit_lies_beneath_whether_it_was_made_or_not(sink):
+    await sink.apply([a_write(seq=1, run_id="run-1"), a_write(seq=2, run_id="run-2"), a_write(seq=3, run_id="run-2")])
+    (made,) = await sink.change([revert("c-t1-3-1")])
+    second = a_write(seq=2)
+    beneath = Beneath(commit_id=second.commit_id, request_id=second.request_id, run_id="run-2", seq=2)
+    assert (made.outcome, made.beneath) == (APPLIED, beneath)
+    (again,) = await sink.change([revert("c-t1-3-1")])
+    assert (again.outcome, again.beneath) == (ALREADY, beneath)
+    await sink.change([revert("c-t1-2-1")])
+    (in_the_way,) = await sink.change([replay("c-t1-3-1")])
+    assert (in_the_way.outcome, in_the_way.beneath) == (CONFLICT, beneath)
+    (last,) = await sink.change([revert("c-t1-1-1")])
+    assert (last.outcome, last.beneath) == (APPLIED, None)
 
 
 @every(REVERTIBLE)

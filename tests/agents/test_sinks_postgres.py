@@ -63,6 +63,20 @@ REFUSING = {
     "raising": f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN IF NEW.output_json LIKE '%secret%' THEN RAISE 'not allowed here'; END IF; RETURN NEW; END $$;
         CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION no()""",
+    "asserting": f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN ASSERT NEW.output_json NOT LIKE '%secret%'; RETURN NEW; END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION no()""",
+    "raising a code of its own": f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF NEW.output_json LIKE '%secret%' THEN RAISE 'not allowed' USING ERRCODE = 'XY001'; END IF;
+        RETURN NEW; END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION no()""",
+    "without a case": f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN CASE WHEN NEW.output_json NOT LIKE '%secret%' THEN RETURN NEW; END CASE; END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION no()""",
+    "meeting several rows": f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF NEW.output_json LIKE '%secret%' THEN NEW.job := (SELECT g FROM generate_series(1, 2) g); END IF;
+        RETURN NEW; END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION no()""",
     "swallowing": f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN IF NEW.output_json LIKE '%secret%' THEN RETURN NULL; END IF; RETURN NEW; END $$;
         CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION no()""",
@@ -85,6 +99,29 @@ async def test_what_a_constraint_refuses_is_refused_alone_and_not_shown(sink, wo
     assert {row["target_key"] for row in world.history()} == set(world.rows())
     for result in results:
         assert "secret" not in (result.error or "")
+
+
+async def test_a_row_policy_refuses_its_row_alone_and_a_trigger_that_asks_for_another_try_gets_it(sink, world):
+    await sink.apply([a_write("seed")])
+    world.execute(
+        f"""CREATE ROLE mill LOGIN; ALTER TABLE {TABLE} OWNER TO mill; ALTER TABLE {TABLE}__history OWNER TO mill;
+        GRANT CREATE, USAGE ON SCHEMA public TO mill;
+        ALTER TABLE {TABLE} ENABLE ROW LEVEL SECURITY; ALTER TABLE {TABLE} FORCE ROW LEVEL SECURITY;
+        CREATE POLICY mine ON {TABLE} USING (true) WITH CHECK (output_json NOT LIKE '%secret%')"""
+    )
+    limited = a_sink(psycopg.conninfo.make_conninfo(world.address, user="mill"))
+    try:
+        assert await outcomes(limited, a_write("a", output='"secret"'), a_write("b")) == [REFUSED, APPLIED]
+    finally:
+        await limited.close()
+        world.execute("REASSIGN OWNED BY mill TO CURRENT_USER; DROP OWNED BY mill; DROP ROLE mill")
+    world.execute(
+        f"""CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE 'busy' USING ERRCODE = 'serialization_failure'; END $$;
+        CREATE TRIGGER later BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION later()"""
+    )
+    with pytest.raises(ProviderError):
+        await sink.apply([a_write("c")])
 
 
 async def test_what_follows_a_refused_write_of_the_same_target_is_decided_anew(sink, world):

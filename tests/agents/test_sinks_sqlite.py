@@ -108,6 +108,24 @@ async def test_one_refused_row_leaves_its_neighbours_written_and_does_not_show_i
     assert rows(sink, "SELECT count(*) FROM triage__history WHERE target_key = 'b'") == [(0,)]
 
 
+async def test_a_trigger_that_rolls_everything_back_refuses_its_own_rows_and_no_others(sink):
+    await sink.apply([a_write("seed")])
+    with sqlite3.connect(sink._path) as db:
+        db.execute(
+            "CREATE TRIGGER no_secret BEFORE INSERT ON triage WHEN NEW.output_json LIKE '%secret%'"
+            " BEGIN SELECT RAISE(ROLLBACK, 'not allowed here'); END"
+        )
+    bad = [a_write(key, output='"secret"') for key in ("b", "d")]
+    results = await sink.apply(
+        [a_write("x", table="made_now"), a_write("a"), bad[0], a_write("c"), bad[1], a_write("e")]
+    )
+    assert [r.outcome for r in results] == [APPLIED, APPLIED, REFUSED, APPLIED, REFUSED, APPLIED]
+    assert {r.error for r in results} == {None, "not allowed here"}
+    assert rows(sink, "SELECT target_key FROM triage ORDER BY 1") == [("a",), ("c",), ("e",), ("seed",)]
+    assert rows(sink, "SELECT target_key FROM made_now") == [("x",)]
+    assert rows(sink, "SELECT count(*) FROM triage__history") == [(4,)]
+
+
 async def test_a_value_sqlite_cannot_hold_is_refused_without_being_quoted(sink):
     lone = "private \ud800"
     results = await sink.apply([a_write("a", output=lone), a_write("b", seq=2**70), a_write("c")])

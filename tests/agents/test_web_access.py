@@ -16,7 +16,7 @@ from batchmill.agents.projector import ViewStore
 from batchmill.agents.settings import Settings, SettingsError, load_settings
 from batchmill.agents.web.access import HEADERS, is_loopback_host
 from batchmill.agents.web.logging_in import Failures
-from batchmill.agents.web.serving import hosts_of, run_web, token_file
+from batchmill.agents.web.serving import hosts_of, local_of, run_web, token_file
 from batchmill.agents.web.tokens import TokenError, TokenFile
 from tests.agents.desk_world import NOW_MS
 from tests.agents.web_world import HOST, SAME_SITE, Web, a_web
@@ -102,6 +102,41 @@ async def test_without_tokens_only_this_machine_comes_in(web: Web) -> None:
         assert (await client.get("/api/v1/me")).json() == {"name": "me@here", "role": "operator"}
     async with web.client(address="192.0.2.7") as client:
         assert (await client.get("/api/v1/me")).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"])
+async def test_whoever_comes_through_a_proxy_does_not_sit_here(web: Web, name: str) -> None:
+    async with web.client(headers={name: "192.0.2.7"}) as client:
+        assert (await client.get("/api/v1/me")).status_code == 401
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml"}
+
+
+async def test_a_browser_is_refused_with_a_page_and_everybody_else_with_a_problem(tmp_path: Path) -> None:
+    with a_web(tmp_path, body_bytes_max=1_024) as web:
+        web.tokens.create("ada", Role.VIEWER)
+        asked: list[tuple[str, str, dict[str, Any], int]] = [
+            ("GET", "/review", {"headers": {"host": "evil.example"}}, 421),
+            ("POST", "/review", {}, 403),
+            ("POST", "/review", {"headers": SAME_SITE}, 401),
+            ("POST", "/login", {"headers": SAME_SITE, "content": b"x" * 2_000}, 413),
+            ("POST", "/login", {"headers": SAME_SITE, "data": {"no": "token"}}, 422),
+        ]
+        async with web.client() as client:
+            for method, path, how, status in asked:
+                given = how.pop("headers", {})
+                page = await client.request(method, path, headers={**given, **BROWSER}, **how)
+                kind = (page.status_code, page.headers["content-type"].partition(";")[0])
+                assert (kind, "<h1" in page.text) == ((status, "text/html"), True)
+                assert page.headers["content-security-policy"] == HEADERS["content-security-policy"]
+                for plain in ({}, {**BROWSER, "hx-request": "true"}):
+                    told = await client.request(method, path, headers={**given, **plain}, **how)
+                    assert (told.status_code, told.json()["status"]) == (status, status)
+        async with web.client(web.tokens.create("bob", Role.VIEWER), headers=BROWSER) as client:
+            lost = await client.get("/nowhere")
+            assert (lost.status_code, lost.headers["content-type"].partition(";")[0]) == (404, "text/html")
+            assert (await client.get("/api/v1/nowhere")).json()["status"] == 404
 
 
 async def test_with_the_first_token_everybody_needs_one_and_a_revoked_one_is_none(web: Web) -> None:
@@ -319,9 +354,12 @@ def test_other_machines_are_served_only_once_there_is_a_token_and_a_name(tmp_pat
     here = settings(tmp_path)
     assert "127.0.0.1" in hosts_of(here, "127.0.0.1")
     named = settings(tmp_path, **{"web.allowed_hosts": ["review.example"]})
-    for wide, host in ((here, "0.0.0.0"), (here, "192.0.2.1"), (named, "127.0.0.1")):
+    proxied = settings(tmp_path, **{"web.tls_proxy": True})
+    for wide, host in ((here, "0.0.0.0"), (here, "192.0.2.1"), (named, "127.0.0.1"), (proxied, "127.0.0.1")):
         with pytest.raises(SettingsError, match="tokens create"):
             hosts_of(wide, host)
+        assert local_of(wide, host) is None  # whatever becomes of the token file later
+    assert local_of(here, "127.0.0.1") is not None
     token_file(here).create("ada", Role.OPERATOR)
     with pytest.raises(SettingsError, match="allowed_hosts"):
         hosts_of(here, "0.0.0.0")

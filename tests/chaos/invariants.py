@@ -33,9 +33,9 @@ LEGAL_MOVES: frozenset[tuple[Status, Status]] = frozenset(
         (_R, _Q), (_R, _T),
         (_S, _V), (_S, _N), (_S, _R), (_S, _T),
         (_N, _V), (_N, _T),
-        (_V, _C), (_V, _T),
+        (_V, _C), (_V, _T), (_V, _N),
         (_C, _V),
-        (_T, _Q), (_T, _S), (_T, _V),
+        (_T, _Q), (_T, _S), (_T, _V), (_T, _N),
     }
 )  # fmt: skip
 

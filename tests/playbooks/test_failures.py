@@ -99,6 +99,8 @@ def test_an_unsure_answer_waits_for_a_person() -> None:
     > review s1/odd accept
     life s1/odd: needs_review -> validated
     > commit
+    > wait 30
+    > commit
     life s1/odd: validated -> committed
     committed s1/odd
     """,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -221,6 +222,28 @@ def test_a_correction_that_kills_workers_is_given_up_and_its_answer_stays_in_rev
     bench.task.at_wait = condemned
     bench.run(bench.over)
     assert (bench.life(name).status, bench.life(name).reason) == (Status.NEEDS_REVIEW, Reason.POISON)
+
+
+def test_a_cut_of_answers_lets_others_work_between_two_of_them() -> None:
+    bench = Bench(make_spec(judge=RULED), step_rows=20)
+    names = [bench.event("fire") for _ in range(20)]
+    bench.slice()
+    judged: set[int] = set()
+
+    async def watch() -> None:
+        with suppress(asyncio.CancelledError):
+            while True:
+                judged.add(sum(bench.life(name).status is Status.VALIDATED for name in names))
+                await asyncio.sleep(0)
+
+    async def both() -> None:
+        watching = asyncio.create_task(watch())
+        await bench.loop._judge(bench.task, [bench.life(name) for name in names])
+        watching.cancel()
+        await watching
+
+    asyncio.run(both())
+    assert len(judged) > 10
 
 
 def test_a_score_is_held_against_the_answer_as_it_came() -> None:

@@ -88,6 +88,17 @@ async def test_what_was_no_event_does_not_become_one() -> None:
     assert waiting(task.view, 10) == []
 
 
+@pytest.mark.parametrize("value", [b"", b"not of ours", codec.encode(ROW)])
+async def test_a_record_that_is_no_letter_is_passed_over_and_stops_nobody(value: bytes) -> None:
+    log, task = MemoryLog(), MemoryTask(ROW)
+    log.add("t.dead-letter.v1", LETTER_AT, value)
+    controller = Controller(kit=a_kit(log), limits=RawLimits(), default_job=None, effects=EffectSettings())
+    controller.on_slice(task, slice_of("control", a_command("")))
+    assert await controller._redrive(task, waiting(task.view, 10))
+    assert task.records == []
+    assert waiting(task.view, 10) == []
+
+
 async def test_a_letter_that_retention_took_is_not_waited_for() -> None:
     task = MemoryTask(ROW)
     controller = Controller(kit=a_kit(), limits=RawLimits(), default_job=None, effects=EffectSettings())

@@ -250,6 +250,30 @@ async def test_a_topic_that_is_not_there_holds_its_writes_and_another_topic_goes
     assert stage.down() == []
 
 
+async def test_a_line_that_nothing_waits_for_any_more_is_forgotten_and_not_tried_for_ever(now_s: list[float]) -> None:
+    stage = Stage(now_s, {"moved": PlaceSpec(sink="kafka", table="x.lost")})
+    stage.effects = EffectSettings(idle_seconds=7, commit_rows=3)
+    await stage.until(lambda: stage.down() == ["kafka/x.lost"], stage.committer())
+    stage.task.put(Meta(name=f"{DOWN_ROWS}webhook", value_json='{"since_ms":1,"why":"noted by a worker of before"}'))
+    running = stage.committer()
+    await stage.until(lambda: stage.task.rests > 3, running)
+    assert stage.down() == ["kafka/x.lost"], "what still fails is told, the other is not"
+    stage.topics.there.add("x.there")
+    stage.task.put(make_row(make_spec(job="moved", place=PlaceSpec(sink="kafka", table="x.there"))))
+    rests_s: list[float] = []
+    rest = stage.task.rest
+
+    async def watched(effect: str, seconds: float) -> bool:
+        rests_s.append(seconds)
+        return await rest(effect, seconds)
+
+    stage.task.rest = watched  # type: ignore[method-assign]
+    await stage.until(
+        lambda: stage.all_are("moved", Status.COMMITTED) and len(rests_s) > 40 and rests_s[-1] >= 7, running
+    )
+    assert stage.down() == []
+
+
 async def test_an_output_goes_where_kafkas_own_clients_would_put_its_key_with_what_names_it(now_s: list[float]) -> None:
     stage = Stage(now_s, {"well": PlaceSpec(sink="kafka", table="x.there")}, lives_each=1)
     stage.topics.there.add("x.there")

@@ -13,6 +13,7 @@ from batchmill.agents.runtime.failpoints import FailpointError, Failpoints
 from batchmill.agents.runtime.log import BodyCache
 from batchmill.agents.runtime.outbox import Outbox
 from batchmill.agents.runtime.producers import is_plain
+from batchmill.agents.runtime.runtime import Runtime
 from batchmill.agents.runtime.store import Store, StoreIdentity
 from batchmill.agents.runtime.versions import PROVEN, check_versions, installed_versions
 from batchmill.agents.runtime.view import TaskView
@@ -46,6 +47,21 @@ def _task(directory: Path, **tuning: int) -> Task:
 
 def _slice(start: int, end: int) -> Slice:
     return Slice("raw", 2, (LogRecord("raw", 2, end - 1, 0, b"k", b"v", ()),), start, end, 0)
+
+
+async def test_what_the_application_opened_is_closed_at_the_end_whatever_else_fails(tmp_path: Path) -> None:
+    runtime, closed = Runtime(_config(tmp_path)), []
+
+    async def fails() -> None:
+        raise OSError
+
+    async def closes() -> None:
+        closed.append(runtime.tasks())
+
+    runtime.on_end(fails)
+    runtime.on_end(closes)
+    await runtime.stop()
+    assert closed == [[]]
 
 
 def test_everything_asked_between_two_awaits_lies_in_one_batch(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@ after it wrote.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchmill.schemas.ids import change_id, content_sha256
 from batchmill.streams import holding
-from batchmill.streams.ports import SinkCapabilities, SinkChange, SinkOutcome, SinkResult, SinkWrite
+from batchmill.streams.ports import Beneath, SinkCapabilities, SinkChange, SinkOutcome, SinkResult, SinkWrite
 
 __all__ = ["Held", "SimSink"]
 
@@ -63,7 +63,7 @@ class SimSink:
 
     def _change(self, change: SinkChange) -> SinkResult:
         target = self._targets.get(change.target_key, holding.Target())
-        decided = holding.change(target, change)
+        decided = holding.change(self._with_beneath(target, change), change)
         self._targets[change.target_key] = decided.target
         if decided.moves:
             self.made.add(change_id(change.kind, change.commit_id, change.order))
@@ -84,4 +84,15 @@ class SimSink:
             changed=decided.result.changed,
             held_commit_id=decided.result.held_commit_id,
             output_json=self.output_of(change.target_key),
+            beneath=decided.result.beneath,
         )
+
+    def _with_beneath(self, target: holding.Target, change: SinkChange) -> holding.Target:
+        past = target.past.get(change.commit_id)
+        before = None if past is None or past.previous_commit_id is None else self.history.get(past.previous_commit_id)
+        if past is None or before is None:
+            return target
+        write = before.write
+        beneath = Beneath(commit_id=write.commit_id, request_id=write.request_id, run_id=write.run_id, seq=write.seq)
+        known = {**target.past, change.commit_id: replace(past, beneath=beneath)}
+        return replace(target, past=known)

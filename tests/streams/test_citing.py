@@ -87,6 +87,14 @@ def test_more_passages_than_are_looked_up_are_no_answer() -> None:
     assert lacking(TEXT, {"quotes": ["fox"] * (PASSAGES_MAX + 1)}) == ["$"]
 
 
+def test_as_many_passages_are_placed_as_are_looked_up() -> None:
+    """A page must not search on where the judge had given up."""
+    given = {"text": "ab " * 1_000_000}
+    quotes = {"quotes": [f"b a{at}" for at in range(PASSAGES_MAX - 1)] + ["ab"]}
+    assert lacking(given, quotes)[-1] == "$"
+    assert places(given, quotes) == []
+
+
 @given(st.text(max_size=60))
 def test_folding_with_places_is_folding(text: str) -> None:
     told, at = placed(text)

@@ -91,6 +91,26 @@ def test_a_template_that_reads_nothing_needs_no_schema() -> None:
     assert found("Say hello.", None) == []
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"if": {"required": ["kind"]}, "then": {"properties": {"extra": {"type": "string"}}}},
+        {"if": {"required": ["kind"]}, "else": {"properties": {"extra": {"type": "string"}}}},
+        {"dependentSchemas": {"kind": {"properties": {"extra": {"type": "string"}}}}},
+        {"$ref": "#/$defs/base", "$defs": {"base": {"properties": {"extra": {"type": "string"}}}}},
+    ],
+    ids=["then", "else", "dependent", "beside a reference"],
+)
+def test_what_a_schema_declares_in_another_way_is_declared_as_well(more: Any) -> None:
+    schema = {"type": "object", "properties": {"kind": {"type": "string"}}, **more}
+    assert not any(each.error for each in found("{{ input.kind }} {{ input.extra }}", schema))
+
+
+def test_a_reference_by_a_name_that_is_not_followed_says_nothing() -> None:
+    schema = {"type": "object", "properties": {"item": {"$ref": "#part"}}, "$defs": {"part": {"$anchor": "part"}}}
+    assert not any(each.error for each in found("{{ input.item.anything }}", schema))
+
+
 def test_alternatives_of_a_schema_all_declare() -> None:
     schema = {"anyOf": [{"properties": {"a": {}}, "required": ["a"]}, {"properties": {"b": {}}}]}
     assert [each.lint for each in found("{{ input.a }}{{ input.c }}", schema)] == [

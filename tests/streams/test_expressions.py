@@ -155,6 +155,9 @@ def test_one_failing_condition_leaves_the_scope_fit_for_the_next() -> None:
         ("sum(output.a.map(x, sum(x.b.filter(y, y > 1)))) > 1", 4),
         ("output.a.all(x, x > 1) && output.b.all(x, (x) > 1)", 1),
         ("output.a == '.all(x, .all(x,' // .map(x,", 0),
+        ("output.a.all(x, x in output.b)", 2),
+        ("output.a.all(x, x in ['p', 'q'])", 1),
+        ("output.index == input.in_all", 0),
     ],
 )
 def test_what_an_expression_may_cost_is_read_from_its_loops(source: str, power: int) -> None:
@@ -168,15 +171,34 @@ def test_what_an_expression_may_cost_is_read_from_its_loops(source: str, power: 
         ("output.a.all(x, output.a.exists(y, y == x))", 2_000),
         ("output.a.all(x, output.a.all(y, output.a.all(z, true)))", 200),
         ("output.a.all(x, input.text.contains('nowhere'))", 100_000),
+        ("output.a.all(x, x in output.a)", 2_000),
+        ("input.text.matches(output.p)", 0),
+        ("input.text.matches('x' + output.p)", 0),
+        ("output.a.exists(x, output.p.matches(output.p))", 20),
     ],
 )
 def test_lists_too_long_for_an_expression_are_no_answer_at_once(source: str, count: int) -> None:
     condition = compile_condition(source, variables=BOTH)
-    given = {"output": {"a": list(range(count))}, "input": {"text": "text " * 20_000}}
+    given = {"output": {"a": list(range(count)), "p": "(a?){1000}b" * 30}, "input": {"text": "text " * 20_000}}
     began = time.process_time()
     with pytest.raises(ConditionError, match="too long"):
         condition.holds(given)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("source", "seeks"),
+    [
+        ("input.a.matches('^a(b),c')", False),
+        ("input.a.matches( r'\\d' ) && size(output.b) > 1", False),
+        ("input.a.matches(output.b)", True),
+        ("input.a.matches('a' + output.b)", True),
+    ],
+)
+def test_a_pattern_of_the_jobs_own_is_told_from_one_that_a_record_brings(source: str, seeks: bool) -> None:
+    condition = compile_condition(source, variables=BOTH)
+    assert condition.seeks is seeks
+    assert condition.holds({"output": {"b": "b"}, "input": {"a": "x"}}) is False
 
 
 def test_a_list_that_an_expression_does_not_read_costs_it_nothing() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from batchmill.schemas.state import Arrival
+from batchmill.schemas.state import Arrival, Meta
 from batchmill.schemas.status import ChunkState, Status
-from batchmill.streams.index import entries, padded
+from batchmill.streams.index import DOWN_ROWS, entries, padded
 from tests.streams.rows import LANE, NOW_MS, make_chunk, make_job, make_life, make_source, origin
 
 
@@ -53,6 +53,11 @@ def test_arrivals_jobs_and_sources_have_their_places() -> None:
     assert entries(waits) == (("arrival", f"job_known//{waits.key}"),)
     assert entries(make_job()) == (("job", "triage"),)
     assert entries(make_source(make_life())) == ()
+
+
+def test_a_line_that_is_down_is_found_and_other_notes_are_not() -> None:
+    assert entries(Meta(name=f"{DOWN_ROWS}sqlite", value_json="{}")) == (("down", f"{DOWN_ROWS}sqlite"),)
+    assert entries(Meta(name="read_to", value_json="1")) == ()
 
 
 def test_padded_times_sort_as_numbers_do() -> None:

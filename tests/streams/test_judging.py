@@ -1,5 +1,6 @@
 """The checks on one answer, in their order: what each asks, how each ends, and that no note repeats the answer."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -363,6 +364,10 @@ def leave(*_: Any) -> Any:
     raise SystemExit(SECRET)
 
 
+def cancel(*_: Any) -> Any:
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("answer", "faults"),
     [
@@ -376,6 +381,7 @@ def leave(*_: Any) -> Any:
         (lambda *_: [5], [(None, "the function answered neither true nor false nor with notes")]),
         (boom, [(None, "the function acme-iban failed with ValueError")]),
         (leave, [(None, "the function acme-iban failed with SystemExit")]),
+        (cancel, [(None, "the function acme-iban failed with CancelledError")]),
         (lambda o, i, p: (o, i, p) == (GOOD, {"body": "b"}, {"n": 1}), []),
     ],
 )
@@ -410,6 +416,17 @@ def scored(score: Any, *, agree: str = "score == output.label", sample: float = 
     second = ScoringSpec(function=FunctionSpec(id="score", name="f", sha256="s"), agree=agree, sample=sample)
     installed = {"f": CheckFunction(lambda *_: score, "s")}
     return judged(GOOD, judge or JudgeSpec(scoring=second), item_input={}, functions=installed)
+
+
+def test_a_second_opinion_that_is_no_json_is_a_disagreement() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    for score in (circle, object(), {1: 2}, 10**30):
+        told = scored(score, agree="score.all(x, x == x)")
+        assert (told.wants_review, told.checks[-1].note) == (
+            Reason.DISAGREEMENT,
+            "expected JSON of the function f",
+        )
 
 
 def test_a_second_opinion_that_disagrees_sends_to_review() -> None:

@@ -1,5 +1,6 @@
 """Limits of commits: equal parts that never exceed the whole, counts that hold a version, a rate that saves little."""
 
+import math
 from typing import Any
 
 import pytest
@@ -159,3 +160,8 @@ def test_the_wait_for_a_token_is_as_long_as_it_takes() -> None:
     assert wait_s == 2
     assert allowance(bucket, 100.0 + wait_s, 0.5).tokens == 1
     assert allowance(bucket, 50.0, 0.5).tokens == 0, "a clock that goes back gives nothing"
+
+
+def test_a_rate_whose_part_is_too_small_to_be_a_number_waits_and_stops_nobody() -> None:
+    part = 5e-324 / 8
+    assert seconds_to_token(allowance(None, 1.0, part), part) == math.inf

@@ -130,7 +130,11 @@ def test_a_template_that_fails_on_a_record_is_that_records_render_error(template
         ("{{ lipsum() }}", "'lipsum' is unknown"),
         ("{{ input.list | random }}", "random"),
         ("{{ input.body | nosuch }}", "nosuch"),
+        ("{{ " + "(" * 3_000 + "input.body" + ")" * 3_000 + " }}", "nested too deeply"),
+        ("{{ " + "-" * 3_000 + "input.body }}", "nested too deeply"),
+        ("{% if input.body %}" * 300 + "{% endif %}" * 300, "nested too deeply"),
     ],
+    ids=lambda each: each[:24],
 )
 def test_a_template_that_is_wrong_for_every_record_is_refused_at_once(template: str, message: str) -> None:
     with pytest.raises(TemplateError, match=message):

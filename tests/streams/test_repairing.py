@@ -73,10 +73,28 @@ def test_a_repair_finds_the_answer_it_is_named_for_and_is_told(text: str, repair
         '{"a": "\ud800",}',
         "```",
         "``` ```",
+        '```json\n{"a": 1}\n```\n{"a": 2}',
+        '{"why": {"label": "spam"}, "label": "ham"',
+        '{"why": {"label": "spam"}, "label": ham',
+        "Options [1] [2",
+        "{x} " * 16 + '{"a": 1} {"a": 2}',
+        '{"a": 1,} ' + "{x} " * 16 + '{"a": 2}',
     ],
 )
 def test_what_could_be_read_in_two_ways_or_is_no_answer_stays_none(text: str) -> None:
     assert made(text) is None
+
+
+def test_a_fence_inside_of_a_value_is_part_of_it() -> None:
+    text = 'Here it is: {"code": "```5```"}'
+    assert made(text, FENCE) is None
+    assert made(text) == {"code": "```5```"}
+
+
+@pytest.mark.parametrize("value", ["<5", "!true", "~5", "5%", "$5", "+5", "5\u20ac", "\u22645", "\u00b15"])
+def test_a_sign_that_changes_what_a_word_means_is_not_mended_away(value: str) -> None:
+    assert made(f'{{"a": {value}}}', LIBRARY) is None
+    assert made(f'{{"a": "{value}",}}', LIBRARY) == {"a": value}
 
 
 def test_repairs_are_tried_in_the_order_declared_each_on_what_the_one_before_left() -> None:

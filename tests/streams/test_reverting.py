@@ -92,9 +92,10 @@ class Desk(Bench):
         """Rounds of the change effect until every command is finished."""
         said: list[Any] = []
         for _ in range(1_000):
-            if under_way(self.view) is None:
+            progress = under_way(self.view)
+            if progress is None:
                 return said
-            progress = self.choose(**more)
+            progress = progress if progress.asking else self.choose(**more)
             said += self.settle(progress, self.ask(progress))
         raise AssertionError("a command never ends")
 
@@ -183,6 +184,37 @@ def test_a_run_that_wrote_a_target_many_times_goes_back_to_before_it_and_comes_b
     desk.work(limit=limit)
     assert desk.ledger.dump() == after
     assert (desk.progress(replay).done, desk.progress(replay).conflicts) == (8, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_run_in_which_content_came_back_leaves_none_of_its_commits_and_comes_back_whole(limit: int) -> None:
+    desk = Desk()
+    desk.view.put(evolve(desk.life(desk.committed("z", "before")), run_id="other"))
+    first, second = desk.committed("a", "A"), desk.committed("b", "B")
+    for body in "abab":
+        desk.event(body)
+        desk.commit()
+    after, run = desk.ledger.dump(), desk.life(first).run_id
+    revert = desk.order(REVERT, run=run)
+    told = desk.work(limit=limit)
+    assert desk.held() == output("before")
+    assert (len(told), desk.progress(revert).done, desk.progress(revert).conflicts) == (6, 6, 0)
+    assert len({record.reverts for record in told}) == 6
+    replay = desk.order(REPLAY, run=run)
+    told = desk.work(limit=limit)
+    assert desk.ledger.dump() == after
+    assert {record.reverts for record in told} >= {desk.life(first).commit_id, desk.life(second).commit_id}
+    assert desk.progress(replay).conflicts == 0
+
+
+def test_an_earlier_commit_of_another_run_is_left_as_it_is() -> None:
+    desk = Desk()
+    first = desk.committed("a", "A")
+    desk.view.put(evolve(desk.life(first), run_id="early"))
+    second = desk.committed("b", "B")
+    desk.order(REVERT, run=desk.life(second).run_id)
+    desk.work()
+    assert desk.held() == output("A")
 
 
 def test_named_requests_in_any_order_are_taken_back_newest_first() -> None:

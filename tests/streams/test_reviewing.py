@@ -1,5 +1,6 @@
 """People decide about the answer they saw, once, and their corrections are judged like anyone's."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +10,18 @@ from hypothesis import strategies as st
 
 from batchmill.schemas import codec
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.jobs import ConfidenceSpec, JudgeSpec, ReviewSpec, RuleSpec, ScoringSpec
+from batchmill.schemas.jobs import ConfidenceSpec, FunctionSpec, JudgeSpec, ReviewSpec, RuleSpec, ScoringSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Decision, Excluded, Verdict
 from batchmill.schemas.state import Life, Meta
 from batchmill.schemas.status import Place, Status, VerdictStatus
 from batchmill.streams.accounting import Books, origin_key, place_of
-from batchmill.streams.committing import intend, meet_verdict
+from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
+from batchmill.streams.committing import Terms, intend, meet_verdict
 from batchmill.streams.compiling import CompiledJobs, compile_job
 from batchmill.streams.facts import Recalled
 from batchmill.streams.lifecycle import evolve, step
+from batchmill.streams.limiting import Share
 from batchmill.streams.reviewing import (
     Beside,
     Ruling,
@@ -31,6 +34,7 @@ from batchmill.streams.reviewing import (
     review_beside,
     waiting,
 )
+from batchmill.streams.sinks import SINKS
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.validating import validate, validate_beside
 from tests.streams.making import (
@@ -52,11 +56,17 @@ SEEN_SHA256 = content_sha256(SEEN.encode())
 class Room:
     """One answer that waits in review, its verdict met at offset 20 unless a test says otherwise."""
 
-    def __init__(self, *, review_spec: ReviewSpec | None = None, judge: JudgeSpec | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        review_spec: ReviewSpec | None = None,
+        judge: JudgeSpec | None = None,
+        functions: Mapping[str, CheckFunction] = NO_FUNCTIONS,
+    ) -> None:
         judge = judge or JudgeSpec(review_sample=1)
         self.spec = make_spec(judge=judge, review=review_spec or ReviewSpec())
         self.view = make_view(make_row(self.spec))
-        self.jobs = CompiledJobs()
+        self.jobs = CompiledJobs(functions)
         self.item = take_in(self.view, make_raw())
         self.result = answer(self.view, self.item.request_id, SEEN)
         self.verdicts = self.judged()
@@ -542,7 +552,10 @@ def test_a_score_that_agrees_lets_the_answer_pass_at_once() -> None:
     assert verdict.checks[-1].passed
     assert (room.life.status, room.life.due_at_ms, room.life.reason) == (Status.VALIDATED, None, None)
     room.meet(verdict, 21)
-    assert [life.request_id for life in intend(room.view, now_ms=NOW_MS + 3, limit=9).lives] == [room.item.request_id]
+    terms = Terms(sinks=SINKS, share=Share(0, 1))
+    assert [life.request_id for life in intend(room.view, room.jobs, terms, now_ms=NOW_MS + 3, limit=9).lives] == [
+        room.item.request_id
+    ]
 
 
 def test_a_score_that_disagrees_sends_it_to_a_person_and_is_on_record() -> None:
@@ -559,6 +572,17 @@ def test_an_answer_drawn_for_a_person_is_seen_by_one_whatever_the_score() -> Non
     room = scored_room(review_sample=1)
     score(room, "fire")
     assert (room.life.status, room.life.reason) == (Status.NEEDS_REVIEW, None)
+
+
+def test_an_answer_that_is_rejected_when_it_is_judged_again_does_not_pass_by_its_score() -> None:
+    said = iter([True, False])
+    fickle = FunctionSpec(id="fickle", name="fickle", sha256="0" * 64, params_json="{}")
+    installed = {"fickle": CheckFunction(call=lambda *_: next(said), sha256="0" * 64)}
+    room = Room(judge=JudgeSpec(scoring=SCORING, functions=(fickle,)), functions=installed)
+    assert room.life.reason is Reason.AWAITING_SCORE
+    (verdict,) = score(room, "fire")
+    assert (room.life.status, room.life.reason) == (Status.NEEDS_REVIEW, Reason.RULE_FAILED)
+    assert [check.passed for check in verdict.checks if check.id in {"fickle", "score"}] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -583,6 +607,15 @@ def test_a_person_may_decide_before_the_score_and_then_it_is_stale() -> None:
     assert (room.life.status, room.life.reason) == (Status.NEEDS_REVIEW, None)
     assert score(room, "fire") == []
     assert room.life.status is Status.NEEDS_REVIEW, "a person has it in hand"
+
+
+def test_an_undone_correction_leaves_the_confidence_of_the_answer() -> None:
+    room = Room(judge=JudgeSpec(review_sample=1, confidence=ConfidenceSpec(field="confidence", review_below=0.1)))
+    assert room.life.confidence == 0.9
+    room.decide(Ruling.CORRECT, output='{"confidence":1,"label":"smoke"}')
+    assert room.life.confidence == 1
+    room.decide(Ruling.UNDO, undoes=room.last)
+    assert (room.life.output_sha256, room.life.confidence) == (SEEN_SHA256, 0.9)
 
 
 def test_a_score_does_not_overrule_an_opinion() -> None:

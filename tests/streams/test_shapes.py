@@ -70,6 +70,40 @@ def test_text_that_is_hard_on_backtracking_engines_is_answered_at_once() -> None
     assert notes({"pattern": "^(a+)+$"}, "a" * 50_000 + "b") == [("$", 'expected pattern "^(a+)+$"')]
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"left": value, "op": "none"}
+    return value
+
+
+#: as people write expressions: each kind of node holds nodes
+EXPRESSION = {
+    "anyOf": [
+        {"properties": {"op": {"const": kind}, "left": {"$ref": "#"}}, "required": ["op", "left"]} for kind in "+-*/"
+    ]
+}
+
+
+def test_a_deep_answer_cannot_stall_a_schema_that_leads_into_itself() -> None:
+    ((where, told),) = notes(EXPRESSION, nested(60))
+    assert (where, "too deep" in told) == ("$", True)
+    assert notes(EXPRESSION, {"op": "+", "left": {"op": "-", "left": []}}) == []
+
+
+def test_mistakes_of_a_large_answer_are_not_listed_but_are_mistakes() -> None:
+    schema = {"items": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
+    ((where, told),) = notes(schema, list(range(100_000)))
+    assert (where, "too large" in told) == ("$", True)
+    assert notes(schema, ["x"] * 100_000) == []
+
+
+def test_a_chain_of_parts_that_doubles_at_each_link_is_refused() -> None:
+    parts = {f"p{at}": {"allOf": [{"$ref": f"#/$defs/p{at + 1}"}] * 2} for at in range(40)}
+    with pytest.raises(ShapeError, match="too many ways"):
+        compile_shape({"$ref": "#/$defs/p0", "$defs": {**parts, "p40": {"type": "null"}}})
+
+
 @pytest.mark.parametrize(
     "schema",
     [

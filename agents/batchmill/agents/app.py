@@ -109,6 +109,7 @@ def build_worker(settings: Settings) -> Worker:
         )
     )
     tally = Tally(telemetry, kind_of=providers.kind_of)
+    foreign = ForeignTopics(settings.kafka)
     kit = Kit(
         app_id=settings.app_id,
         topics=names,
@@ -117,13 +118,15 @@ def build_worker(settings: Settings) -> Worker:
         jobs=CompiledJobs(installed_checks()),
         carried=tally.ordered,
         stepped=tally.stepped,
-        foreign=ForeignTopics(settings.kafka),
+        foreign=foreign,
     )
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
     committer = _add_stages(app, settings, kit, providers, sinks, traces, tally)
     _follow_ownership(app, settings, providers)
+    for close in (*(sink.close for sink in sinks.values()), providers.close, foreign.close):
+        app.runtime.on_end(close)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app, committer)
     telemetry.watch("batchmill.provider.batches", lambda: gauges.batches)

@@ -60,7 +60,9 @@ def called(spec: FunctionSpec, functions: Mapping[str, CheckFunction], output: A
         raise FunctionError("the input cannot be read any more", absent=True)
     try:
         return function.call(deepcopy(output), deepcopy(item_input), orjson.loads(spec.params_json))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - somebody else's code: its messages may quote
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - somebody else's code: its messages may quote, its CancelledError is not ours
         raise FunctionError(f"the function {spec.name} failed with {type(error).__name__}", absent=False) from None
 
 

@@ -98,9 +98,10 @@ def uncited(citation: Citation, texts: Texts, output: Any) -> Iterator[tuple[tup
 
 
 def found_in(citation: Citation, texts: Texts, output: Any) -> Iterator[Passage]:
-    """Where each passage stands: the first place of each."""
+    """Where each passage stands: the first place of each, as far as the same work goes that `uncited` may do."""
     documents = texts.of(citation, placed=True)
-    for quote in islice(_quotes(citation, output), PASSAGES_MAX):
+    chars = sum(len(document.sought) for document in documents)
+    for quote in islice(_quotes(citation, output), min(PASSAGES_MAX, WORK_CHARS_MAX // max(1, chars))):
         for document, at, length in islice(_places(quote, documents, citation), 1):
             start, end = at, at + length
             if document.places is not None:

@@ -28,6 +28,7 @@ from batchmill.schemas.status import Status, VerdictStatus
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.facts import CommitApplied, CommitIntended, SinkRefused, Superseded
+from batchmill.streams.index import DOWN_ROWS
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.limiting import Bucket, Counts, Share, allowance, counts_of, marked, room, seconds_to_token
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
@@ -49,6 +50,7 @@ __all__ = [
     "line_of",
     "meet_verdict",
     "note_down",
+    "note_forgotten",
     "note_up",
     "place_of",
     "settle",
@@ -56,12 +58,12 @@ __all__ = [
 ]
 
 STAGE: Final = "committer"
-#: meta rows of sinks that this task cannot write to just now
-DOWN_ROWS: Final = "sink_down/"
 #: writes of one job that can be in doubt at once: a cut of each sink it was ever placed in
 _DOUBTS_MAX: Final = 10_000
 #: of these looked at to see whether one is of a line on trial
 _DOUBTS_SEEN_MAX: Final = 100
+#: lines of one task that are noted to be down
+_DOWN_MAX: Final = 1_000
 _COMPARES: Final = SinkCapabilities(compares=True, revertible=False)
 
 Version = tuple[str, str]  #: job, version
@@ -317,6 +319,14 @@ def note_down(view: StateView, line: str, why: str, now_ms: int) -> list[Order]:
 def note_up(view: StateView, line: str) -> list[Order]:
     name = DOWN_ROWS + line
     return [] if read.meta(view, name) is None else [Delete(Meta.schema, name)]
+
+
+def note_forgotten(view: StateView, failed: Collection[str]) -> list[Order]:
+    """Take back what was noted of lines that are not known to fail: nothing waits for them any more, as when a job was
+    given another place, or another worker noted it.
+    """
+    rows = [row for _, row in view.scan("down", DOWN_ROWS, limit=_DOWN_MAX) if isinstance(row, Meta)]
+    return [Delete(Meta.schema, row.name) for row in rows if row.name.removeprefix(DOWN_ROWS) not in failed]
 
 
 def inside_write(

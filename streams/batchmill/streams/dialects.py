@@ -48,6 +48,7 @@ _REMARKS |= {"writeOnly", "$defs", "definitions", "$anchor"}
 
 _HINT = "{title} holds answers only to closed objects with all members required: sent as a hint (strict: false)"
 _STRICT_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
+#: how they are counted is documented nowhere, and deeper schemas are said to be taken
 _STRICT_DEPTH_MAX = 10
 _STRICT_MEMBERS_MAX = 5_000
 _STRICT_VALUES_MAX = 1_000
@@ -76,11 +77,13 @@ def _strict(title: str) -> Callable[[Any], Iterator[Loss]]:
 
 
 def _rootless(schema: Any, title: str) -> Iterator[Loss]:
+    """Refused in strict mode; what is made of it as a mere hint is documented nowhere."""
     root = target_of(schema, schema)
     if root.get("type") != "object" or "anyOf" in root:
-        word = "anyOf" if "anyOf" in root else "type"
-        sent = f"{title} refuses a schema whose root is not one object: put the answer into a member"
-        yield Loss(path="$", word=word, sent=sent, refused=True)
+        word, strict = "anyOf" if "anyOf" in root else "type", is_strict(schema)
+        verb = "refuses" if strict else "may refuse"
+        sent = f"{title} {verb} a schema whose root is not one object: put the answer into a member"
+        yield Loss(path="$", word=word, sent=sent, refused=strict)
 
 
 def _strictly_refused(schema: Any, title: str) -> Iterator[Loss]:
@@ -96,8 +99,13 @@ def _strictly_refused(schema: Any, title: str) -> Iterator[Loss]:
         members += len(part["properties"]) if isinstance(part.get("properties"), Mapping) else 0
         values += len(part["enum"]) if isinstance(part.get("enum"), list) else 0
     depth = _depth(schema)
-    bounds = (("levels of objects", depth, _STRICT_DEPTH_MAX), ("members", members, _STRICT_MEMBERS_MAX))
-    for what, count, most in (*bounds, ("values in enumerations", values, _STRICT_VALUES_MAX)):
+    if depth > _STRICT_DEPTH_MAX:
+        sent = f"{title} promises {_STRICT_DEPTH_MAX} levels of objects in strict mode, not {depth}: it may refuse it"
+        yield Loss(path="$", word="levels of objects", sent=sent)
+    for what, count, most in (
+        ("members", members, _STRICT_MEMBERS_MAX),
+        ("values in enumerations", values, _STRICT_VALUES_MAX),
+    ):
         if count > most:
             yield Loss(
                 path="$", word=what, sent=f"{title} takes {most} {what} in strict mode, not {count}", refused=True

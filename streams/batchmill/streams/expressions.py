@@ -22,6 +22,10 @@ SOURCE_CHARS_MAX = 4_000
 STEPS_MAX = 1_000_000
 #: characters that are searched in the time of one step
 _STEP_CHARS = 4_096
+#: of one search for a pattern that a record brings along: it may be large (10 ms to make it), and then cost as much as
+#: a millisecond for each character
+_SEEK_STEPS = 100_000
+_SEEK_STEPS_PER_CHAR = 1_000
 
 #: what the library evaluates; others compile and would then fail on every record
 _FUNCTIONS = FUNCTION_NAMES | frozenset(
@@ -35,7 +39,10 @@ _TYPE_NAMES = frozenset(
 _LOOPS = {"all": 1, "exists": 1, "exists_one": 1, "map": 2, "filter": 2}
 #: a variable bound by a macro, as `x` in `input.tags.all(x, x != "")`
 _BINDING = re.compile(r"\.(?:all|exists|exists_one|map|filter)\(\s*([A-Za-z_]\w*)\s*,")
-_OPENING = re.compile(r"(?:\.\s*([A-Za-z_]\w*)\s*)?\(|\)")
+#: a membership test goes through its list, unless that is written out
+_OPENING = re.compile(r"(?:\.\s*([A-Za-z_]\w*)\s*)?\(|\)|(?<![\w.])in(?!\w)(?!\s*[\[{])")
+#: a pattern that is no text written in the expression; of those blanks are left
+_SEEKING = re.compile(r"(?<!\w)matches\s*\((?!\s*\))")
 _QUIET = re.compile(
     r"""[rR]"[^"\n]*"|[rR]'[^'\n]*'|\"{3}[\s\S]*?\"{3}|'{3}[\s\S]*?'{3}|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|//[^\n]*"""
 )
@@ -91,6 +98,7 @@ class Condition:
     reads: frozenset[tuple[str, str | None]]  #: (variable, member of it); member None: the variable as a whole
     power: int  #: of the length of the longest list, in what its loops cost
     splits: bool  #: it makes lists of texts
+    seeks: bool  #: it searches for patterns that records bring along
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:
@@ -109,7 +117,7 @@ class Condition:
     def holds(self, given: Scope | Mapping[str, Any]) -> bool:
         """Whether the condition is true; ConditionError when it is neither true nor false."""
         scope = given if isinstance(given, Scope) else Scope(given)
-        if self.power and self._steps(scope) > STEPS_MAX:
+        if (self.power or self.seeks) and self._steps(scope) > STEPS_MAX:
             raise ConditionError("the lists or texts it goes through are too long for it")
         try:
             answer = scope.execute(self.program)
@@ -126,7 +134,8 @@ class Condition:
         items, chars = (max((extent[at] for extent in extents), default=0) for at in (0, 1))
         if self.splits:
             items = max(items, min(WORDS_MAX, chars // 2 + 1))
-        return int(items**self.power) * (1 + chars // _STEP_CHARS)
+        each = max(_SEEK_STEPS, chars * _SEEK_STEPS_PER_CHAR) if self.seeks else 1 + chars // _STEP_CHARS
+        return int(items**self.power) * each
 
 
 def compile_condition(source: str, *, variables: frozenset[str]) -> Condition:
@@ -147,7 +156,14 @@ def compile_condition(source: str, *, variables: frozenset[str]) -> Condition:
     strange = sorted(name for name in program.functions() if name[0].isalpha() and name not in _FUNCTIONS)
     if strange:
         raise ConditionError(f"unknown function {_shown(strange[0], code, _FUNCTIONS)}: known are {_all(_FUNCTIONS)}")
-    return Condition(source, program, frozenset(_reads(code, variables)), _power(code), "words" in program.functions())
+    return Condition(
+        source,
+        program,
+        reads=frozenset(_reads(code, variables)),
+        power=_power(code),
+        splits="words" in program.functions(),
+        seeks=_SEEKING.search(code) is not None,
+    )
 
 
 def _code(source: str) -> str:
@@ -175,11 +191,13 @@ def _reads(code: str, variables: frozenset[str]) -> Iterator[tuple[str, str | No
 
 
 def _power(code: str) -> int:
-    """How deep loops are nested, each counted by what it costs."""
+    """How deep loops are nested, each counted by what it costs; a membership test inside of one is one more."""
     stack: list[int] = []
     highest = 0
     for found in _OPENING.finditer(code):
-        if found[0] != ")":
+        if found[0] == "in":
+            highest = max(highest, sum(stack) + 1)
+        elif found[0] != ")":
             stack.append(_LOOPS.get(found[1] or "", 0))
             highest = max(highest, sum(stack))
         elif stack:

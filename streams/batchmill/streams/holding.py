@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchmill.streams.ports import ChangeKind, SinkChange, SinkOutcome, SinkResult, SinkWrite
+from batchmill.streams.ports import Beneath, ChangeKind, SinkChange, SinkOutcome, SinkResult, SinkWrite
 
 __all__ = ["NO_ORDER", "Changed", "Past", "Target", "Written", "change", "write"]
 
@@ -27,6 +27,7 @@ class Past:
     changed: bool  #: it held something, and that was another value
     reverted: bool = False
     change_order: int = NO_ORDER  #: of the last command that reverted it or put it back
+    beneath: Beneath | None = None  #: whose `previous_commit_id` is; only changes need it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,8 @@ def change(target: Target, asked: SinkChange) -> Changed:
     past = target.past.get(asked.commit_id)
     if past is None:
         return _conflict(target, asked)
-    return _revert(target, asked, past) if asked.kind is ChangeKind.REVERT else _replay(target, asked, past)
+    made = _revert(target, asked, past) if asked.kind is ChangeKind.REVERT else _replay(target, asked, past)
+    return replace(made, result=replace(made.result, beneath=past.beneath))
 
 
 def _revert(target: Target, asked: SinkChange, past: Past) -> Changed:

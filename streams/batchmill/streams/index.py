@@ -7,7 +7,16 @@ zero-padded milliseconds. Stores keep what this says and nothing else.
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
 
-__all__ = ["CHANGE_ROWS", "CORRECTION_ROWS", "IMPORTED_ROWS", "IMPORT_ROWS", "REDRIVE_ROWS", "entries", "padded"]
+__all__ = [
+    "CHANGE_ROWS",
+    "CORRECTION_ROWS",
+    "DOWN_ROWS",
+    "IMPORTED_ROWS",
+    "IMPORT_ROWS",
+    "REDRIVE_ROWS",
+    "entries",
+    "padded",
+]
 
 #: meta rows that name a dead letter to be read back
 REDRIVE_ROWS = "redrive/"
@@ -18,6 +27,8 @@ IMPORTED_ROWS = "imported/"
 CHANGE_ROWS = "change/"
 #: meta rows that name a correction to be judged beside its input
 CORRECTION_ROWS = "correction/"
+#: meta rows of sinks that this task cannot write to just now
+DOWN_ROWS = "sink_down/"
 
 _FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
@@ -47,6 +58,8 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("change", row.name),)
         case Meta() if row.name.startswith(CORRECTION_ROWS):
             return (("correction", row.name),)
+        case Meta() if row.name.startswith(DOWN_ROWS):
+            return (("down", row.name),)
         case _:
             return ()
 

@@ -379,9 +379,12 @@ def _confidence(judge: Judge, output: Any, logprob_mean: float | None) -> tuple[
 def _scored(judge: Judge, function: FunctionSpec, output: Any, item_input: Any) -> Check:
     try:
         score = called(function, judge.installed, output, item_input)
+        told = orjson.loads(orjson.dumps(score))  # nothing but JSON: a list may hold itself
     except FunctionError as wrong:
         return _score_check(passed=False, note=str(wrong))
-    return agrees(judge, output, item_input, score)
+    except (TypeError, ValueError):
+        return _score_check(passed=False, note=f"expected JSON of the function {function.name}")
+    return agrees(judge, output, item_input, told)
 
 
 def _score_check(*, passed: bool, note: str | None) -> Check:

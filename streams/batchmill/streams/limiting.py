@@ -202,4 +202,5 @@ def allowance(bucket: Bucket | None, now_s: float, per_second: float) -> Bucket:
 
 
 def seconds_to_token(bucket: Bucket, per_second: float) -> float:
-    return max(0.0, (1 - bucket.tokens) / per_second)
+    # A task's part of a rate may be too small to be a number.
+    return math.inf if per_second == 0 else max(0.0, (1 - bucket.tokens) / per_second)

@@ -16,6 +16,7 @@ __all__ = [
     "Action",
     "BatchFailure",
     "BatchProvider",
+    "Beneath",
     "Capabilities",
     "ChangeKind",
     "CreateOrder",
@@ -375,6 +376,16 @@ class SinkChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beneath:
+    """The commit that another one had replaced, and whose it was."""
+
+    commit_id: str
+    request_id: str
+    run_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SinkResult:
     """The answer to the write, or the change, of the same commit id."""
 
@@ -384,6 +395,7 @@ class SinkResult:
     changed: bool = False  #: APPLIED, ALREADY: there was a value before, and it was another one
     held_commit_id: str | None = None  #: STALE, CONFLICT: what it holds instead; None: nothing
     output_json: str | None = None  #: of a change: what the target holds now; None: nothing
+    beneath: Beneath | None = None  #: of a change: what its commit had replaced; None: nothing
     error: str | None = None  #: REFUSED: why, without the value
 
 

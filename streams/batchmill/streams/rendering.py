@@ -158,7 +158,10 @@ def request_form(ask: AskSpec, given: InputSpec | None = None, *, room_factor: f
     fixed: dict[str, Any] = {_PARAM_NAMES.get(name, name): value for name, value in params.items()}
     fixed["model"] = ask.model.name
     if ask.output_schema_json is not None:
-        fixed["response_format"] = _response_format(orjson.loads(ask.output_schema_json), ask.output_name)
+        schema = orjson.loads(ask.output_schema_json)
+        if not isinstance(schema, dict):
+            raise TemplateError("ask.output is no JSON object: providers take a schema that is one")
+        fixed["response_format"] = _response_format(schema, ask.output_name)
     prompt = compile_prompt(system=ask.system, user=ask.user, closing=closing_rules(ask))
     turns = tuple(turn for each in examples_of(ask, given or InputSpec()) for turn in _turns(prompt, each))
     return RequestForm(prompt, fixed, room_factor, turns)
@@ -277,6 +280,8 @@ def _compiled(role: str, text: str) -> jinja2.Template:
         return _ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{role} template, line {error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise TemplateError(f"{role} template: is nested too deeply to be read") from None
 
 
 def _reads_input(text: str) -> bool:

@@ -1,9 +1,9 @@
 """Repairs that a job may ask for by name, for an answer that is not one JSON value.
 
-Each takes something away or mends punctuation; none may add, drop or reorder a word or a number, and prose never
-becomes an answer. They are tried in the order declared, each on what the one before left, until one JSON value stands
-there. What was done is told, so that it is recorded. All are linear in the text; the library's, which is slow, takes
-short texts only.
+Each takes something away or mends punctuation; none may add, drop or reorder a word, a number or a sign that changes
+what one means (`<5`, `!true`, `5%`), and neither prose nor a part of an answer becomes an answer. They are tried in the
+order declared, each on what the one before left, until one JSON value stands there. What was done is told, so that it
+is recorded. All are linear in the text; the library's, which is slow, takes short texts only.
 """
 
 import math
@@ -35,7 +35,9 @@ _BEGINNING: Final = re.compile(r"[\[{]")
 #: a string literal, or what is left of one (so that the scan is linear), or a bracket
 _TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-_WORD: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|-?\.\d+|[^\W\d_]+")
+_WORD: Final = re.compile(
+    r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|-?\.\d+|[^\W\d_]+|[!#$%&*+<=>@^|~\u00a2-\u00b1\u20a0-\u20bf\u2200-\u22ff]"
+)
 _BLANKS: Final = frozenset("nrtbf")
 _QUOTATION_MARKS: Final = "\"'\u201c\u201d"
 _NULL: Final = frozenset({"none", "null"})
@@ -69,9 +71,11 @@ def _decoded(text: str, bytes_max: int) -> Any:
 
 
 def _unfenced(text: str) -> str | None:
-    """What stands between the first fence and the last."""
+    """What stands between the first fence and the last; None where a value begins outside: it could be meant."""
     first, last = text.find(_FENCE), text.rfind(_FENCE)
     if first < 0 or last < first + len(_FENCE):
+        return None
+    if _BEGINNING.search(text, 0, first) or _values(text[last + len(_FENCE) :]) != []:
         return None
     inside = text[first + len(_FENCE) : last]
     info = _INFO_WORD.match(inside)
@@ -80,22 +84,30 @@ def _unfenced(text: str) -> str | None:
 
 def _untrailed(text: str) -> str | None:
     """The one object or list in the text; None where there are two, since either could be meant."""
-    found = list(_values(text))
-    return found[0] if len(found) == 1 else None
+    found = _values(text)
+    return found[0] if found is not None and len(found) == 1 else None
 
 
-def _values(text: str) -> Iterator[str]:
-    """Objects and lists that stand in the text side by side, as far as the first places are tried."""
+def _values(text: str) -> list[str] | None:
+    """Objects and lists that stand in the text side by side; None where that cannot be told.
+
+    What follows a bracket that is never closed may be a part of something that was cut off, and of too many places
+    the rest was not looked at.
+    """
+    found: list[str] = []
     at = 0
     for _ in range(_STARTS_MAX):
         start = _BEGINNING.search(text, at)
         if start is None:
-            return
+            return found
         end = _end(text, start.start())
-        candidate = None if end is None else text[start.start() : end]
-        if candidate is not None and _decoded(candidate, len(text) * 4) is not _NOTHING:
-            yield candidate
-        at = start.end() if end is None else end
+        if end is None:
+            return None
+        candidate = text[start.start() : end]
+        if _decoded(candidate, len(text) * 4) is not _NOTHING:
+            found.append(candidate)
+        at = end
+    return found if _BEGINNING.search(text, at) is None else None
 
 
 def _end(text: str, start: int) -> int | None:

@@ -7,7 +7,8 @@ waited for: only once the sink has answered can it be taken back.
 
 Several commits of a run may have followed each other under one target. They are taken back newest first and put back
 oldest first, which their ids do not tell over the whole run: what was in the way of another one is met in a later pass,
-and there is one as long as a pass has changed anything.
+and there is one as long as a pass has changed anything. A request whose content came back (A, B, A) has committed
+twice and knows its last commit only: its earlier one is told by the sink, which says what lies beneath a commit.
 
 The order of two commands is their order in `control`; a task carries them out one after the other. Of a reverted life
 nothing is written again until a replay puts it back: it is not recalled, not superseded, not cancelled, not redriven;
@@ -327,13 +328,26 @@ def settle_change(
         case SinkOutcome.APPLIED | SinkOutcome.ALREADY:
             record = _record(life, progress, asked, result, sink, now_ms)
             orders: list[Order] = [*_moved(life, progress, asked, now_ms), Emit(record, life_key(life))]
-            return replace(after, done=after.done + 1, moved=after.moved + 1), orders
+            asking = after.asking if progress.kind is ChangeKind.REPLAY else _with_earlier(view, after, result)
+            return replace(after, asking=asking, done=after.done + 1, moved=after.moved + 1), orders
         case SinkOutcome.CONFLICT | SinkOutcome.STALE:
+            asking = after.asking if progress.kind is ChangeKind.REVERT else _with_earlier(view, after, result)
             named = (*after.named, (asked.request_id, result.held_commit_id))[:NAMED_MAX]
-            return replace(after, conflicts=after.conflicts + 1, named=named), []
+            return replace(after, asking=asking, conflicts=after.conflicts + 1, named=named), []
         case SinkOutcome.REFUSED:
             why = after.why or f"{sink} refused it: {result.error or 'without a reason'}"
             return replace(after, refused=after.refused + 1, why=why), []
+
+
+def _with_earlier(view: StateView, progress: Progress, result: SinkResult) -> tuple[Asked, ...]:
+    """What is being asked, and the commit beneath, if it is the run's and its request has gone on to another one."""
+    beneath = result.beneath
+    if beneath is None or beneath.run_id != progress.run:
+        return progress.asking
+    life = read.life(view, beneath.request_id)
+    if life is None or life.job != progress.job or life.commit_id == beneath.commit_id:
+        return progress.asking
+    return (*progress.asking, Asked(beneath.request_id, beneath.commit_id, beneath.seq))
 
 
 def _moved(life: Life, progress: Progress, asked: Asked, now_ms: int) -> list[Order]:

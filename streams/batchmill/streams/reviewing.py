@@ -365,9 +365,12 @@ def _scored(view: StateView, case: _Case, beside: Beside | None) -> list[Order]:
 
 
 def _agreed(view: StateView, case: _Case, judgement: Judgement) -> list[Order]:
-    """It counts as if it had never waited, unless it was drawn for a person, or a person has said something already."""
-    if judgement.wants_review is not False or opinions_of(view, case.life):
-        doubt = judgement.wants_review
+    """It counts as if it had never waited, unless it was drawn for a person, or a person has said something already.
+
+    It was judged once more, and a function need not say the same twice: what rejects now is a doubt, too.
+    """
+    doubt = judgement.wants_review if judgement.reason is None else judgement.reason
+    if doubt is not False or opinions_of(view, case.life):
         return _told(case, judgement, doubt if isinstance(doubt, Reason) else None)
     seen = case.decision.output_sha256_seen
     after = moved(case.life, ReviewAccepted(seen_sha256=seen, output_sha256=seen), case.now_ms)
@@ -402,7 +405,7 @@ def _undone(view: StateView, life: Life, decision: Decision, now_ms: int) -> lis
     if not did_move:
         return []
     others = tuple(Opinion(**each) for each in told["opinions"])
-    back = evolve(back, reason=_reason(told["was"], others))
+    back = evolve(back, reason=_reason(told["was"], others), confidence=told.get("confidence", back.confidence))
     kept, said = end_if_unwanted(view, back, stage=STAGE, now_ms=now_ms)
     again: list[Order] = [Put(_opinion_row(kept, others, told["was"]))] if others else []
     return [Put(kept), Delete(Meta.schema, row.key), *again, *said]
@@ -425,6 +428,7 @@ def _in_force(view: StateView, case: _Case, others: tuple[Opinion, ...]) -> list
     told = {
         "decision_id": case.decision.id,
         "was": _was(view, case.life),
+        "confidence": case.life.confidence,
         "opinions": [asdict(each) for each in others],
     }
     name = case.life.request_id

@@ -21,7 +21,7 @@ from batchmill.schemas.records import Decision, RawEvent, Verdict
 from batchmill.schemas.state import Life
 from batchmill.streams.orders import Emit
 
-__all__ = ["QUESTION_BYTES_MAX", "SCORE", "SINK", "actor_of", "decision_of", "question", "trouble"]
+__all__ = ["QUESTION_BYTES_MAX", "SCORE", "SINK", "actor_of", "decision_of", "is_job", "question", "trouble"]
 
 #: the action of a decision that is a score
 SCORE: Final = "score"
@@ -30,6 +30,7 @@ SINK: Final = "decisions"
 #: input and answer together have to fit one raw event, whatever the limits of either
 QUESTION_BYTES_MAX: Final = 768 * 2**10
 
+_JOB: Final = "job:"
 _ABOUT: Final = re.compile(r"(?P<job>[^/]+)/(?P<request>[a-z2-7]{32})/[0-9]+/(?P<sha256>[0-9a-f]{64})")
 
 
@@ -89,4 +90,9 @@ def trouble(scorer: str, applied: JobSpec | None) -> str | None:
 
 def actor_of(job: str) -> str:
     """How a scoring job signs its decisions; no person's name holds a colon before a job's."""
-    return f"job:{job}"
+    return f"{_JOB}{job}"
+
+
+def is_job(actor: str) -> bool:
+    """Whether a scoring job signed so."""
+    return actor.startswith(_JOB)

@@ -2,7 +2,8 @@
 
 The schema is the job author's and may be quoted; the value is a stranger's and may not, member names included when the
 schema does not declare them. Compiling never fetches: a `$ref` leads into the same document or nowhere. Patterns run on
-the linear-time engine, so no text can stall a worker.
+the linear-time engine, and what a value would cost at worst is reckoned before a steep schema is asked about it
+(`steepness`), so neither a text nor a nest can stall a worker.
 """
 
 import re
@@ -13,10 +14,18 @@ from typing import Any
 import jsonschema_rs
 import orjson
 
+from batchmill.streams.jsontext import DEPTH_MAX
+from batchmill.streams.steepness import VISITS_MAX, Steepness, extent
+
 __all__ = ["ERRORS_MAX", "Mismatch", "Shape", "ShapeError", "compile_shape"]
 
 #: mistakes told of one value; a thousand broken items are told as well by the first few
 ERRORS_MAX = 16
+#: of a value that would take more the mistakes are not listed: all are made before the first is told, at some 40
+#: microseconds each
+_LISTED_VISITS_MAX = 50_000
+#: values at one level that a schema is asked about without being reckoned with
+_PLACES_FREE = 500_000
 _QUOTE_CHARS_MAX = 120
 _UNDECLARED = "a member that is not declared; only declared members are allowed"
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
@@ -40,18 +49,30 @@ class Shape:
 
     validator: Any
     declared: frozenset[str]  #: member names the schema knows
+    steepness: Steepness
+    is_steep: bool
 
     def fits(self, value: Any) -> bool:
-        return bool(self.validator.is_valid(value))
+        return not (self.is_steep and self._visits(value) > VISITS_MAX) and bool(self.validator.is_valid(value))
 
     def mismatches(self, value: Any) -> tuple[Mismatch, ...]:
         """The first ERRORS_MAX mistakes in `value`, each with its path and what was expected."""
+        if self.fits(value):
+            return ()
+        if self._visits(value) > _LISTED_VISITS_MAX:
+            return (
+                Mismatch("$", "expected to fit the schema; it is too large, or too deep, for the places to be told"),
+            )
         found: list[Mismatch] = []
         for error in self.validator.iter_errors(value):
             found.append(Mismatch(self._path(error.instance_path), _expectation(error)))
             if len(found) == ERRORS_MAX:
                 break
         return tuple(found)
+
+    def _visits(self, value: Any) -> int:
+        levels, places = extent(value)
+        return self.steepness.visits(levels) * places
 
     def _path(self, steps: list[str | int]) -> str:
         return "$" + "".join(f"[{step}]" if isinstance(step, int) else self._member(step) for step in steps)
@@ -70,7 +91,12 @@ def compile_shape(schema: Any) -> Shape:
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         raise ShapeError(str(error).split("\n\n", maxsplit=1)[0]) from None
-    return Shape(validator, frozenset(_declared(schema)))
+    steepness = Steepness(schema)
+    if steepness.visits(1) >= VISITS_MAX:
+        raise ShapeError("its parts refer to each other in too many ways to be asked")
+    return Shape(
+        validator, frozenset(_declared(schema)), steepness, steepness.visits(DEPTH_MAX) * _PLACES_FREE > VISITS_MAX
+    )
 
 
 def _declared(schema: Any) -> Iterator[str]:

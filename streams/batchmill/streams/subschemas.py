@@ -4,14 +4,14 @@ What lives here: reading. What must not: judging a value (`shapes`), or what a p
 schema that is malformed has no parts; `shapes` says what is wrong with it. References are followed inside the document.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["in_order", "item_of", "member_of", "members_of", "required_of", "target_of", "walk"]
 
 #: references that are followed one after the other; more lead in a circle
 _DEPTH_MAX = 32
-_COMBINED = ("allOf", "anyOf", "oneOf")
+_COMBINED = ("allOf", "anyOf", "oneOf", "then", "else", "dependentSchemas")
 _NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
 _LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
@@ -99,18 +99,22 @@ def _combined(part: Any, root: Any, words: tuple[str, ...]) -> Iterator[Mapping[
     """`part` and what it is combined of, each once: a combination may lead back into itself."""
     waiting, seen = [part], set[int]()
     while waiting:
-        whole = target_of(waiting.pop(0), root)
-        if id(whole) in seen:
+        whole = waiting.pop(0)
+        if not isinstance(whole, Mapping) or id(whole) in seen:
             continue
         seen.add(id(whole))
         yield whole
-        lists = [whole[word] for word in words if isinstance(whole.get(word), list)]
-        waiting.extend(alternative for listed in lists for alternative in listed)
+        if isinstance(whole.get("$ref"), str):  # what stands beside it counts as well
+            waiting.insert(0, _referred(whole["$ref"], root))
+        for word in words:
+            more = whole.get(word)
+            more = more.values() if word == "dependentSchemas" and isinstance(more, Mapping) else more
+            waiting.extend([more] if isinstance(more, Mapping) else more if isinstance(more, Iterable) else ())
 
 
 def _referred(reference: str, root: Any) -> Any:
     """Only what lies in the same document: nothing is fetched."""
-    found = root if reference.startswith("#") else None
+    found = root if reference == "#" or reference.startswith("#/") else None
     for step in reference.removeprefix("#").split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         found = found.get(name) if isinstance(found, Mapping) else None

@@ -87,10 +87,11 @@ class Door:
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         made = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            made.add_row(*row)
+            made.add_row(*map(Text, row))  # as they are: `[/x]` is no markup
         Console().print(made)
 
 
@@ -115,6 +116,11 @@ def utc(milliseconds: int | None) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def inert(text: str) -> str:
+    """What a model or a stranger wrote, without what a terminal would obey or hide."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
@@ -122,4 +128,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value).replace("\t", " ").replace("\n", " ")
+    return inert(str(value).replace("\t", " ").replace("\n", " "))

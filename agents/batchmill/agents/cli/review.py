@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from batchmill.agents.cli.door import JSON, YES, Door, door, utc
+from batchmill.agents.cli.door import JSON, YES, Door, door, inert, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.schemas.reasons import Reason
@@ -346,7 +346,7 @@ def _at_desk(here: Door, act: "Callable[[Desk], Awaitable[T]]") -> T:
         if not error.checks:
             raise
         failed = "; ".join(f"{check.path or '$'}: {check.note or check.id}" for check in error.checks)
-        raise CommandError(f"{error}: {_inert(failed)}", ExitCode.GATE) from None
+        raise CommandError(f"{error}: {inert(failed)}", ExitCode.GATE) from None
 
 
 def _user(actor: str | None) -> "User":
@@ -378,19 +378,19 @@ def _tell(here: Door, card: "Card", kind: str, *, json: bool) -> None:
             ("reason", card.item.reason),
             ("confidence", card.item.confidence),
             ("risk", card.item.risk),
-            ("input", _inert(jsonlib.dumps(card.input, ensure_ascii=False))),
-            ("output", _inert(jsonlib.dumps(card.output, ensure_ascii=False))),
+            ("input", inert(jsonlib.dumps(card.input, ensure_ascii=False))),
+            ("output", inert(jsonlib.dumps(card.output, ensure_ascii=False))),
         ]
     )
     for check in card.checks:
         if not check.passed:
-            typer.echo(f"failed: {check.id} at {check.path or '$'}: {check.note or ''}")
+            typer.echo(inert(f"failed: {check.id} at {check.path or '$'}: {check.note or ''}"))
     for each in card.decisions:
         typer.echo(f"{each.action} by {each.actor} at {utc(each.decided_at_ms)} ({each.id}){_because(each.reason)}")
 
 
 def _because(reason: str | None) -> str:
-    return "" if reason is None else f": {_inert(reason)}"
+    return "" if reason is None else f": {inert(reason)}"
 
 
 def _members(value: Any) -> dict[str, Any]:
@@ -417,11 +417,6 @@ def _lines_to(output: str) -> "AbstractContextManager[TextIO]":
         return Path(output).open("w", encoding="utf-8")
     except OSError as error:
         raise CommandError(f"{output} cannot be written: {error.strerror}", ExitCode.NOT_FOUND) from None
-
-
-def _inert(text: str) -> str:
-    """What a model or a stranger wrote, without what a terminal would obey or hide."""
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def _text_of(path: Path) -> str:

@@ -1,18 +1,18 @@
 """Rows of the view and bodies of the log, put together into what the desk shows. Pure: nothing is read here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
-from batchmill.agents.desk.model import Card, DeskError, ErrorKind, Gold, Lock, QueueItem
+from batchmill.agents.desk.model import Card, DeskError, ErrorKind, Gold, Lock, QueueItem, User
 from batchmill.agents.desk.passages import passages
 from batchmill.agents.projector.reviewing import DecisionRow, GoldRow, Position, WaitingRow
 from batchmill.schemas.records import Check, Decision
 from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJob
-from batchmill.streams.reviewing import Opinion, read_opinions
+from batchmill.streams.reviewing import Opinion, drawn_twice, read_opinions
 
 __all__ = [
     "Places",
@@ -28,12 +28,15 @@ __all__ = [
     "places",
     "position",
     "position_of",
+    "veiled",
 ]
 
 At = tuple[str, int, int]
 Bodies = Mapping[At, Mapping[str, Any]]
 
 _DECIDES: Final = frozenset({"accept", "correct", "decline"})
+#: the action of a decision that is not told
+VEILED: Final = "decided"
 _CURSOR_PARTS: Final = 3
 
 
@@ -110,6 +113,12 @@ def card(
             if each.id not in veiled
         ),
     )
+
+
+def veiled(row: WaitingRow, job: CompiledJob, pending: Decision, user: User) -> Decision:
+    """A decision on its way, without what it says to somebody who may be the second to decide on their own."""
+    is_first = drawn_twice(row.request_id, job.spec) and not opinions(row) and pending.action in _DECIDES
+    return replace(pending, action=VEILED, reason=None) if is_first and pending.actor != user.name else pending
 
 
 def decision_of(row: DecisionRow, body: Mapping[str, Any] | None) -> Decision:

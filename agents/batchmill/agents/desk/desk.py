@@ -63,6 +63,8 @@ Write = Callable[[Sequence[Decision]], Awaitable[None]]
 _DECISIONS_SHOWN_MAX: Final = 50
 _GOLD_CUT: Final = 100
 _MS: Final = 1_000
+#: nobody says which answers they looked at: whatever is there now
+_NOT_TOLD: Final[Mapping[str, str]] = {}
 _REASONS: Final[dict[str | None, Reason | None]] = {None: None, **{reason.value: reason for reason in Reason}}
 
 
@@ -133,7 +135,9 @@ class Desk:
         places = cards.places(row, decided)
         bodies = await self._library.read(places.all)
         (item,) = await self._items([row], now_ms)
-        return cards.card(row, item, job, places, bodies, decided, None if claim is None else claim.decision)
+        pending = None if claim is None else cards.veiled(row, job, claim.decision, user)
+        # finding what is cited takes its time
+        return await asyncio.to_thread(cards.card, row, item, job, places, bodies, decided, pending)
 
     async def progress(self, job: str | None = None) -> Progress:
         """How far the queue of a job (of all jobs) is."""
@@ -253,15 +257,20 @@ class Desk:
         decision = replace(self._decision(row, "defer", user, reason=reason), until_ms=until_ms)
         return await self._decide(row, job, decision, left=decision.output_sha256_seen)
 
-    async def accept_many(self, request_ids: Sequence[str], *, user: User, expect: int) -> tuple[Answer, ...]:
-        """Accept all of them or none. `expect` is the number that was confirmed; it must be the number of ids."""
+    async def accept_many(
+        self, request_ids: Sequence[str], *, user: User, expect: int, seen: Mapping[str, str] = _NOT_TOLD
+    ) -> tuple[Answer, ...]:
+        """Accept all of them or none. `expect` is the number that was confirmed; it must be the number of ids.
+
+        `seen`: by request id, `Card.output_sha256` of the answer that was looked at.
+        """
         names = list(dict.fromkeys(request_ids))
         if len(names) != expect:
             raise DeskError(ErrorKind.REFUSED, f"{expect} were confirmed, {len(names)} are named; confirm again")
         if len(names) > self._settings.bulk_max:
             told = f"at most {self._settings.bulk_max} are accepted at once (desk.bulk_max), {len(names)} are named"
             raise DeskError(ErrorKind.REFUSED, told)
-        chosen = [await self._decidable(name, user, None) for name in names]
+        chosen = [await self._decidable(name, user, seen.get(name)) for name in names]
         made = [(row, job, self._decision(row, "accept", user)) for row, job in chosen]
         claims = {row.request_id: self._claim(row, each, each.output_sha256_seen) for row, _, each in made}
         await self._put(claims)

@@ -1,7 +1,8 @@
 """One look a second, shared by everybody who listens; nobody listens: nobody looks. A look that takes long is taken
 less often: never more than a tenth of the time is spent looking.
 
-A listener that is slow misses intermediate states, never the newest one, and holds up nobody.
+A listener that is slow misses intermediate states, never the newest one, and holds up nobody. Nobody is told for longer
+than LISTEN_SECONDS: whoever listens on comes again, and is asked again who they are.
 """
 
 import asyncio
@@ -11,7 +12,9 @@ from typing import Final
 from batchmill.agents import clock
 from batchmill.agents.desk.model import Change, DeskError, ErrorKind
 
-__all__ = ["Watch"]
+__all__ = ["LISTEN_SECONDS", "Watch"]
+
+LISTEN_SECONDS: Final = 300.0
 
 _NAME: Final = "desk-watch"
 #: rest after a look, as a multiple of what it took
@@ -21,16 +24,24 @@ _REST: Final = 9
 class Watch:
     """`look` is called in a thread."""
 
-    def __init__(self, *, look: Callable[[], Change], seconds: float, listeners_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        look: Callable[[], Change],
+        seconds: float,
+        listeners_max: int,
+        listen_seconds: float = LISTEN_SECONDS,
+    ) -> None:
         self._look = look
         self._seconds = seconds
         self._listeners_max = listeners_max
+        self._listen_seconds = listen_seconds
         self._listeners: set[asyncio.Queue[Change]] = set()
         self._newest: Change | None = None
         self._looking: asyncio.Task[None] | None = None
 
     async def listen(self) -> AsyncGenerator[Change]:
-        """The newest state now, and every other one from then on."""
+        """The newest state now, and every other one from then on, for as long as one may listen."""
         if len(self._listeners) >= self._listeners_max:
             told = f"{self._listeners_max} listen already (desk.listeners_max); try again later"
             raise DeskError(ErrorKind.UNAVAILABLE, told)
@@ -41,8 +52,13 @@ class Watch:
                 mine.put_nowait(self._newest)
             if self._looking is None:
                 self._looking = asyncio.create_task(self._run(), name=_NAME)
-            while True:
-                yield await mine.get()
+            until_s = clock.monotonic_s() + self._listen_seconds
+            while (left_seconds := until_s - clock.monotonic_s()) > 0:
+                try:
+                    change = await asyncio.wait_for(mine.get(), left_seconds)
+                except TimeoutError:
+                    return
+                yield change
         finally:
             self._listeners.discard(mine)
 

@@ -1,9 +1,10 @@
 """YAML with line numbers, read the plain way: no surprises from older YAML, no mistake without its line.
 
 Only `true` and `false` are booleans (`on`, `yes` and `no` stay words), there are no dates and no base-60 numbers, no
-anchors, no merge keys and no repeated members. The data is as JSON would have it.
+anchors, no tags, no merge keys and no repeated members. The data is as JSON would have it.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,12 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="anchors are not read; write the value out", problem_mark=mark)
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) not in {None, "!"}:
+            # A tag may ask for bytes, dates and sets, or for a number that the text is none of.
+            raise yaml.MarkedYAMLError(
+                problem="tags are not read; write the value plainly", problem_mark=event.start_mark
+            )
         return super().compose_node(parent, index)
 
 
@@ -51,7 +58,7 @@ _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|false)$", ["t", "f"]),
     ("null", r"^(?:~|null|)$", ["~", "n", ""]),
-    ("int", r"^-?(?:0|[1-9][0-9]*)$", _DIGITS),
+    ("int", r"^-?(?:0|[1-9][0-9]{0,18})$", _DIGITS),
     ("float", r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?$", _DIGITS),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
@@ -74,6 +81,8 @@ def read_yaml(file: Path) -> Lined:
         raise _broken(file, line, f"is not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise _broken(file, 1, f"is not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:  # of the reader, before there is a tree to measure
+        raise _broken(file, 1, f"is nested deeper than {_DEPTH_MAX} levels") from None
 
 
 def _compose(file: Path, text: str) -> Lined:
@@ -97,7 +106,11 @@ def _plain(loader: _Loader, node: yaml.Node, steps: Steps, lined: Lined) -> Any:
         return _mapping(loader, node, steps, lined)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*steps, at), lined) for at, item in enumerate(node.value)]
-    return loader.construct_object(node)
+    value = loader.construct_object(node)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _broken(lined.file, line, "is a number beyond all that are read")
+    _readable(lined.file, line, value)
+    return value
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, steps: Steps, lined: Lined) -> dict[str, Any]:
@@ -106,11 +119,18 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, steps: Steps, lined: Lined
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
             raise _broken(lined.file, line, "a member name must be plain text", "merge keys are not read")
+        _readable(lined.file, line, key.value)
         if key.value in data:
             raise _broken(lined.file, line, f"{key.value!r} is said twice", "keep one of them")
         lined.lines[(*steps, key.value)] = line
         data[key.value] = _plain(loader, value, (*steps, key.value), lined)
     return data
+
+
+def _readable(file: Path, line: int, value: Any) -> None:
+    """Text that no file name, no record and no provider could hold is refused where it stands."""
+    if isinstance(value, str) and any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value):
+        raise _broken(file, line, "holds the character NUL, or half a character (a lone surrogate)")
 
 
 def _broken(file: Path, line: int, what: str, hint: str | None = None) -> JobFileError:

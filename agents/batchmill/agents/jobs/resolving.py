@@ -52,6 +52,9 @@ __all__ = ["Texts", "resolved", "seconds_of"]
 _TEXT_BYTES_MAX = 2**20
 NANO_DOLLARS = 10**9
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+#: what Python's reader raises at JSON that is well-formed, besides being more than it takes
+_UNREADABLE = (ValueError, RecursionError)
+_TOO_DEEP_OR_LONG = "is nested too deeply, or holds a number with too many digits"
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 
@@ -100,6 +103,9 @@ class Texts:
         except json.JSONDecodeError as error:
             self.problems.append(Problem(file=self.read[steps], line=error.lineno, what=f"is not JSON: {error.msg}"))
             return None
+        except _UNREADABLE:
+            self.problems.append(Problem(file=self.read[steps], line=1, what=_TOO_DEEP_OR_LONG))
+            return None
         return text
 
     def lines(self, steps: Steps, name: str | None) -> str | None:
@@ -116,6 +122,9 @@ class Texts:
             except json.JSONDecodeError as error:
                 what = f"is not JSON: {error.msg}"
                 self.problems.append(Problem(file=self.read[steps], line=number, what=what))
+                return None
+            except _UNREADABLE:
+                self.problems.append(Problem(file=self.read[steps], line=number, what=_TOO_DEEP_OR_LONG))
                 return None
         return json.dumps(found)
 

@@ -180,7 +180,7 @@ def forecast(view: View, kind: ChangeKind, *, run: str | None = None, requests: 
         else:
             target = (row["job"], row["target_key"])
             asked[target] += [each for each in history_[target] if each.commit_id == row["commit_id"]][:1]
-    done, conflicts = _tried(kind, asked, history_)
+    done, conflicts = _tried(kind, asked, history_, run)
     sinks: dict[str, int] = defaultdict(int)
     for each in done:
         sinks[each.sink] += 1
@@ -200,20 +200,29 @@ def _tried(
     kind: ChangeKind,
     asked: Mapping[tuple[str, str], Sequence[CommitRow]],
     histories: Mapping[tuple[str, str], Sequence[CommitRow]],
+    run: str | None,
 ) -> tuple[list[CommitRow], tuple[InTheWay, ...]]:
     done: list[CommitRow] = []
     conflicts: list[InTheWay] = []
     for target, commits in asked.items():
         held = held_by_target(histories[target])
         is_revert = kind is ChangeKind.REVERT
-        for each in sorted(commits, key=lambda row: (row.seq, row.promotion), reverse=is_revert):
+        whole = [*commits, *_earlier(histories[target], commits, run)]
+        for each in sorted(whole, key=lambda row: (row.seq, row.promotion), reverse=is_revert):
             wanted, then = (each.commit_id, each.previous_commit_id) if is_revert else _other_way(each)
             if held == wanted:
                 held = then
                 done.append(each)
-            else:
+            elif each in commits:
                 conflicts.append(InTheWay(request_id=each.request_id, target_key=each.target_key, held_commit_id=held))
     return done, tuple(conflicts)
+
+
+def _earlier(history: Sequence[CommitRow], commits: Sequence[CommitRow], run: str | None) -> list[CommitRow]:
+    """Commits of the run whose requests went on to another one (A, B, A): they are met only where they lie beneath."""
+    of_run = [each for each in history if each.kind == "commit" and each.run_id == run]
+    known = {each.commit_id for each in commits}
+    return list({each.commit_id: each for each in of_run if each.commit_id not in known}.values())
 
 
 def _other_way(commit: CommitRow) -> tuple[str | None, str]:

@@ -17,6 +17,7 @@ from batchmill.schemas.registry import CLASSES
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Row, Source
 from batchmill.schemas.status import Place
 from batchmill.streams.controlling import OVERSEER_COMMANDS
+from batchmill.streams.scoring import SCORE, is_job
 
 __all__ = ["Fold", "Logged", "Statement"]
 
@@ -166,8 +167,10 @@ class Fold:
                 pass
 
     def _checked(self, partition: int, offset: int, verdict: Verdict) -> None:
+        told_before = is_job(verdict.decided_by)  # the verdict that was scored has told all but the score
         for check in verdict.checks:
-            self._checks[verdict.job, verdict.version, check.id, check.severity, check.passed] += 1
+            if not told_before or check.id == SCORE:
+                self._checks[verdict.job, verdict.version, check.id, check.severity, check.passed] += 1
             if not check.passed:
                 row = (partition, offset, check.id, verdict.request_id, check.severity, check.path, check.note)
                 self._rows.setdefault(_CHECK_FAILED, []).append(row)

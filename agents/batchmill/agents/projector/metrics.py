@@ -245,7 +245,7 @@ def checks(view: View, scope: Scope | None = None) -> list[CheckCount]:
     """How often each declared check passed and failed."""
     return view.typed(
         CheckCount,
-        """SELECT job, version, id, severity, SUM(n) FILTER (WHERE passed) AS passed,
+        """SELECT job, version, id, severity, COALESCE(SUM(n) FILTER (WHERE passed), 0) AS passed,
         COALESCE(SUM(n) FILTER (WHERE NOT passed), 0) AS failed FROM check_counts
         WHERE (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version) GROUP BY 1, 2, 3, 4""",
         {name: value for name, value in (scope or Scope()).values.items() if name != "run"},
@@ -323,8 +323,10 @@ def _judged(view: View, values: Mapping[str, str | None]) -> dict[str, int]:
 
 def _quality(view: View, values: Mapping[str, str | None]) -> float | None:
     row = view.row(
-        """SELECT COUNT(*) AS n, COUNT(*) FILTER (WHERE action = 'accept') AS accepted FROM decisions
-        WHERE (:job IS NULL OR job = :job) AND ((:run IS NULL AND :version IS NULL) OR request_id IN
+        """SELECT COUNT(*) AS n, COUNT(*) FILTER (WHERE action = 'accept') AS accepted FROM decisions d
+        WHERE action IN ('accept', 'correct', 'decline') AND NOT EXISTS (SELECT 1 FROM decisions u
+          WHERE u.request_id = d.request_id AND u.action = 'undo' AND u.undoes = d.id)
+        AND (:job IS NULL OR job = :job) AND ((:run IS NULL AND :version IS NULL) OR request_id IN
           (SELECT request_id FROM lives WHERE (:run IS NULL OR run_id = :run)
             AND (:version IS NULL OR version = :version)))""",
         values,

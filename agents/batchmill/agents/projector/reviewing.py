@@ -256,12 +256,16 @@ def rated(view: View, job: str) -> list[RatedRow]:
 
 
 def gold_rows(view: View, job: str, *, after: str, limit: int) -> list[GoldRow]:
-    """By request id behind `after`: the newest accept or correction in force of each request that is still known."""
+    """By request id behind `after`: the newest accept or correction in force of each request that is still known.
+
+    One of several opinions about an answer that still waits is no example: nobody knows yet which of them holds.
+    """
     at = _VERDICT_AT.format(sha="f.output_sha256_seen")
     sql = f"""WITH f AS ({_IN_FORCE}), g AS (SELECT *, MAX(offset) FROM f WHERE request_id > :after GROUP BY request_id)
       SELECT f.id, f.request_id, f.job, l.version, l.source_id, f.action, f.actor, f.reason, f.decided_at_ms,
         f.partition, f.offset, l.input_offset, {at} AS verdict_at
       FROM g f JOIN lives l ON l.request_id = f.request_id WHERE f.action <> 'decline'
+        AND NOT (l.status = '{Status.NEEDS_REVIEW}' AND l.output_sha256 = f.output_sha256_seen)
       ORDER BY f.request_id LIMIT :limit"""
     return view.typed(GoldRow, sql, {"job": job, "after": after, "limit": limit})
 

@@ -10,7 +10,7 @@ next one; anything else is fenced and restored again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -34,6 +34,9 @@ OnSlice = Callable[[Task, Slice], None]
 #: Asks the group where the given tasks' inputs stand: partition -> topic -> position.
 Positions = Callable[[Iterable[int]], Awaitable[Mapping[int, Mapping[str, int]]]]
 Listener = Callable[[Task], None]
+Closing = Callable[[], Awaitable[None]]
+#: for each of the things that are closed at the end; what takes longer is left to the end of the process
+_CLOSE_SECONDS: Final = 5.0
 
 
 class Runtime:
@@ -51,6 +54,7 @@ class Runtime:
         self._effects = EffectRunner()
         self._on_ready: list[Listener] = [self._effects.start]
         self._on_lost: list[Listener] = [self._effects.stop]
+        self._on_end: list[Closing] = []
         self._cluster: str | None = None
         self._rounds = asyncio.Lock()  # one restore at a time; a newer one waits until the older has noticed
         self._trials = asyncio.Lock()  # what is suspected of killing the process is tried alone in it
@@ -85,6 +89,10 @@ class Runtime:
 
     def on_lost(self, listener: Listener) -> None:
         self._on_lost.append(listener)
+
+    def on_end(self, close: Closing) -> None:
+        """Close something of the application once no task can use it any more."""
+        self._on_end.append(close)
 
     def add_effect(self, name: str, run: Run) -> None:
         """Run `run(task)` for every owned task."""
@@ -328,4 +336,14 @@ class Runtime:
         if self._log is not None:
             await self._log.close()
             self._log = None
+        await asyncio.gather(*(_closed(close) for close in self._on_end))
         _LOG.info("tasks_stopped", tasks=[task.partition for task in owned])
+
+
+async def _closed(close: Closing) -> None:
+    """One that fails does not keep the others from it: everything that counts is committed already."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await close()
+    except Exception as error:  # noqa: BLE001
+        _LOG.warning("not_closed", kind=type(error).__name__)

@@ -76,9 +76,12 @@ SELECT pg_advisory_xact_lock(key) FROM (
 ) AS ordered
 """
 _LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtext('batchmill sink'))"
-#: classes of errors that are about a row: data, integrity, a view's check, a size; and what a trigger raises
-_REFUSING = ("22", "23", "44", "54")
+#: classes of errors that are about a row: data, integrity, a view's check, a size; and what a function of the user's
+#: runs into because of it (no CASE, several rows for one, an assertion, its own or another language's exception)
+_REFUSING = ("20", "21", "22", "23", "38", "39", "44", "54", "P0")
 _RAISED = "P0001"
+#: where the server says no to one row under whatever code: RAISE may name any, a row policy has that of a permission
+_RAISING, _CHECKING = "exec_stmt_raise", "ExecWithCheckOptions"
 #: rolled back by the server, or not let in: known to have taken nothing
 _ROLLED_BACK = ("40", "55")
 
@@ -342,13 +345,16 @@ def _refused(asked: SinkWrite | SinkChange, error: str) -> SinkResult:
 
 def _refuses(error: psycopg.Error) -> bool:
     code = error.sqlstate or ""
-    return code.startswith(_REFUSING) or code == _RAISED or isinstance(error, errors.DataError)
+    if code.startswith(_ROLLED_BACK):
+        return False
+    at_a_row = error.diag.source_function in {_RAISING, _CHECKING}
+    return at_a_row or code.startswith(_REFUSING) or isinstance(error, errors.DataError)
 
 
 def _reason(error: psycopg.Error) -> str:
     """What a refusal may tell: a trigger's own words, or the name of what refused; other texts quote the value."""
     found, diag = f"{type(error).__name__} ({error.sqlstate})", error.diag
-    if error.sqlstate == _RAISED:
+    if error.sqlstate == _RAISED or diag.source_function == _RAISING:
         return diag.message_primary or found
     names = [name for name in (diag.constraint_name, diag.column_name) if name]
     return f"{found}: {', '.join(names)}" if names else found

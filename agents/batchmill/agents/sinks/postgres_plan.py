@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from psycopg import sql
 
-from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, history_of, row_of, sha256_of
+from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, beneath_of, history_of, row_of, sha256_of
 from batchmill.streams.holding import Changed, Past, Target, change, write
 from batchmill.streams.ports import SinkChange, SinkResult, SinkWrite
 from batchmill.streams.sinks import HISTORY
@@ -62,8 +62,9 @@ _FACTS = (
     " ORDER BY seq DESC, promotion DESC LIMIT 1) n ON true"
 )
 _PAST = (
-    "SELECT h.target_key, h.commit_id, h.previous_commit_id, h.changed, h.reverted, h.change_order"
-    f" FROM {_OF_PAIRS} JOIN {{history}} h ON {_JOINED}"
+    "SELECT h.target_key, h.commit_id, h.previous_commit_id, h.changed, h.reverted, h.change_order,"
+    f" b.request_id, b.run_id, b.seq FROM {_OF_PAIRS} JOIN {{history}} h ON {_JOINED}"
+    " LEFT JOIN {history} b ON b.target_key = h.target_key AND b.commit_id = h.previous_commit_id"
 )
 _UPSERT = f"INSERT INTO {{table}} ({_COLUMNS}) SELECT * FROM unnest({_arrays(COLUMNS)}) {_ONTO}"
 _REMEMBER = f"INSERT INTO {{history}} ({', '.join(HISTORY_COLUMNS)}) SELECT * FROM unnest({_arrays(HISTORY_COLUMNS)})"
@@ -156,9 +157,14 @@ def parts(asked: Sequence[A]) -> Iterator[Sequence[A]]:
 def targets_from(facts: Sequence[Sequence[Any]], past: Sequence[Sequence[Any]]) -> dict[str, Target]:
     """The answers to `Names.facts` as facts of targets."""
     known: dict[str, dict[str, Past]] = {}
-    for key, commit_id, previous, changed, reverted, order in past:
+    for key, commit_id, previous, changed, reverted, order, *whose in past:
         known.setdefault(key, {})[commit_id] = Past(
-            commit_id=commit_id, previous_commit_id=previous, changed=changed, reverted=reverted, change_order=order
+            commit_id=commit_id,
+            previous_commit_id=previous,
+            changed=changed,
+            reverted=reverted,
+            change_order=order,
+            beneath=beneath_of(previous, whose),
         )
     return {
         key: Target(

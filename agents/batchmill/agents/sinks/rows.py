@@ -4,13 +4,13 @@ What must not live here: SQL of one database, or a decision.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchmill.streams.holding import Past
-from batchmill.streams.ports import SinkWrite
+from batchmill.streams.ports import Beneath, SinkWrite
 
-__all__ = ["COLUMNS", "HISTORY_COLUMNS", "foreign", "history_of", "row_of", "sha256_of"]
+__all__ = ["COLUMNS", "HISTORY_COLUMNS", "beneath_of", "foreign", "history_of", "row_of", "sha256_of"]
 
 #: of the user's table: the row that a target holds now
 COLUMNS = (
@@ -29,6 +29,14 @@ def row_of(write: SinkWrite, now_ms: int) -> tuple[Any, ...]:
 def history_of(row: tuple[Any, ...], past: Past) -> tuple[Any, ...]:
     """The history row of a new commit, in the order of HISTORY_COLUMNS."""
     return (*row, past.previous_commit_id, past.changed, past.reverted, past.change_order)
+
+
+def beneath_of(commit_id: str | None, whose: Sequence[Any]) -> Beneath | None:
+    """What a commit had replaced; `whose`: request, run and seq from its history row, all None when there is none."""
+    request_id, run_id, seq = whose
+    if commit_id is None or request_id is None:
+        return None
+    return Beneath(commit_id=commit_id, request_id=request_id, run_id=run_id, seq=seq)
 
 
 def sha256_of(text: str) -> str:

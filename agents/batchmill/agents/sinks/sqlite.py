@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from batchmill.agents import clock
-from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, foreign, history_of, row_of, sha256_of
+from batchmill.agents.sinks.rows import COLUMNS, HISTORY_COLUMNS, beneath_of, foreign, history_of, row_of, sha256_of
 from batchmill.streams.holding import Past, Target, change, write
 from batchmill.streams.ports import SinkChange, SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.sinks import HISTORY, SINKS, table_fault
@@ -72,7 +72,12 @@ _HELD = 'SELECT commit_id, output_json FROM "{table}" WHERE target_key = ?'
 _NEWEST = (
     f'SELECT seq, promotion FROM "{{table}}{HISTORY}" WHERE target_key = ? ORDER BY seq DESC, promotion DESC LIMIT 1'
 )
-_PAST = f'SELECT previous_commit_id, changed, reverted, change_order FROM "{{table}}{HISTORY}" {_OF_COMMIT}'
+_PAST = (
+    "SELECT h.previous_commit_id, h.changed, h.reverted, h.change_order, b.request_id, b.run_id, b.seq"
+    f' FROM "{{table}}{HISTORY}" h LEFT JOIN "{{table}}{HISTORY}" b'
+    " ON b.target_key = h.target_key AND b.commit_id = h.previous_commit_id"
+    " WHERE h.target_key = ? AND h.commit_id = ?"
+)
 
 
 class SqliteSink:
@@ -115,14 +120,36 @@ class SqliteSink:
 
     def _all(self, asked: tuple[T, ...], one: Callable[[sqlite3.Connection, T], SinkResult]) -> tuple[SinkResult, ...]:
         connection = self._connection or self._open()
+        refused: dict[int, SinkResult] = {}
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            results = tuple(self._try_one(connection, each, one) for each in asked)
-            connection.execute("COMMIT")
+            while True:  # each turn but the last refuses one more
+                results = self._attempt(connection, asked, one, refused)
+                if results is not None:
+                    return results
         except BaseException:
             self._forget(connection)
             raise
-        return results
+
+    def _attempt(
+        self,
+        connection: sqlite3.Connection,
+        asked: tuple[T, ...],
+        one: Callable[[sqlite3.Connection, T], SinkResult],
+        refused: dict[int, SinkResult],
+    ) -> tuple[SinkResult, ...] | None:
+        """The transaction. None: somebody's trigger refused a row by rolling all of it back; the row is in `refused`
+        now, and the others are to be written without it.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        results: list[SinkResult] = []
+        for at, each in enumerate(asked):
+            results.append(refused[at] if at in refused else self._try_one(connection, each, one))
+            if not connection.in_transaction:
+                refused[at] = results[-1]
+                self._tables.clear()  # one that was made in this transaction is gone
+                return None
+        connection.execute("COMMIT")
+        return tuple(results)
 
     def _try_one(
         self, connection: sqlite3.Connection, asked: T, one: Callable[[sqlite3.Connection, T], SinkResult]
@@ -137,10 +164,12 @@ class SqliteSink:
         try:
             result = one(connection, asked)
         except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeError, OverflowError, _IgnoredError) as error:
-            connection.execute("ROLLBACK TO one")
             # The text of UnicodeError quotes the value; that of SQLite names the constraint.
             told = isinstance(error, sqlite3.Error | _IgnoredError)
             result = _refused(asked, str(error) if told else type(error).__name__)
+            if not connection.in_transaction:  # RAISE(ROLLBACK): the savepoint is gone with all the rest
+                return result
+            connection.execute("ROLLBACK TO one")
         connection.execute("RELEASE one")
         return result
 
@@ -257,13 +286,14 @@ def _target(connection: sqlite3.Connection, asked: SinkWrite | SinkChange) -> Ta
 
 
 def _past(commit_id: str, row: tuple[Any, ...]) -> Past:
-    previous, changed, reverted, order = row
+    previous, changed, reverted, order, *whose = row
     return Past(
         commit_id=commit_id,
         previous_commit_id=previous,
         changed=bool(changed),
         reverted=bool(reverted),
         change_order=order,
+        beneath=beneath_of(previous, whose),
     )
 
 

@@ -36,6 +36,7 @@ from batchmill.streams.committing import (
     line_of,
     meet_verdict,
     note_down,
+    note_forgotten,
     note_up,
     place_of,
     settle,
@@ -99,6 +100,7 @@ class Committer:
 
     async def _pass(self, task: Task, lines: "_Lines") -> float:
         """Look at everything that is validated once, cut by cut; in how many seconds more may be done."""
+        began_s = clock.monotonic_s()
         after: str | None = None
         waiting: Counter[tuple[str, str]] = Counter()
         dues_s: list[float] = []
@@ -112,6 +114,8 @@ class Committer:
             after = intent.after
             if after is None:
                 self.waiting[task.partition] = dict(waiting)
+                lines.forget_unneeded(began_s)
+                self.kit.carry(task, note_forgotten(task.view, lines.failed()), src=f"effect:{EFFECT}")
                 return min([*dues_s, *lines.dues_s()], default=float("inf"))
             await asyncio.sleep(0)
 
@@ -300,6 +304,12 @@ class _Lines:
     def is_down(self, line: str) -> None:
         self.failures[line] += 1
         self._until_s[line] = clock.monotonic_s() + backoff_ms(self.failures[line] - 1) / 1_000
+
+    def forget_unneeded(self, began_s: float) -> None:
+        """Lines whose time had come before a pass began that then had nothing for them: they are not tried for ever."""
+        for line, until_s in tuple(self._until_s.items()):
+            if until_s <= began_s and line not in self._busy:
+                self.is_up(line)
 
     def raise_what_failed(self) -> None:
         """A writing that nobody waited for and that raised stops the effect, as any other would."""

@@ -98,7 +98,7 @@ class Controller:
         await task.capacity()
         try:
             found = await self.kit.bodies(task, "dead-letter", [each.offset for each in asked])
-            letters = {offset: codec.decode(record.value or b"", DeadLetter) for offset, record in found.items()}
+            letters = {offset: told for offset, record in found.items() if (told := _letter(record)) is not None}
             events = await self._events(task, letters.values())
         except LogSlowError:
             return False
@@ -116,6 +116,14 @@ class Controller:
             )
             self.kit.carry(task, orders, src=f"effect:redrive/{each.offset}")
         return True
+
+
+def _letter(record: LogRecord) -> DeadLetter | None:
+    """None: somebody else's record lies there, which is no letter and takes up nothing."""
+    try:
+        return codec.decode(record.value or b"", DeadLetter)
+    except codec.CodecError:
+        return None
 
 
 def _orders(task: Task, command: Control, record: LogRecord, now_ms: int) -> list[Order]:

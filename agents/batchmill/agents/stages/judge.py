@@ -79,6 +79,7 @@ class JudgeLoop:
             self.kit.carry(task, orders, src=f"effect:{EFFECT}/{life.request_id}")
             if result is not None and validating.refuses(orders):
                 self.refused(result)
+            await asyncio.sleep(0)  # one answer may take its time; a cut must not keep the worker from its group
 
     async def _decisions(self, task: Task, asked: Sequence[reviewing.Waiting]) -> bool:
         """Carry out a cut of decisions, as `_answers`."""
@@ -110,6 +111,7 @@ class JudgeLoop:
                 task.view, each, decision, beside, jobs=self.kit.jobs, now_ms=clock.wall_ms()
             )
             self.kit.carry(task, orders, src=f"effect:{EFFECT}/{each.row.key}")
+            await asyncio.sleep(0)
 
     def _isolate(self, task: Task, row: str) -> None:
         _log.error("judgement_given_up", row=row)

@@ -3,7 +3,8 @@
     Host        one of ours, else 421: a name that somebody else's DNS points here (rebinding) is not
     site        unsafe methods must come from our own pages (Sec-Fetch-Site, Origin), else 403; a program with a bearer
                 token and without the cookie is nobody's browser
-    person      bearer token or cookie; without any token made, on loopback only: whoever sits here, as an operator
+    person      bearer token or cookie; without any token made, on loopback only and not through a proxy: whoever sits
+                here, as an operator
     body        at most `web.body_bytes_max` within `web.body_seconds`, read before anything is done
 
 Every answer carries the security headers. What a role may do is said where the route is declared (`needs`).
@@ -24,13 +25,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchmill.agents.desk.model import DeskError, ErrorKind, Role, User
 from batchmill.agents.settings import WebSettings
-from batchmill.agents.web.problems import problem
+from batchmill.agents.web.problems import API, LOGIN, refusal
 from batchmill.agents.web.tokens import TokenError, TokenFile
 
-__all__ = ["API", "HEADERS", "LOGIN", "STATIC", "Gate", "is_loopback_host", "needs", "user_of"]
+__all__ = ["HEADERS", "STATIC", "Gate", "is_loopback_host", "needs", "user_of"]
 
-API: Final = "/api/"
-LOGIN: Final = "/login"
 STATIC: Final = "/static/"
 HEADERS: Final[Mapping[str, str]] = {
     "content-security-policy": (
@@ -39,13 +38,16 @@ HEADERS: Final[Mapping[str, str]] = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    # with `no-referrer` a browser names no origin when it posts a form, and we could not tell it from a stranger's
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _BEARER: Final = "bearer "
+#: what a proxy adds: whoever asks through one does not sit here, though the proxy does
+_PROXIED: Final = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 
 
 def is_loopback_host(host: str) -> bool:
@@ -81,9 +83,9 @@ class _Refusal:
     status: int
     detail: str
 
-    def answer(self) -> Response:
+    def answer(self, scope: Scope) -> Response:
         headers = {"www-authenticate": "Bearer"} if self.status == 401 else None
-        return problem(self.status, self.detail, headers=headers)
+        return refusal(str(scope["path"]), Headers(scope=scope), self.status, self.detail, headers=headers)
 
 
 class Gate:
@@ -112,7 +114,7 @@ class Gate:
             return
         body = await self._body(Headers(scope=scope), receive)
         if isinstance(body, _Refusal):
-            await body.answer()(scope, receive, guarded)
+            await body.answer(scope)(scope, receive, guarded)
             return
         await self._app(scope, _again(body, receive), guarded)
 
@@ -120,7 +122,7 @@ class Gate:
         """None, with the user in the scope; or what is answered instead."""
         refused = self._wrong_host(headers) or self._wrong_site(scope, headers)
         if refused is not None:
-            return refused.answer()
+            return refused.answer(scope)
         path = str(scope["path"])
         if path == LOGIN or path.startswith(STATIC):
             return None
@@ -131,7 +133,7 @@ class Gate:
         wants_page = "text/html" in headers.get("accept", "") and not path.startswith(API)
         if user.status == 401 and scope["method"] == "GET" and wants_page:
             return RedirectResponse(f"{LOGIN}?next={quote(_asked(scope), safe='/')}", status_code=303)
-        return user.answer()
+        return user.answer(scope)
 
     def _wrong_host(self, headers: Headers) -> _Refusal | None:
         given = headers.getlist("host")
@@ -154,16 +156,17 @@ class Gate:
     def _user(self, scope: Scope, headers: Headers) -> User | _Refusal:
         try:
             if not self._tokens.tokens():
-                return self._here(scope)
+                return self._here(scope, headers)
             given = _bearer(headers) or self._cookie(headers)
             user = None if given is None else self._tokens.user(given)
         except TokenError as error:
             return _Refusal(status=503, detail=str(error))
         return user or _Refusal(status=401, detail="a token is needed: `batchmill tokens create NAME --role ROLE`")
 
-    def _here(self, scope: Scope) -> User | _Refusal:
+    def _here(self, scope: Scope, headers: Headers) -> User | _Refusal:
         client = scope.get("client")
-        if self._local is not None and client is not None and is_loopback_host(client[0]):
+        sits_here = client is not None and is_loopback_host(client[0]) and _PROXIED.isdisjoint(headers.keys())
+        if self._local is not None and sits_here:
             return self._local
         return _Refusal(status=401, detail="there are no tokens yet: `batchmill tokens create NAME --role operator`")
 

@@ -52,6 +52,7 @@ _ID: Final = r"^[A-Za-z0-9._:-]{1,128}$"
 _SHA256: Final = r"^[0-9a-f]{64}$"
 
 Id = Annotated[str, Field(pattern=_ID)]
+Sha256 = Annotated[str, Field(pattern=_SHA256)]
 RequestId = Annotated[str, Path(pattern=_ID, description="Request id.")]
 Name = Annotated[str, Path(pattern=_NAME, description="The job's name.")]
 Job = Annotated[str | None, Query(pattern=_NAME, description="Only of this job.")]
@@ -101,6 +102,9 @@ class AcceptedMany(_Body):
 
     request_ids: tuple[Id, ...] = Field(min_length=1, max_length=10_000, description="Request ids.")
     expect: int = Field(ge=1, le=10_000, description="The number that was confirmed: exactly that of the ids.")
+    seen: dict[Id, Sha256] = Field(
+        default_factory=dict, description="By request id, `output_sha256` of the card that was looked at."
+    )
 
 
 class ChangedCommits(_Body):
@@ -277,7 +281,7 @@ def _deciding(router: APIRouter, desk: Desk) -> None:
     @router.post("/accept-many", **decides, tags=["review"])
     async def accept_many(user: Reviewer, body: Annotated[AcceptedMany, Body()]) -> tuple[Answer, ...]:
         """Accept all of them or none; the exact number confirms it."""
-        return await desk.accept_many(body.request_ids, user=user, expect=body.expect)
+        return await desk.accept_many(body.request_ids, user=user, expect=body.expect, seen=body.seen)
 
 
 def _operating(router: APIRouter, operations: Operations) -> None:
@@ -366,11 +370,13 @@ async def _events(first: Sequence[Change], heard: AsyncIterator[Change]) -> Asyn
     for change in first:
         yield _event(change)
     while True:
-        coming = asyncio.ensure_future(anext(heard))
+        coming = asyncio.ensure_future(anext(heard, None))
         try:
             while not (await asyncio.wait({coming}, timeout=_KEEP_ALIVE_SECONDS))[0]:
                 yield b": still here\n\n"
-            yield _event(coming.result())
+            if (told := coming.result()) is None:
+                return
+            yield _event(told)
         finally:
             coming.cancel()
 

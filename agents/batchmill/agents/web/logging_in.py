@@ -11,8 +11,7 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from batchmill.agents.settings import WebSettings
-from batchmill.agents.web.access import LOGIN
-from batchmill.agents.web.problems import problem
+from batchmill.agents.web.problems import LOGIN, refusal
 from batchmill.agents.web.tokens import TokenError, TokenFile
 
 __all__ = ["Failures", "login_router"]
@@ -59,11 +58,11 @@ def login_router(settings: WebSettings, tokens: TokenFile, failures: Failures) -
         if failures.must_wait(address):
             seconds = settings.failed_logins_seconds
             told = f"too many wrong tokens from this address; wait {seconds:g} s"
-            return problem(429, told, headers={"retry-after": f"{seconds:.0f}"})
+            return refusal(LOGIN, request.headers, 429, told, headers={"retry-after": f"{seconds:.0f}"})
         try:
             user = tokens.user(token.strip())
         except TokenError as error:
-            return problem(503, str(error))
+            return refusal(LOGIN, request.headers, 503, str(error))
         if user is None:
             failures.count(address)
             return RedirectResponse(f"{LOGIN}?failed=1", status_code=303)

@@ -1,6 +1,7 @@
 """What is answered when it does not go well: one form (RFC 9457), one table from our errors to HTTP's numbers.
 
-A detail says why and what to do. It holds no payload: what was sent is not repeated, what was found is not shown.
+A browser that asks for a page gets the same as one; programs, the API and htmx get the form. A detail says why and what
+to do. It holds no payload: what was sent is not repeated, what was found is not shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,30 @@ from typing import Any, Final
 
 import orjson
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from batchmill.agents.desk.model import DeskError, ErrorKind
 from batchmill.agents.logs import get_logger
+from batchmill.agents.web.pages.rendering import rendered
 
-__all__ = ["CONTENT_TYPE", "MEANINGS", "SCHEMA", "STATUS", "handlers", "problem", "responses"]
+__all__ = [
+    "API",
+    "CONTENT_TYPE",
+    "LOGIN",
+    "MEANINGS",
+    "SCHEMA",
+    "STATUS",
+    "handlers",
+    "problem",
+    "refusal",
+    "responses",
+]
 
+API: Final = "/api/"
+LOGIN: Final = "/login"
 CONTENT_TYPE: Final = "application/problem+json"
 STATUS: Final[Mapping[ErrorKind, int]] = {
     ErrorKind.NOT_FOUND: 404,
@@ -100,6 +116,28 @@ def problem(
     return Response(body, status_code=status, media_type=CONTENT_TYPE, headers=dict(headers or {}))
 
 
+def refusal(
+    path: str,
+    asked: Headers,
+    status: int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Response:
+    """As a page where a browser asks for one, else as `problem`. `asked`: the headers of the request."""
+    wants_page = "text/html" in asked.get("accept", "") and "hx-request" not in asked
+    if not wants_page or path.startswith(API):
+        return problem(status, detail, headers=headers, more=more)
+    back, back_name = (LOGIN, "Log in") if status == 401 else ("/review", "To the queue")
+    title = MEANINGS.get(status, HTTPStatus(status).phrase).rstrip(".")
+    frame = {"user": None, "signed_in": False, "here": "", "change": None}
+    told = {"title": title, "detail": detail, "back": back, "back_name": back_name}
+    page = rendered("error.html", status=status, **frame, **told)
+    page.headers.update(headers or {})
+    return page
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of these."""
     content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -116,24 +154,25 @@ def handlers() -> dict[Any, Any]:
     }
 
 
-async def _desk_error(_: Request, error: DeskError) -> Response:
+async def _desk_error(request: Request, error: DeskError) -> Response:
     checks = {"checks": [asdict(check) for check in error.checks]} if error.checks else {}
-    return problem(STATUS[error.kind], str(error), more=checks)
+    return refusal(request.url.path, request.headers, STATUS[error.kind], str(error), more=checks)
 
 
-async def _unreadable(_: Request, error: RequestValidationError) -> Response:
+async def _unreadable(request: Request, error: RequestValidationError) -> Response:
     """Where and what kind of mistake; never the value."""
     fields = [_Field(where=_where(each["loc"]), wrong=str(each["type"])) for each in error.errors()[:_FIELDS_MAX]]
-    return problem(422, "parts of the request are missing or wrong", more={"fields": [asdict(each) for each in fields]})
+    detail, more = "parts of the request are missing or wrong", {"fields": [asdict(each) for each in fields]}
+    return refusal(request.url.path, request.headers, 422, detail, more=more)
 
 
-async def _http_error(_: Request, error: HTTPException) -> Response:
-    return problem(error.status_code, str(error.detail), headers=error.headers)
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return refusal(request.url.path, request.headers, error.status_code, str(error.detail), headers=error.headers)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     get_logger(__name__).error("web_bug", path=request.url.path, kind=type(error).__name__, exc_info=error)
-    return problem(500, "a bug of ours; the server's log has more")
+    return refusal(request.url.path, request.headers, 500, "a bug of ours; the server's log has more")
 
 
 def _where(loc: Sequence[Any]) -> str:

@@ -20,7 +20,7 @@ from batchmill.agents.web.operating import Operations
 from batchmill.agents.web.pages.routes import pages_router
 from batchmill.agents.web.tokens import FILE_NAME, TokenFile
 
-__all__ = ["hosts_of", "run_web", "token_file"]
+__all__ = ["hosts_of", "local_of", "run_web", "token_file"]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  to refuse it, not to bind to it
@@ -34,15 +34,25 @@ def token_file(settings: Settings) -> TokenFile:
 def hosts_of(settings: Settings, host: str) -> frozenset[str]:
     """The names the server goes by; SettingsError when anybody could come in, or nobody."""
     more = frozenset(settings.web.allowed_hosts)
-    if not token_file(settings).tokens() and (more or not is_loopback_host(host)):
+    if not token_file(settings).tokens() and not _serves_here_only(settings, host):
         raise SettingsError(
             "there are no tokens, so only this machine is served: make one with"
-            " `batchmill tokens create NAME --role operator`, or take web.host 127.0.0.1 and no web.allowed_hosts"
+            " `batchmill tokens create NAME --role operator`,"
+            " or take web.host 127.0.0.1, no web.allowed_hosts and no web.tls_proxy"
         )
     if host in _ANY and not more:
         raise SettingsError(f"web.host {host} is every address; say in web.allowed_hosts by which names people come")
     own = _LOOPBACK if is_loopback_host(host) else frozenset() if host in _ANY else frozenset({host})
     return own | more
+
+
+def local_of(settings: Settings, host: str) -> User | None:
+    """Who comes in without a token, while there is none; None: nobody, also when the token file is lost later on."""
+    return User(name=actor_here(), role=Role.OPERATOR) if _serves_here_only(settings, host) else None
+
+
+def _serves_here_only(settings: Settings, host: str) -> bool:
+    return is_loopback_host(host) and not settings.web.allowed_hosts and not settings.web.tls_proxy
 
 
 async def run_web(
@@ -56,7 +66,7 @@ async def run_web(
     """Serve until `stop`; `say` is told where."""
     set_up_logging(settings.log, process="web", instance=settings.instance)
     hosts = hosts_of(settings, host)
-    local = User(name=actor_here(), role=Role.OPERATOR) if is_loopback_host(host) else None
+    local = local_of(settings, host)
 
     async def give(command: str, job: str, *, actor: str, body_json: str, wait_seconds: float) -> Issued:
         return await issue(settings, command, job, actor=actor, body_json=body_json, wait_seconds=wait_seconds)

@@ -4,7 +4,7 @@ What lives here: asking the desk and filling templates. What must not: one recor
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -87,11 +87,13 @@ def _with(counts: list[tuple[str, int]], chosen: str | None) -> list[tuple[str, 
 async def _told(heard: AsyncIterator[Change]) -> AsyncGenerator[bytes]:
     """The counts in the head, now and whenever they change; a comment now and then keeps the line open."""
     while True:
-        coming = asyncio.ensure_future(anext(heard))
+        coming = asyncio.ensure_future(anext(heard, None))
         try:
             while not (await asyncio.wait({coming}, timeout=_KEEP_ALIVE_SECONDS))[0]:
                 yield b": still here\n\n"
-            text = text_of("live.html", change=coming.result())
+            if (change := coming.result()) is None:
+                return
+            text = text_of("live.html", change=change)
         finally:
             coming.cancel()
         yield b"".join(b"data: %s\n" % line.encode() for line in text.splitlines()) + b"\n"
@@ -108,13 +110,15 @@ def _bulk(router: APIRouter, site: Site) -> None:
     @router.post("/bulk")
     async def look_again(request: Request) -> Response:
         trail, user = Trail.of(request.query_params), _reviewer(request)
-        ids = _ids(await pairs_of(request))
+        pairs = await pairs_of(request)
+        ids = _ids(pairs)
+        seen = _seen(pairs, ids)
         if not ids or len(ids) > site.review.bulk_max:
             told = f"Choose at least one and at most {site.review.bulk_max}."
             return await _choose(site, request, alert=told, status=422)
         page = await site.desk.queue(trail.filter, user=user, limit=site.review.page_rows_max)
         names = {item.request_id: item.source_id for item in page.items}
-        rows = [(name, names.get(name, "")) for name in ids]
+        rows = [(name, names.get(name, ""), seen[name]) for name in ids]
         return await site.page(request, "bulk_confirm.html", "bulk", trail=trail, ids=ids, rows=rows)
 
     @router.post("/bulk/accept")
@@ -122,12 +126,13 @@ def _bulk(router: APIRouter, site: Site) -> None:
         trail, user = Trail.of(request.query_params), _reviewer(request)
         pairs = await pairs_of(request)
         ids, expect = _ids(pairs), first(pairs, "expect") or ""
+        seen = _seen(pairs, ids)
         if not expect.isascii() or not expect.isdigit() or len(expect) > 6:
             raise DeskError(ErrorKind.REFUSED, "the number that was confirmed is missing; confirm again")
         try:
-            await site.desk.accept_many(ids, user=user, expect=int(expect))
+            await site.desk.accept_many(ids, user=user, expect=int(expect), seen=seen)
         except DeskError as error:
-            if error.kind is not ErrorKind.CONFLICT or not await _all_mine(site, ids, user):
+            if error.kind is not ErrorKind.CONFLICT or not await _all_mine(site, seen, user):
                 raise
         return went_to(f"/review/bulk/done/{len(ids)}{trail.queue.query}")
 
@@ -153,11 +158,20 @@ def _ids(pairs: Pairs) -> list[str]:
     return list(dict.fromkeys(value for name, value in pairs if name == "id" and is_id(value)))
 
 
+def _seen(pairs: Pairs, ids: Sequence[str]) -> dict[str, str]:
+    """The answers that were looked at, by request."""
+    seen = {name: first(pairs, f"seen.{name}") for name in ids}
+    told = {name: sha256 for name, sha256 in seen.items() if sha256 is not None}
+    if len(told) < len(seen):
+        raise DeskError(ErrorKind.REFUSED, "the form does not say which answers were looked at; open the page again")
+    return told
+
+
 async def _choose(site: Site, request: Request, *, alert: str | None = None, status: int = 200) -> Response:
     trail, user = Trail.of(request.query_params), _reviewer(request)
     free = trail.but(mine=True)
     page = await site.desk.queue(free.filter, user=user, limit=_BULK_ROWS, after=trail.after)
-    outputs = await _outputs(site, page.items, user)
+    cards = await _cards(site, page.items, user)
     return await site.page(
         request,
         "bulk.html",
@@ -165,29 +179,30 @@ async def _choose(site: Site, request: Request, *, alert: str | None = None, sta
         status=status,
         trail=trail,
         alert=alert,
-        rows=list(zip(page.items, outputs, strict=True)),
+        rows=list(zip(page.items, cards, strict=True)),
         after=page.after,
         bulk_max=site.review.bulk_max,
         **await _counts(site, trail),
     )
 
 
-async def _outputs(site: Site, items: Sequence[QueueItem], user: User) -> list[Any]:
-    """The answers, a bounded number asked for at once."""
+async def _cards(site: Site, items: Sequence[QueueItem], user: User) -> list[Card]:
+    """A bounded number asked for at once."""
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(item: QueueItem) -> Card:
         async with places:
             return await site.desk.card(item.request_id, user=user)
 
-    return [card.output for card in await asyncio.gather(*map(ask, items))]
+    return list(await asyncio.gather(*map(ask, items)))
 
 
-async def _all_mine(site: Site, ids: Sequence[str], user: User) -> bool:
-    """Whether this very form was sent before: all of them are accepted by this person already."""
-    for name in ids:
+async def _all_mine(site: Site, seen: Mapping[str, str], user: User) -> bool:
+    """Whether this very form was sent before: this person has accepted all of these answers already."""
+    for name, sha256 in seen.items():
         card = await site.desk.card(name, user=user)
         newest = card.pending or (card.decisions[-1] if card.decisions else None)
-        if newest is None or (newest.actor, newest.action) != (user.name, "accept"):
+        told = None if newest is None else (newest.actor, newest.action, newest.output_sha256_seen)
+        if told != (user.name, "accept", sha256):
             return False
     return True

@@ -37,6 +37,8 @@ _DEFER_CHOICES = (
     ("604800", "for a week"),
 )
 _MS = 1_000
+#: a page holds its record for so long without a step of whoever opened it
+_HELD_MS_MAX = 30 * 60 * _MS
 
 Act = Callable[[User], Awaitable[Answer]]
 
@@ -100,10 +102,20 @@ def _steps(router: APIRouter, site: Site) -> None:
     @router.post("/{request_id}/lock")
     async def hold_longer(request: Request, request_id: str) -> Response:
         try:
+            _refuse_left_open(request.query_params.get("since", ""), site.now_ms())
             await site.desk.lock(_named(request_id), user_of(request))
         except DeskError as error:
             return HTMLResponse(text_of("lock_lost.html", detail=str(error)))
         return HTMLResponse("")
+
+
+def _refuse_left_open(since: str, now_ms: int) -> None:
+    """A page holds its record for whoever works on it; one that was left open must not hold it for ever."""
+    begun_ms = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
+    if now_ms - begun_ms > _HELD_MS_MAX:
+        minutes = _HELD_MS_MAX // 60_000
+        told = f"this page was open for {minutes} minutes and holds its record no longer; open it again to go on"
+        raise DeskError(ErrorKind.CONFLICT, told)
 
 
 async def _leave(site: Site, request: Request, left: Sequence[str]) -> None:
@@ -163,6 +175,7 @@ async def _page(site: Site, request: Request, request_id: str, how: _Shown) -> R
         defer_choices=_DEFER_CHOICES,
         next_address=f"/review/next{trail.behind(request_id, card.item.cursor).query}",
         back_address=_back_address(request_id, trail),
+        lock_address=_also(record_path(request_id, trail.queue, "lock"), f"since={site.now_ms()}"),
         here_address=record_path(request_id, trail.but(done=None)),
         all_address=_all_address(request_id, trail),
     )
@@ -179,8 +192,11 @@ def _back_address(request_id: str, trail: Trail) -> str | None:
 
 
 def _all_address(request_id: str, trail: Trail) -> str:
-    address = record_path(request_id, trail.but(done=None))
-    return f"{address}{'&' if '?' in address else '?'}all=1"
+    return _also(record_path(request_id, trail.but(done=None)), "all=1")
+
+
+def _also(address: str, pair: str) -> str:
+    return f"{address}{'&' if '?' in address else '?'}{pair}"
 
 
 def _waits(card: Card) -> bool:
@@ -235,7 +251,7 @@ def _decisions(router: APIRouter, site: Site) -> None:
     async def accept(request: Request, request_id: str) -> Response:
         seen = first(await pairs_of(request), "seen")
         return await _decide(
-            site, request, request_id, "accept", lambda user: site.desk.accept(request_id, user=user, seen=seen)
+            site, request, request_id, "accept", seen, lambda user: site.desk.accept(request_id, user=user, seen=seen)
         )
 
     @router.post("/{request_id}/decline")
@@ -247,6 +263,7 @@ def _decisions(router: APIRouter, site: Site) -> None:
             request,
             request_id,
             "decline",
+            seen,
             lambda user: site.desk.decline(request_id, reason, user=user, seen=seen),
         )
 
@@ -258,7 +275,12 @@ def _decisions(router: APIRouter, site: Site) -> None:
             raise DeskError(ErrorKind.REFUSED, "choose until when it is put off")
         until_ms = site.now_ms() + int(seconds) * _MS
         return await _decide(
-            site, request, request_id, "defer", lambda user: site.desk.defer(request_id, until_ms, user=user, seen=seen)
+            site,
+            request,
+            request_id,
+            "defer",
+            seen,
+            lambda user: site.desk.defer(request_id, until_ms, user=user, seen=seen),
         )
 
     @router.post("/{request_id}/undo")
@@ -273,7 +295,7 @@ def _decisions(router: APIRouter, site: Site) -> None:
         return await _correct(site, request, _named(request_id))
 
 
-async def _decide(site: Site, request: Request, request_id: str, action: str, act: Act) -> Response:
+async def _decide(site: Site, request: Request, request_id: str, action: str, seen: str | None, act: Act) -> Response:
     """Do it and go on; what was refused is said on the record's own page."""
     user = user_of(request)
     _named(request_id)
@@ -282,18 +304,19 @@ async def _decide(site: Site, request: Request, request_id: str, action: str, ac
     except DeskError as error:
         if error.kind not in {ErrorKind.CONFLICT, ErrorKind.REFUSED}:
             raise
-        pending = await _pending(site, request_id, user)
-        if pending is None or (pending.actor, pending.action) != (user.name, action):
+        if not await _is_done(site, request_id, user, action, seen):
             return await _page(site, request, request_id, _Shown(alert=str(error), status=STATUS[error.kind]))
         return await _go_on(site, request, request_id, Done(request_id=request_id, action=action, undo_until_ms=None))
     done = Done(request_id=request_id, action=action, undo_until_ms=answer.undo_until_ms)
     return await _go_on(site, request, request_id, done)
 
 
-async def _pending(site: Site, request_id: str, user: User) -> Decision | None:
-    """The decision on its way: of a form that was sent twice, the first."""
+async def _is_done(site: Site, request_id: str, user: User, action: str, seen: str | None) -> bool:
+    """Whether this person has decided just that about this very answer: the form was sent twice."""
     card = await site.desk.card(request_id, user=user)
-    return card.pending or _in_force(card.decisions)
+    done = card.pending or _in_force(card.decisions)
+    told = None if done is None else (done.actor, done.action, done.output_sha256_seen)
+    return seen is not None and told == (user.name, action, seen)
 
 
 async def _go_on(site: Site, request: Request, request_id: str, done: Done) -> Response:
@@ -324,8 +347,7 @@ async def _correct(site: Site, request: Request, request_id: str) -> Response:
     except DeskError as error:
         if error.kind not in {ErrorKind.CONFLICT, ErrorKind.REFUSED}:
             raise
-        pending = await _pending(site, request_id, user_of(request))
-        if pending is not None and (pending.actor, pending.action) == (user_of(request).name, "correct"):
+        if await _is_done(site, request_id, user_of(request), "correct", first(pairs, "seen")):
             done = Done(request_id=request_id, action="correct", undo_until_ms=None)
             return await _go_on(site, request, request_id, done)
         return await _refused(site, request, request_id, form, _notes(error.checks), str(error))

@@ -29,8 +29,6 @@ ASSETS: Mapping[str, Path] = {
     for path in sorted(_STATIC.rglob("*"))
     if path.suffix in {".js", ".css", ".svg"}
 }
-#: with `no-referrer` a browser names no origin when it posts a form, and the gate could not tell it from a stranger's
-_HEADERS = {"Referrer-Policy": "same-origin"}
 #: address, name and key of what stands in the head beside the queue
 _MORE_PAGES = (("/runs", "Runs", "runs"), ("/dead-letters", "Dead letters", "letters"))
 _SHORT_CHARS = 12
@@ -100,4 +98,4 @@ def text_of(template: str, **values: Any) -> str:
 
 def rendered(template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A whole page."""
-    return HTMLResponse(text_of(template, **values), status_code=status, headers=_HEADERS)
+    return HTMLResponse(text_of(template, **values), status_code=status)
