@@ -256,6 +256,7 @@ def names(record: Record, **drift: Any) -> dict[str, str]:
         (0.5, "(number)"),
         ([1], "(list)"),
         ("x" * 99, "x" * 64),
+        ("\x1b[2J", "\\u001b[2J"),
     ],
 )
 def test_a_class_is_a_short_name_of_the_value(label: Any, name: str) -> None:

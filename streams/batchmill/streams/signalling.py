@@ -140,16 +140,21 @@ def _members(input_json: str) -> str:
         return f"({_kind(given)})"
     names = sorted(name for name, value in given.items() if value is not None)
     more = "" if len(names) <= _MEMBERS_MAX else f" and {len(names) - _MEMBERS_MAX} more"
-    return (",".join(names[:_MEMBERS_MAX])[:_NAME_CHARS_MAX] + more) or "(none)"
+    return (_name(",".join(names[:_MEMBERS_MAX])) + more) or "(none)"
 
 
 def _class(output_json: str, path: Path) -> str:
     value = path.find(orjson.loads(output_json))
     if isinstance(value, str):
-        return value[:_NAME_CHARS_MAX]
+        return _name(value)
     if value is None or isinstance(value, bool | int):
-        return orjson.dumps(value).decode()[:_NAME_CHARS_MAX]
+        return orjson.dumps(value).decode()
     return "(absent)" if value is ABSENT else f"({_kind(value)})"
+
+
+def _name(text: str) -> str:
+    """Short, and nothing that a terminal would obey: it is told in logs, alarms and reasons."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text[:_NAME_CHARS_MAX])
 
 
 def _kind(value: Any) -> str:
