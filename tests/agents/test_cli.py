@@ -1,6 +1,7 @@
 """The command line without a broker: help, exit codes, JSON, and what is said when something is missing."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -313,6 +314,22 @@ def test_the_faults_of_the_simulator_are_named(at: list[str], capsys: pytest.Cap
         ("--time-scale", "0"),
     ):
         assert run([*at, "simulate", *wrong]) == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("command", ["simulate", "serve"])
+def test_a_port_that_is_taken_is_said_without_a_traceback(
+    at: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run([*at, "--set", "health.enabled=false", command, "--port", str(port)]) == ExitCode.CONFLICT
+    assert f"port {port} of 127.0.0.1 is in use" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("empty_view")
+def test_a_dash_is_standard_output_for_letters_too(at: list[str], tmp_path: Path) -> None:
+    assert run([*at, "dlq", "export", "--output", "-"]) == 0
+    assert not (tmp_path / "-").exists()
 
 
 @pytest.mark.usefixtures("empty_view")

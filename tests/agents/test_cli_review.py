@@ -72,7 +72,7 @@ def test_a_correction_comes_from_a_file_and_is_refused_with_its_checks(at: Termi
     wrong.write_text('{"label": "SECRET", "confidence": 1}')
     code, out, err = at("review", "correct", name, "--output", str(wrong))
     assert code == ExitCode.GATE
-    assert "label" in err
+    assert "category at label" in err
     assert "SECRET" not in out + err
     assert at("review", "correct", name, "--output", str(right))[0] == 0
     assert at("review", "correct", name, "--output", str(tmp_path / "none"))[0] == ExitCode.NOT_FOUND

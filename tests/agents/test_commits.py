@@ -266,5 +266,5 @@ def test_status_says_what_holds_commits_up_and_what_to_type(log: Log) -> None:
     text = "\n".join(lines(report, None))
     assert f"`batchmill commits go {JOB}`" in text
     assert "sink sqlite takes no writes in 1 tasks" in text
-    assert "1 commits wait" in text
+    assert "commits that wait: 1" in text
     assert plain(report, None)["commits"]["waiting"] == 1

@@ -5,7 +5,7 @@ import socket
 import httpx
 import pytest
 
-from batchmill.agents.health import serving_health
+from batchmill.agents.health import PortTakenError, serving_health
 from batchmill.agents.settings import HealthSettings, Settings
 from batchmill.agents.telemetry import Telemetry
 
@@ -56,7 +56,7 @@ async def test_it_listens_on_loopback_and_stops_with_its_owner():
 async def test_a_taken_port_is_an_error_rather_than_somebody_elses_answer():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = HealthSettings(port=taken.getsockname()[1])
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(PortTakenError, match=r"health: port .* in use"):
             async with serving_health(settings, reasons=list, metrics=lambda: b""):
                 pass
 

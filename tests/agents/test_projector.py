@@ -513,6 +513,10 @@ def test_the_run_metrics_are_those_of_the_definitions(log: Log) -> None:
         actor="me", decided_at_ms=1,
     )  # fmt: skip
     log.add("decisions", 1, encode(decision))
+    # a machine's score, and what its author took back, are nobody's opinion of the quality
+    log.add("decisions", 1, encode(replace(decision, id="2", action="score", actor="job:second")))
+    log.add("decisions", 1, encode(replace(decision, id="3", action="decline", actor="you")))
+    log.add("decisions", 1, encode(replace(decision, id="4", action="undo", actor="you", undoes="3")))
     log.fold()
     with log.view() as view:
         told = metrics(view, Scope(job=JOB))
@@ -553,6 +557,20 @@ def test_failures_are_counted_by_reason_and_place(log: Log) -> None:
         (Reason.DUPLICATE, "excluded"): 1,
         (Reason.LOW_CONFIDENCE, "in_review"): 1,
     }
+
+
+def test_a_letter_that_was_brought_back_is_no_failure_any_more(log: Log) -> None:
+    one_of_each(log)
+    life = a_life(log.raw(), "f", status=Status.COMMITTED, redrives=1)
+    log.row(life, partition=1)
+    letter = replace(a_letter(life.origin, request_id=life.request_id, reason=Reason.SINK_REFUSED), id="dl-f")
+    log.add("dead-letter", 1, encode(letter))
+    log.fold()
+    with log.view() as view:
+        told = [failure for failure in failures(view) if failure.place == Place.DEAD_LETTERED]
+        standing = accounting(view).account.places[Place.DEAD_LETTERED]
+    assert Reason.SINK_REFUSED not in {failure.reason for failure in told}
+    assert sum(failure.count for failure in told) == standing
 
 
 def test_the_funnel_narrows_by_stage(log: Log) -> None:

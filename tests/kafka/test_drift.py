@@ -88,7 +88,7 @@ async def test_news_after_tweets_pause_the_job_whoever_is_killed(
     gold = tmp_path / "gold.jsonl"
     gold.write_text("".join(json.dumps(row) + "\n" for row in [*tweets, *news]))
     settings = {"topic_prefix": topic_prefix}
-    async with small_rig(tmp_path, broker, SPEC, settings, gold=gold) as rig:
+    async with small_rig(tmp_path, broker, SPEC, settings, gold_path=gold) as rig:
         await publish(rig, SPEC.job, {row["id"]: row["text"] for row in tweets})
         await eventually("something is counted", lambda: counted(rig).get("classes", 0) > 0)
         await kill_the_overseer(rig)

@@ -30,4 +30,5 @@ def test_the_class_of_an_error_is_what_to_do(error: type[ProviderError], action:
 def test_an_error_tells_code_status_and_hint() -> None:
     told = TransientError("slow_down", http_status=429, retry_after_seconds=2, hint="wait")
     assert str(told) == "slow_down (HTTP 429): wait"
+    assert str(TransientError("sink_not_set", hint="set it")) == "sink_not_set: set it"
     assert (told.code, told.http_status, told.retry_after_seconds) == ("slow_down", 429, 2)

@@ -5,6 +5,7 @@ is ready), `/metrics` (Prometheus text). What must not: anything that changes st
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,11 +22,17 @@ from typing_extensions import override
 from batchmill.agents.logs import get_logger
 from batchmill.agents.settings import HealthSettings
 
-__all__ = ["health_app", "serving", "serving_health"]
+__all__ = ["PortTakenError", "bound", "health_app", "serving", "serving_health"]
 
 #: How long a probe that is being answered may hold up the end of the process.
 STOP_SECONDS = 1
 STARTED_LOOK_SECONDS = 0.01
+_BACKLOG = 1_024
+
+
+class PortTakenError(Exception):
+    """Somebody else listens there."""
+
 
 #: What keeps the process from being ready; empty when it is.
 Reasons = Callable[[], Sequence[str]]
@@ -70,7 +77,7 @@ async def serving(
     app: ASGIApp, *, host: str, port: int, name: str, connections_max: int | None = None
 ) -> AsyncIterator[str]:
     """Serve any application beside what the process does; gives the base URL."""
-    listening = socket.create_server((host, port))
+    listening = bound(host, port, name=name)
     url = f"http://{host}:{listening.getsockname()[1]}"
     server = _GuestServer(_config(app, connections_max))
     running = asyncio.create_task(server.serve([listening]), name=name)
@@ -81,6 +88,23 @@ async def serving(
     finally:
         server.should_exit = True
         await running
+
+
+def bound(host: str, port: int, *, name: str) -> socket.socket:
+    """A socket that listens there; PortTakenError when another process does."""
+    # asyncio switches Nagle's delay off only where the protocol is named; else every answer waits 40 ms for an ACK
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        told = f"{name}: port {port} of {host} is in use by another process; name another port, or 0 for a free one"
+        raise PortTakenError(told) from None
+    listening.listen(_BACKLOG)
+    return listening
 
 
 class _GuestServer(uvicorn.Server):

@@ -65,7 +65,8 @@ class ProviderError(Exception):
     def __init__(
         self, code: str, *, http_status: int | None = None, retry_after_seconds: float | None = None, hint: str = ""
     ) -> None:
-        super().__init__(f"{code} (HTTP {http_status}){': ' if hint else ''}{hint}")
+        answered = "" if http_status is None else f" (HTTP {http_status})"
+        super().__init__(f"{code}{answered}{': ' if hint else ''}{hint}")
         self.code = code
         self.http_status = http_status
         self.retry_after_seconds = retry_after_seconds

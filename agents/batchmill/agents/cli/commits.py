@@ -278,12 +278,16 @@ async def _issue(
         issued_at_ms=clock.wall_ms(),
     )
     tasks: dict[int, Progress] = {}
+    said = [""]
 
     def told(partition: int, row: bytes) -> None:
         tasks[partition] = progress_of(decode(row, Meta))
         sums = [sum(getattr(each, name) for each in tasks.values()) for name in ("done", "conflicts", "refused")]
         over = sum(each.finished for each in tasks.values())
-        here.say(f"{sums[0]:,} done, {sums[1]:,} conflicts, {sums[2]:,} refused; {over} tasks have finished")
+        line = f"done {sums[0]:,}, conflicts {sums[1]:,}, refused {sums[2]:,}; tasks that have finished: {over}"
+        if line != said[-1]:
+            said.append(line)
+            here.say(line)
 
     await issue_watching(
         here.settings,

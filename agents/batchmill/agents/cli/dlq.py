@@ -147,7 +147,7 @@ def show(
         here.emit("dlq.show", {"letter": row, "remedy": remedy, **shown(told)})
         return
     fields = shown(told)
-    here.fields((field, fields[field]) for field in fields if field not in {"origin", "checks"})
+    here.fields(_for_people(name, value) for name, value in fields.items() if name not in {"origin", "checks"})
     for check in () if told.letter is None else told.letter.checks:
         if not check.passed:
             typer.echo(f"failed: {check.id} ({check.severity}) at {check.path or '$'}: {check.note or ''}")
@@ -167,7 +167,7 @@ def export(
     where: Annotated[str | None, WHERE] = None,
     all_: Annotated[bool, ALL] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="A new file; default: standard output.")] = None,
+    output: Annotated[Path, typer.Option(metavar="FILE|-", help="A new file; - is standard output.")] = Path("-"),
 ) -> None:
     """Write dead letters with their originals, one JSON object a line, the newest first.
 
@@ -183,7 +183,7 @@ def export(
         job=job, reasons=reason, stage=stage, version=version, fault=fault, since=since, until=until, where=where
     )
     with reading(here, asked, standing=not all_, limit=limit) as (_, letters):
-        if output is None:
+        if str(output) == "-":
             written = asyncio.run(_export(here, letters, sys.stdout.buffer))
         else:
             try:
@@ -191,7 +191,7 @@ def export(
                     written = asyncio.run(_export(here, letters, file))
             except FileExistsError:
                 raise CommandError(f"{output} exists already; name a new file", ExitCode.CONFLICT) from None
-    here.say(f"{written} dead letters written")
+    here.say(f"dead letters written: {written:,}")
 
 
 async def _export(here: "Door", rows: Any, file: "BinaryIO") -> int:
@@ -214,6 +214,12 @@ async def _first(here: "Door", row: "DeadLetterRow") -> Any:
     async for _, original in originals(here.settings, [row]):
         return original
     raise AssertionError("one was asked for, one is told of")
+
+
+def _for_people(name: str, value: Any) -> tuple[str, Any]:
+    if value is not None and name == "cost_nanos":
+        return "cost", f"${value / _NANOS:,.6f}"
+    return ("failed", utc(value)) if name == "failed_at_ms" else (name, value)
 
 
 def _cost(group: "Group") -> str:

@@ -77,11 +77,12 @@ def _missing() -> tuple[type[Exception], ...]:
 
 
 def _conflict() -> tuple[type[Exception], ...]:
+    from batchmill.agents.health import PortTakenError
     from batchmill.agents.projector import ViewBusyError
     from batchmill.agents.projector.projector import PositionLostError
     from batchmill.agents.topics import TopicsMismatchError
 
-    return (TopicsMismatchError, ViewBusyError, PositionLostError)
+    return (TopicsMismatchError, ViewBusyError, PositionLostError, PortTakenError)
 
 
 def _refused_by_runtime() -> tuple[type[Exception], ...]:

@@ -57,7 +57,7 @@ async def _kafka(settings: "Settings") -> AsyncIterator[Finding]:
     try:
         async with TopicAdmin(settings) as admin:
             brokers = await admin.brokers()
-            yield Finding(what="kafka", level=Level.OK, found=f"{brokers} brokers behind {servers}")
+            yield Finding(what="kafka", level=Level.OK, found=f"brokers behind {servers}: {brokers}")
             yield _replication(settings, brokers)
             changes = await admin.plan()
     except KafkaUnreachableError as error:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 JOB = typer.Option(help="Only of this job.")
-REASON = typer.Option(help="Only for this reason; may be said again for more.")
+REASON = typer.Option(metavar="REASON", help="Only for this reason, as `list` shows it; may be said again for more.")
 STAGE = typer.Option(help="Only of this stage, as `list` shows it.")
 VERSION = typer.Option(help="Only of this frozen version.")
 FAULT = typer.Option(help="Only where it is up to these to act.")

@@ -35,7 +35,7 @@ def list_(
     context: typer.Context,
     job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
     status: Annotated[list[Status] | None, typer.Option(help="Only in this status; may be repeated.")] = None,
-    reason: Annotated[Reason | None, typer.Option(help="Only with this reason.")] = None,
+    reason: Annotated[Reason | None, typer.Option(metavar="REASON", help="Only with this reason, as shown.")] = None,
     source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,

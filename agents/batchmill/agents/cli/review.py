@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 REQUEST = typer.Argument(metavar="REQUEST", help="Request id, from `review list`.")
 REASON = typer.Option(help="Why, for the record.")
+WAITS_FOR = typer.Option(metavar="REASON", help="Only what waits for this reason, as `list` shows it.")
 ACTOR = typer.Option(help="Who decides, for the record; default: user@host.")
 JOB = typer.Option(help="Only of this job.")
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
@@ -42,7 +43,7 @@ def add(app: typer.Typer) -> None:
 def list_(
     context: typer.Context,
     job: Annotated[str | None, JOB] = None,
-    reason: Annotated[Reason | None, typer.Option(help="Only what waits for this reason.")] = None,
+    reason: Annotated[Reason | None, WAITS_FOR] = None,
     sampled: Annotated[bool, typer.Option("--sampled", help="Only what was drawn as a sample.")] = False,
     deferred: Annotated[bool, typer.Option("--deferred", help="Also what was put off.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
@@ -84,7 +85,7 @@ def list_(
 def next_(
     context: typer.Context,
     job: Annotated[str | None, JOB] = None,
-    reason: Annotated[Reason | None, typer.Option(help="Only what waits for this reason.")] = None,
+    reason: Annotated[Reason | None, WAITS_FOR] = None,
     actor: Annotated[str | None, ACTOR] = None,
     json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -326,7 +327,7 @@ def export(
                 count += 1
         return count
 
-    here.say(f"{_at_desk(here, write)} examples")
+    here.say(f"examples written: {_at_desk(here, write):,}")
 
 
 def _at_desk(here: Door, act: "Callable[[Desk], Awaitable[T]]") -> T:
@@ -345,7 +346,7 @@ def _at_desk(here: Door, act: "Callable[[Desk], Awaitable[T]]") -> T:
     except DeskError as error:
         if not error.checks:
             raise
-        failed = "; ".join(f"{check.path or '$'}: {check.note or check.id}" for check in error.checks)
+        failed = "; ".join(f"{check.id} at {check.path or '$'}: {check.note or 'failed'}" for check in error.checks)
         raise CommandError(f"{error}: {inert(failed)}", ExitCode.GATE) from None
 
 

@@ -287,8 +287,8 @@ def _commit_lines(report: Report) -> list[str]:
         why = f"{sum(each.commits for each in tasks):,} made, {sum(each.changed for each in tasks):,} changed something"
         told.append(f"commits of {job} version {version} are held by their limit in {len(tasks)} tasks: {why};")
         told.append(f"  look at them, then `batchmill commits go {job}`")
-    if told:
-        told.append(f"{report.commits_waiting:,} commits wait")
+    if told and report.commits_waiting:
+        told.append(f"commits that wait: {report.commits_waiting:,}")
     return ["", *told] if told else []
 
 

@@ -67,7 +67,10 @@ def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
     here.table(columns, rows, empty="no tokens: whoever sits at this machine is an operator, nobody else comes in")
 
 
-def revoke(context: typer.Context, name: Annotated[str, NAME]) -> None:
+def revoke(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose token ends; see `tokens list`.")],
+) -> None:
     """End a token with the next request made with it.
 
     \b

@@ -26,7 +26,18 @@ from batchmill.streams.quoting import Kept, Quote, Way, quote, quote_event
 from batchmill.streams.remedies import REMEDIES
 from batchmill.streams.selecting import Letter, LetterCheck, Where
 
-__all__ = ["DeadLetterRow", "Group", "Quoter", "Taking", "Wanted", "letter", "letter_of", "letters", "summary"]
+__all__ = [
+    "STANDING",
+    "DeadLetterRow",
+    "Group",
+    "Quoter",
+    "Taking",
+    "Wanted",
+    "letter",
+    "letter_of",
+    "letters",
+    "summary",
+]
 
 _NANOS: Final = 10**9
 _MS: Final = 1000
@@ -96,7 +107,7 @@ class Group:
 
 
 #: A letter stands as long as its life is where it left it; one without a life, as long as nothing else was said of it.
-_STANDING = f"""CASE WHEN EXISTS (SELECT 1 FROM lives l WHERE l.request_id = d.request_id)
+STANDING = f"""CASE WHEN EXISTS (SELECT 1 FROM lives l WHERE l.request_id = d.request_id)
   THEN (SELECT l.status = '{Status.FAILED_TERMINAL}' AND l.redrives = d.redrives FROM lives l
     WHERE l.request_id = d.request_id)
   ELSE (SELECT r.letter = 'dead_lettered' AND NOT r.alive AND r.letter_at_ms = d.at_ms FROM raw r
@@ -269,5 +280,5 @@ def _where(wanted: Wanted) -> tuple[str, tuple[object, ...]]:
         texts.append(f"reason IN ({', '.join('?' * len(wanted.reasons))})")
         values += wanted.reasons
     if wanted.standing:
-        texts.append(_STANDING)
+        texts.append(STANDING)
     return " AND ".join(texts) or "1", tuple(values)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchmill.agents.projector.costs import Cause, costs
+from batchmill.agents.projector.letters import STANDING
 from batchmill.agents.projector.reading import View
 from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.status import ChunkState, Place, Status
@@ -221,10 +222,13 @@ def funnel(view: View, scope: Scope | None = None) -> Funnel:
 
 
 def failures(view: View, scope: Scope | None = None) -> list[Failure]:
-    """By reason, the most frequent first: ended, put down before a life, and failing but still tried."""
+    """By reason, the most frequent first: ended, put down before a life, and failing but still tried.
+
+    Letters as `dlq list` has them: what was brought back since is no failure any more.
+    """
     found = view.rows(
-        f"""SELECT reason, 'dead_lettered' AS place, stage, COUNT(DISTINCT id) AS count FROM dead_letters
-          WHERE (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
+        f"""SELECT reason, 'dead_lettered' AS place, stage, COUNT(DISTINCT id) AS count FROM dead_letters d
+          WHERE {STANDING} AND (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
           AND (:run IS NULL OR request_id IN (SELECT request_id FROM lives WHERE run_id = :run)) GROUP BY 1, 3
         UNION ALL SELECT reason, 'excluded', stage, COUNT(DISTINCT id) FROM excluded
           WHERE {_OF} GROUP BY 1, 3
@@ -322,6 +326,7 @@ def _judged(view: View, values: Mapping[str, str | None]) -> dict[str, int]:
 
 
 def _quality(view: View, values: Mapping[str, str | None]) -> float | None:
+    """Of what people decided and nobody took back, the share that was right as it was."""
     row = view.row(
         """SELECT COUNT(*) AS n, COUNT(*) FILTER (WHERE action = 'accept') AS accepted FROM decisions d
         WHERE action IN ('accept', 'correct', 'decline') AND NOT EXISTS (SELECT 1 FROM decisions u

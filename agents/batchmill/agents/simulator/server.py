@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import http
 import http.client
-import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ import uvicorn
 from typing_extensions import override
 
 from batchmill.agents import clock
+from batchmill.agents.health import bound
 from batchmill.agents.simulator.app import create_app
 from batchmill.agents.simulator.config import SimulatorConfig, config_to_json
 from batchmill.agents.simulator.ledger import Ledger, read_ledger
@@ -34,20 +34,20 @@ LOOPBACK: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 10.0
 EXCHANGE_SECONDS_MAX: Final = 5.0
-BACKLOG: Final = 1_024
 GRACE_SECONDS: Final = 1  # for open exchanges (a hanging one, say) when the server stops
 _LOOK_SECONDS: Final = 0.05
+_NAME: Final = "simulator"
 
 
 def serve(config: SimulatorConfig, host: str = LOOPBACK, port: int = 0) -> None:
     """Run until SIGINT or SIGTERM. The URL is printed by the caller who chose the port."""
-    uvicorn.Server(_settings(config)).run(sockets=[_listening(host, port)])
+    uvicorn.Server(_settings(config)).run(sockets=[bound(host, port, name=_NAME)])
 
 
 @asynccontextmanager
 async def running_simulator(config: SimulatorConfig, *, port: int = 0) -> AsyncIterator[str]:
     """In this event loop, on a free port; gives the base URL."""
-    listening = _listening(LOOPBACK, port)
+    listening = bound(LOOPBACK, port, name=_NAME)
     server = _GuestServer(_settings(config))
     running = asyncio.create_task(server.serve([listening]))
     try:
@@ -182,17 +182,8 @@ def _settings(config: SimulatorConfig) -> uvicorn.Config:
     )
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    # asyncio switches Nagle's delay off only where the protocol is named; else every answer waits 40 ms for an ACK
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    listening.listen(BACKLOG)
-    return listening
-
-
 def _free_port() -> int:
-    with _listening(LOOPBACK, 0) as chosen:
+    with bound(LOOPBACK, 0, name=_NAME) as chosen:
         port: int = chosen.getsockname()[1]
         return port
 

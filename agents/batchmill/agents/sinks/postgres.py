@@ -364,7 +364,7 @@ def _told(error: psycopg.Error) -> ProviderError:
     state = error.sqlstate or ""
     nothing = state.startswith(_ROLLED_BACK) or isinstance(error, PoolTimeout)
     kind = TransientError if nothing else OutcomeUnknownError
-    hint = f"sqlstate {state or 'none'}; `batchmill doctor` tries the sink"
+    hint = f"{f'sqlstate {state}; ' if state else ''}`batchmill doctor` tries the sink"
     return kind(f"postgres_{type(error).__name__}", hint=hint)
 
 
