@@ -353,9 +353,30 @@ async def test_a_revert_waits_for_a_sink_that_is_down_and_is_made_once_when_it_i
     await stage.until(lambda: sink.calls > calls + 2, stage.changer())
     assert stage.all_are("broken", Status.COMMITTED)
     sink.shut = False
-    await stage.until(lambda: under_way(stage.task.view) is None, stage.changer())
+    await stage.until(lambda: not under_way(stage.task.view), stage.changer())
     assert sink.inner.rows == {}
     assert [record.kind for record in stage.committed()].count("revert") == 4
+
+
+async def test_a_revert_that_waits_for_its_sink_holds_up_no_other_jobs(now_s: list[float]) -> None:
+    stage = Stage(now_s, {"broken": BROKEN, "well": PlaceSpec(sink="postgres", table="well")})
+    both = ("broken", "well")
+    await stage.until(lambda: all(stage.all_are(job, Status.COMMITTED) for job in both), stage.committer())
+    for order, job in enumerate(both, start=1):
+        command = Control(
+            command_id=job,
+            command=ChangeKind.REVERT.value,
+            job=job,
+            version=None,
+            body_json=command_body(run=stage.of(job)[0].run_id),
+            actor="me",
+            issued_at_ms=NOW_MS,
+        )
+        stage.kit.carry(stage.task, change_command(stage.task.view, command, order), src="x")  # type: ignore[arg-type]
+    stage.sinks["sqlite"].shut = True
+    await stage.until(lambda: [each.job for each in under_way(stage.task.view)] == ["broken"], stage.changer())
+    assert all(life.reverted for life in stage.of("well"))
+    assert not any(life.reverted for life in stage.of("broken"))
 
 
 def test_what_is_published_is_named_by_its_commit() -> None:

@@ -240,7 +240,7 @@ def _waiting(story: Story) -> bool:
             return True
         if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
             return True
-        if reverting.under_way(task.view) is not None:
+        if reverting.under_way(task.view):
             return True
     return False
 

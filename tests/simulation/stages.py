@@ -365,9 +365,10 @@ def _is_commit(order: object) -> bool:
 
 def change(worker: Worker, task: SimTask) -> bool:
     """One step of a revert or a replay."""
-    progress = reverting.under_way(task.view)
-    if progress is None:
+    commands = reverting.under_way(task.view)
+    if not commands:
         return False
+    progress = commands[0]
     if not progress.asking:
         sinks = {"sim": worker.sink.capabilities}
         orders = reverting.next_cut(task.view, task.jobs, progress, sinks=sinks, limit=COMMIT_CUT)

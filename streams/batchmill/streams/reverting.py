@@ -10,7 +10,8 @@ oldest first, which their ids do not tell over the whole run: what was in the wa
 and there is one as long as a pass has changed anything. A request whose content came back (A, B, A) has committed
 twice and knows its last commit only: its earlier one is told by the sink, which says what lies beneath a commit.
 
-The order of two commands is their order in `control`; a task carries them out one after the other. Of a reverted life
+The order of two commands of a job is their order in `control`; a task carries them out one after the other, and those
+of two jobs beside each other. Of a reverted life
 nothing is written again until a replay puts it back: it is not recalled, not superseded, not cancelled, not redriven;
 an event that repeats its content is a duplicate of it. A newer event of its source is written as ever, and from then on
 a replay of the older one is a conflict.
@@ -153,10 +154,13 @@ def _ours(view: StateView, job: str, requests: Sequence[str]) -> tuple[str, ...]
     return tuple(life.request_id for life in lives if life is not None and life.job == job)
 
 
-def under_way(view: StateView) -> Progress | None:
-    """The command that is carried out now: the oldest that is not finished."""
-    open_ = [each for each in _noted(view) if not each.finished]
-    return min(open_, key=lambda each: each.order, default=None)
+def under_way(view: StateView) -> tuple[Progress, ...]:
+    """The commands that are carried out now: of each job the oldest that is not finished, the oldest of all first."""
+    heads: dict[str, Progress] = {}
+    for each in sorted(_noted(view), key=lambda each: each.order):
+        if not each.finished:
+            heads.setdefault(each.job, each)
+    return tuple(heads.values())
 
 
 def current(view: StateView, progress: Progress) -> Progress:

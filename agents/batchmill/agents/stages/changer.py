@@ -2,7 +2,7 @@
 
 What lives here: note what is asked for, make it durable, ask the sinks, settle, cut by cut. What must not: which
 commits a command is about and what a sink's answer means (`streams.reverting`). A sink that fails is asked again,
-later and later; commands behind it wait, since their order counts.
+later and later; commands of the same job wait behind it, since their order counts, those of other jobs do not.
 """
 
 from collections import defaultdict
@@ -28,6 +28,14 @@ EFFECT = "change"
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class _Wait:
+    """How long a command stays aside after a sink could not be reached."""
+
+    failures: int = 0
+    until_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changer:
     """The effect of reverts and replays."""
@@ -38,26 +46,36 @@ class Changer:
     traces: Traces
 
     async def run(self, task: Task) -> None:
-        failures = 0
+        """Step by step, one of each command in turn, until none can go on; then rest until woken."""
+        waits: dict[str, _Wait] = {}
         while True:
-            await task.capacity()
-            progress = under_way(task.view)
-            if progress is None:
+            went_on = False
+            commands = under_way(task.view)
+            waits = {each.command_id: waits.get(each.command_id, _Wait()) for each in commands}
+            for progress in commands:
+                wait = waits[progress.command_id]
+                if wait.until_s <= clock.monotonic_s():
+                    await task.capacity()
+                    went_on = await self._step(task, progress, wait) or went_on
+            if not went_on:
                 await task.rest(EFFECT, self.effects.idle_seconds)
-            elif not progress.asking:
-                await self._choose(task, progress)
-            elif await self._change(task, progress):
-                failures = 0
-            else:
-                failures += 1
-                await task.rest(EFFECT, backoff_ms(failures - 1) / 1_000)
 
-    async def _choose(self, task: Task, progress: Progress) -> None:
+    async def _step(self, task: Task, progress: Progress, wait: "_Wait") -> bool:
+        """Whether the command went on; not while a write is in doubt, nor when a sink could not be reached."""
+        if not progress.asking:
+            return self._choose(task, progress)
+        if await self._change(task, progress):
+            wait.failures = 0
+            return True
+        wait.failures += 1
+        wait.until_s = clock.monotonic_s() + backoff_ms(wait.failures - 1) / 1_000
+        return False
+
+    def _choose(self, task: Task, progress: Progress) -> bool:
         limit = 1 if task.guard.one_at_a_time else self.effects.commit_rows
         orders = next_cut(task.view, self.kit.jobs, progress, sinks=SINKS, limit=limit)
         self.kit.carry(task, orders, src=f"effect:{EFFECT}/{progress.command_id}")
-        if not orders:  # a write is in doubt
-            await task.rest(EFFECT, self.effects.idle_seconds)
+        return bool(orders)
 
     async def _change(self, task: Task, progress: Progress) -> bool:
         """Ask for what is noted and settle it; False when a sink could not be reached."""
