@@ -51,7 +51,9 @@ def put(log: Log, orders: list[Any]) -> None:
         log.row(order.row)
 
 
-def write(log: Log, name: str, target: str, seq: int, *, previous: str | None = None, **changes: Any) -> Life:
+def write(
+    log: Log, name: str, target: str, seq: int, *, previous: str | None = None, sink: str = "sqlite", **changes: Any
+) -> Life:
     """A committed request and its record."""
     origin = log.raw()
     told = {"target_key": target, "seq": seq, "commit_id": f"c-{name}", "status": Status.COMMITTED}
@@ -61,6 +63,7 @@ def write(log: Log, name: str, target: str, seq: int, *, previous: str | None = 
         target_key=target,
         seq=seq,
         commit_id=f"c-{name}",
+        sink=sink,
         previous_commit_id=previous,
         run_id=life.run_id,
         source_id=life.source_id,
@@ -268,3 +271,12 @@ def test_status_says_what_holds_commits_up_and_what_to_type(log: Log) -> None:
     assert "sink sqlite takes no writes in 1 tasks" in text
     assert "commits that wait: 1" in text
     assert plain(report, None)["commits"]["waiting"] == 1
+
+
+def test_what_a_sink_without_history_was_given_is_told_to_be_refused_and_counts_as_no_change(log: Log) -> None:
+    write(log, "a", "t1", 1)
+    write(log, "b", "t2", 1, sink="webhook")
+    log.fold()
+    with View(log.path) as view:
+        found = forecast(view, REVERT, run=RUN)
+    assert (found.targets, found.sinks, found.refused) == ((("a" * 32, "t1"),), {"sqlite": 1}, {"webhook": 1})

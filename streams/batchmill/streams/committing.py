@@ -309,11 +309,12 @@ def line_of(place: PlaceSpec) -> str:
 
 
 def note_down(view: StateView, line: str, why: str, now_ms: int) -> list[Order]:
-    """Remember since when a line does not take writes, for people to see."""
+    """Remember since when a line does not take writes, and what it said last, for people to see."""
     name = DOWN_ROWS + line
-    if read.meta(view, name) is not None:
-        return []
-    return [Put(Meta(name=name, value_json=json.dumps({"since_ms": now_ms, "why": why}, separators=(",", ":"))))]
+    known = read.meta(view, name)
+    since_ms = now_ms if known is None else json.loads(known.value_json)["since_ms"]
+    row = Meta(name=name, value_json=json.dumps({"since_ms": since_ms, "why": why}, separators=(",", ":")))
+    return [] if row == known else [Put(row)]
 
 
 def note_up(view: StateView, line: str) -> list[Order]:

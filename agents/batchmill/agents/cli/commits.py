@@ -1,7 +1,7 @@
 """`batchmill commits`: what was written downstream, taking it back, putting it back, and letting more of it go."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -210,10 +210,16 @@ def _tell_forecast(here: Door, found: "Forecast", *, json: bool) -> None:
         told = {"kind": found.kind, "executed": False, "count": len(targets), "targets": targets}
         here.emit(
             "commits.change",
-            told | {"already": found.already, "not_committed": found.other, "conflicts": found.conflicts},
+            told
+            | {
+                "already": found.already,
+                "not_committed": found.other,
+                "refused": sum(found.refused.values()),
+                "conflicts": found.conflicts,
+            },
         )
     else:
-        sinks = ", ".join(f"{count:,} in {sink}" for sink, count in sorted(found.sinks.items()))
+        sinks, closed = (_by_sink(each) for each in (found.sinks, found.refused))
         done = "taken back" if found.kind.value == "revert" else "put back"
         here.fields(
             [
@@ -221,12 +227,17 @@ def _tell_forecast(here: Door, found: "Forecast", *, json: bool) -> None:
                 (f"{done} already", found.already),
                 ("not committed", found.other),
                 ("in conflict", len(found.conflicts)),
+                ("refused, the sink keeps no history", closed or 0),
             ]
         )
         rows = [list(each) for each in found.targets[:_TARGETS_SHOWN]]
         here.table(("request", "target"), rows, empty="nothing to do")
         _tell_conflicts(here, [(each.request_id, each.held_commit_id) for each in found.conflicts])
     here.say("dry run: nothing was changed; say --execute to do it")
+
+
+def _by_sink(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} in {sink}" for sink, count in sorted(counts.items()))
 
 
 def _tell_conflicts(here: Door, named: Sequence[tuple[str, str | None]]) -> None:

@@ -7,7 +7,7 @@ what is held, a replay onto what its commit had replaced.
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from batchmill.streams.index import CHANGE_ROWS
 from batchmill.streams.limiting import COMMIT_ROWS, HeldBy
 from batchmill.streams.ports import ChangeKind
 from batchmill.streams.reverting import Progress, progress_of
+from batchmill.streams.sinks import SINKS
 
 __all__ = [
     "CommitLimit",
@@ -129,6 +130,7 @@ class Forecast:
     other: int  #: named requests that are not committed
     conflicts: tuple[InTheWay, ...]
     sinks: Mapping[str, int]
+    refused: Mapping[str, int]  #: sinks that keep no history: what they were given cannot be taken back
     jobs: Mapping[str, tuple[str, ...]]  #: job -> the requests it has among those named
 
 
@@ -180,10 +182,8 @@ def forecast(view: View, kind: ChangeKind, *, run: str | None = None, requests: 
         else:
             target = (row["job"], row["target_key"])
             asked[target] += [each for each in history_[target] if each.commit_id == row["commit_id"]][:1]
-    done, conflicts = _tried(kind, asked, history_, run)
-    sinks: dict[str, int] = defaultdict(int)
-    for each in done:
-        sinks[each.sink] += 1
+    able, conflicts = _tried(kind, asked, history_, run)
+    done = [each for each in able if _keeps_history(each.sink)]
     named = len(set(requests)) - sum(map(len, jobs.values())) if run is None else 0
     return Forecast(
         kind=kind,
@@ -191,9 +191,14 @@ def forecast(view: View, kind: ChangeKind, *, run: str | None = None, requests: 
         already=already,
         other=other + named,
         conflicts=conflicts,
-        sinks=dict(sinks),
+        sinks=Counter(each.sink for each in done),
+        refused=Counter(each.sink for each in able if not _keeps_history(each.sink)),
         jobs={job: tuple(found) for job, found in jobs.items()},
     )
+
+
+def _keeps_history(sink: str) -> bool:
+    return sink not in SINKS or SINKS[sink].revertible
 
 
 def _tried(

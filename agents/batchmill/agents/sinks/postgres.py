@@ -13,6 +13,7 @@ savepoints, until the refused rows stand alone.
 """
 
 import asyncio
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -56,6 +57,9 @@ __all__ = ["PostgresSink"]
 A = TypeVar("A", SinkWrite, SinkChange)
 Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
 Planner: TypeAlias = Callable[[Names, Sequence[A], Mapping[str, Target], int], Part[A]]
+
+#: what the pool says by itself is said by us as well, without an address
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 #: locks of one table; more let more small batches of different targets run side by side
 _BUCKETS = 64

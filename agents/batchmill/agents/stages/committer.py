@@ -45,7 +45,7 @@ from batchmill.streams.committing import (
 from batchmill.streams.isolating import isolate_commit, verdict_gone
 from batchmill.streams.limiting import Bucket, Share, counted
 from batchmill.streams.orders import Emit, Order
-from batchmill.streams.ports import Sink, SinkOutcome, SinkResult, SinkWrite, TransientError
+from batchmill.streams.ports import ProviderError, Sink, SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.publishing import publication
 from batchmill.streams.refusing import backoff_ms
 from batchmill.streams.scoring import decision_of
@@ -195,7 +195,7 @@ class Committer:
         try:
             with self.traces.commit(name, len(writes)):
                 results = await self.sinks[name].apply(writes)
-        except TransientError as error:
+        except ProviderError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the port says: whatever it raises, nobody knows; ask again
             return type(error).__name__
