@@ -104,25 +104,13 @@ def _cells(row: "WatchRow", each: "SignalRow") -> list[Any]:
         None if newest is None else f"{newest.js:.3f}",
         None if newest is None else f"{newest.p:.1g}",
         bars(each.scores, _top(row, each)),
-        ", ".join(f"{name} {before:.0%} -> {after:.0%}" for name, before, after in shares(each)[:_CLASSES_SHOWN]),
+        ", ".join(f"{name} {before:.0%} -> {after:.0%}" for name, before, after in each.shares[:_CLASSES_SHOWN]),
     ]
 
 
 def bars(scores: Sequence["Score"], top: float) -> str:
     """One character a window; a window that had moved is followed by `!`."""
     return "".join(_BARS[min(len(_BARS) - 1, int(each.psi / top * len(_BARS)))] + "!" * each.moved for each in scores)
-
-
-def shares(each: "SignalRow") -> list[tuple[str, float, float]]:
-    """(class, before, after), those that moved most first."""
-    before, after = sum(each.reference.values()) or 1, sum(each.last.values())
-    if not after:
-        return []
-    found = [
-        (name, each.reference.get(name, 0) / before, each.last.get(name, 0) / after)
-        for name in {*each.reference, *each.last}
-    ]
-    return sorted(found, key=lambda share: (-abs(share[2] - share[1]), share[0]))
 
 
 def _top(row: "WatchRow", each: "SignalRow") -> float:

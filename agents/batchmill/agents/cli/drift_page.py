@@ -107,9 +107,7 @@ def _dot(x: float, y: float, score: "Score") -> str:
 
 def _bars(each: "SignalRow") -> str:
     """Shares of each class: above in the reference, below in the newest window."""
-    from batchmill.agents.cli.drift import shares
-
-    found = shares(each)[:_CLASSES_DRAWN]
+    found = each.shares[:_CLASSES_DRAWN]
     step = 2 * _BAR_HIGH + 8
     drawn = "".join(_pair(number * step, *share) for number, share in enumerate(found))
     high = step * len(found)

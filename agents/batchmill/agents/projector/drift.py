@@ -29,6 +29,18 @@ class SignalRow:
     scores: tuple[Score, ...]
     moved: Moved | None  #: the newest window had moved
 
+    @property
+    def shares(self) -> list[tuple[str, float, float]]:
+        """(class, before, after), those that moved most first; empty before the first full window."""
+        before, after = sum(self.reference.values()) or 1, sum(self.last.values())
+        if not after:
+            return []
+        found = [
+            (name, self.reference.get(name, 0) / before, self.last.get(name, 0) / after)
+            for name in {*self.reference, *self.last}
+        ]
+        return sorted(found, key=lambda share: (-abs(share[2] - share[1]), share[0]))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchRow:
