@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_VERSION := 26.3
 ARGS ?=
-# What needs a broker, a browser or the machine for itself runs alone, after all that needs nothing but a processor.
-ALONE := kafka or alone
+# In three parts: what needs nothing but a processor; what brings a broker, a browser or a database along, file by file in
+# two processes; what strikes at a moment, which passes when there is other work, and so has the machine for itself.
+LARGE := kafka or alone
 # Newest last: not every package has wheels for a Python that has just come out.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -23,8 +24,9 @@ demo: $(VENV)/.run ## real records through a real Kafka while a worker is killed
 
 test: $(VENV)/.dev ## every test but the long fault runs, exactly as CI (ARGS="-k name" picks some)
 ifeq ($(strip $(ARGS)),)
-	@$(BIN)/pytest -n 2 -m "not ($(ALONE) or chaos)"; first=$$?; \
-		$(BIN)/pytest -m "($(ALONE)) and not chaos" && exit $$first
+	@$(BIN)/pytest -n 2 -m "not ($(LARGE) or chaos)"; first=$$?; \
+		$(BIN)/pytest -n 2 --dist loadfile -m "($(LARGE)) and not (timed or chaos)"; second=$$?; \
+		$(BIN)/pytest -m "timed and not chaos" && exit $$((first | second))
 else
 	@$(BIN)/pytest -m "not chaos" $(ARGS)
 endif

@@ -29,13 +29,23 @@ _RUN = os.urandom(3).hex()
 
 #: whoever asks for one of these has a broker, a browser or a database beside it, and the machine for itself
 _LARGE = frozenset({"broker", "own_broker", "three_brokers", "browser", "postgres"})
+#: the first that asks for a browser may have to install one
+_BROWSER_SECONDS = 900
+
+
+#: processes are killed and stopped at moments there; beside other work a moment passes
+_TIMED = ("tests/chaos/", "tests/kafka/test_runtime_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs much more than a processor runs in the part of `make test` that has one process."""
+    """What needs much more than a processor runs in other parts of `make test` than the rest."""
     for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(_BROWSER_SECONDS), append=False)
         if _LARGE.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.alone)
+            if item.nodeid.startswith(_TIMED):
+                item.add_marker(pytest.mark.timed)
 
 
 @pytest.fixture(scope="session")

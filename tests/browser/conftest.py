@@ -3,10 +3,13 @@
 Without one the tests are skipped and say how to get it; in CI they fail instead.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -31,14 +34,22 @@ def chromium() -> str:
     """Where the browser is."""
     found = _found()
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["sh", "-c", _INSTALL], check=False, capture_output=True, timeout=_INSTALL_SECONDS)
-        found = _found()
+        found = _installed()
     if found is not None:
         return found
     told = f"no Chromium on this machine; as root: {_INSTALL}"
     if os.environ.get("CI") == "true":
         pytest.fail(told)
     pytest.skip(told)
+
+
+def _installed() -> str | None:
+    """Install it, one process of this machine at a time."""
+    with (Path(tempfile.gettempdir()) / "batchmill-chromium.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if _found() is None:
+            subprocess.run(["sh", "-c", _INSTALL], check=False, capture_output=True, timeout=_INSTALL_SECONDS)
+        return _found()
 
 
 def _found() -> str | None:

@@ -40,27 +40,34 @@ def test_without_a_python_each_target_says_how_to_get_one(fresh: Path, target: s
     assert "apt-get install python3 python3-venv" in done.stderr
 
 
-def test_make_test_runs_what_needs_only_a_processor_in_two_and_all_the_rest_in_one_after_it(fresh: Path) -> None:
+def test_make_test_runs_three_parts_that_are_all_tests_together_and_no_test_twice(fresh: Path) -> None:
     done = make(fresh, "--dry-run", "test", "PYTHON=python3")
-    ran = " ".join(line.strip(" \t\\") for line in done.stdout.splitlines()[-2:])
+    ran = " ".join(line.strip(" \t\\") for line in done.stdout.splitlines()[-3:])
     assert ran == (
         '.venv/bin/pytest -n 2 -m "not (kafka or alone or chaos)"; first=$?;'
-        ' .venv/bin/pytest -m "(kafka or alone) and not chaos" && exit $first'
+        ' .venv/bin/pytest -n 2 --dist loadfile -m "(kafka or alone) and not (timed or chaos)"; second=$?;'
+        ' .venv/bin/pytest -m "timed and not chaos" && exit $((first | second))'
     )
 
 
-@pytest.mark.parametrize(("first", "second", "code"), [(0, 0, 0), (1, 0, 2), (0, 1, 2), (1, 1, 2)])
-def test_make_test_fails_when_either_part_does_and_runs_both(fresh: Path, first: int, second: int, code: int) -> None:
+def test_what_is_timed_is_large_as_well_so_that_it_is_in_one_part_only(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        assert item.get_closest_marker("timed") is None or item.get_closest_marker("alone") is not None, item.nodeid
+
+
+@pytest.mark.parametrize("codes", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)])
+def test_make_test_fails_when_any_part_does_and_runs_all(fresh: Path, codes: tuple[int, int, int]) -> None:
     binary = fresh / ".venv" / "bin" / "pytest"
     binary.parent.mkdir(parents=True)
     binary.write_text(
-        f'#!/bin/sh\ncase "$1" in -n) echo together; exit {first};; *) echo apart; exit {second};; esac\n'
+        f'#!/bin/sh\ncase "$3" in -m) echo small; exit {codes[0]};; --dist) echo large; exit {codes[1]};;'
+        f" *) echo timed; exit {codes[2]};; esac\n"
     )
     binary.chmod(0o755)
     for step in (".python", ".run", ".dev"):
         (fresh / ".venv" / step).touch()
     done = make(fresh, "test", "PYTHON=python3")
-    assert (done.stdout.split()[:2], done.returncode) == (["together", "apart"], code)
+    assert (done.stdout.split()[:3], done.returncode) == (["small", "large", "timed"], 2 if any(codes) else 0)
 
 
 def test_with_arguments_make_test_is_one_plain_run(fresh: Path) -> None:
