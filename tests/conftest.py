@@ -33,8 +33,13 @@ _LARGE = frozenset({"broker", "own_broker", "three_brokers", "browser", "postgre
 _BROWSER_SECONDS = 900
 
 
-#: processes are killed and stopped at moments there; beside other work a moment passes
-_TIMED = ("tests/chaos/", "tests/kafka/test_runtime_")
+#: processes are killed and topics made anew at moments there; beside other work a moment passes
+_TIMED = (
+    "tests/chaos/",
+    "tests/kafka/test_runtime_",
+    "tests/kafka/test_projector",
+    "tests/kafka/test_postgres_mill",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -97,8 +97,11 @@ async def play(mill: Mill, server: PostgresServer) -> int:
     """The kills; how many deadlocks the server ended meanwhile."""
     commits = mill.watcher.commits
     assert await eventually(lambda: len(commits) > 30, seconds=60), "nothing is committed"
-    died = [ended for ended in mill.pool.ends if ended.code == -signal.SIGKILL]
-    assert died, "no worker died between its write and the commit that tells it"
+
+    def died() -> bool:
+        return any(ended.code == -signal.SIGKILL for ended in mill.pool.ends)
+
+    assert await eventually(died, seconds=60), "no worker died between its write and the commit that tells it"
     seen = await asyncio.to_thread(deadlocks, server.dsn())
     await asyncio.to_thread(server.kill)
     await asyncio.sleep(DOWN_SECONDS)
