@@ -11,6 +11,7 @@ from typing import Any
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Check, Decision
 from batchmill.schemas.status import Status
+from batchmill.streams.citing import Passage
 
 __all__ = [
     "Agreement",
@@ -117,16 +118,6 @@ class Page:
     items: tuple[QueueItem, ...]
     total: int
     after: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """Characters `start` to `end` of the input's member `path` that the output's member `cited_by` is found in."""
-
-    path: str
-    start: int
-    end: int
-    cited_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,7 @@ Text = tuple[str, str]  #: (path, text)
 def passages(judge: judging.Judge, given: Any, output: Any) -> tuple[Passage, ...]:
     """In the order of the answer's members."""
     if judge.citations:
-        cited = judging.passages(judge, given, output)[:_PASSAGES_MAX]
-        return tuple(Passage(path=at.path, start=at.start, end=at.end, cited_by=at.cited_by) for at in cited)
+        return judging.passages(judge, given, output)[:_PASSAGES_MAX]
     sources = list(_texts(given))
     found: list[Passage] = []
     for cited_by, quote in _texts(output):
