@@ -13,8 +13,9 @@ from batchmill.agents.cli.status import lines, read_report
 from batchmill.agents.projector import ViewStore, queries
 from batchmill.agents.projector.folding import Fold
 from batchmill.agents.projector.reading import View
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.codec import encode
-from batchmill.schemas.jobs import AskSpec, JobSpec, ModelSpec, PlaceSpec
+from batchmill.schemas.jobs import JobSpec, PlaceSpec
 from batchmill.schemas.records import Control
 from batchmill.schemas.state import Job
 

@@ -10,6 +10,7 @@ import pytest
 from batchmill.agents.jobs import JobFileError, job_schema, load_job
 from batchmill.agents.jobs.lines import read_yaml
 from batchmill.agents.jobs.resolving import seconds_of
+from batchmill.schemas.asking import NearSpec
 from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
     BudgetSpec,
@@ -21,6 +22,7 @@ from batchmill.schemas.jobs import (
     Severity,
     TruncationSpec,
 )
+from batchmill.schemas.promotion import GateSpec, JoinSpec, ScheduleSpec, ThenSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.versions import version_of
 
@@ -43,7 +45,7 @@ FULL = """\
 job: triage
 id: $.ticket_id
 seq: $.updated_at
-dedupe: content
+dedupe: near
 input:
   schema: input.schema.json
   required: [subject]
@@ -70,6 +72,11 @@ retry:
 place: {sink: sqlite, table: triage, key: $.ticket_id}
 budget: {job_usd: 12.5, record_usd: 0.01}
 drift: {field: label, against: current, policy: pause, signals: [classes, input_length]}
+near: {threshold: 0.8}
+gate: {min_accuracy: 0.9, max_cost_ratio: 1.2, live_sample: 0.05}
+then: [{job: extract, when: "output.label == 'order'", split: $.output.items}]
+join: {deadline: 10m, on_missing: ask}
+schedule: [{cron: "0 2 * * *", select: failed, max_usd: 1.5}]
 """
 
 
@@ -108,7 +115,7 @@ def test_a_full_job_says_everything_the_spec_can_hold(folder: Path) -> None:
     (folder / "job.yaml").write_text(FULL)
     spec = load_job(folder / "job.yaml").spec
     assert JobSpec.from_json(spec.to_json()) == spec
-    assert (spec.id_path, spec.seq, spec.dedupe) == ("$.ticket_id", "$.updated_at", "content")
+    assert (spec.id_path, spec.seq, spec.dedupe) == ("$.ticket_id", "$.updated_at", "near")
     assert (spec.input.normalize, spec.input.strip_control, spec.input.max_chars) == (None, False, {"body": 8000})
     assert (spec.ask.output_name, spec.ask.model.account) == ("ticket", "team-b")
     assert spec.mode.hold_submit
@@ -132,6 +139,16 @@ def test_the_grammar_can_say_every_part_of_the_spec(folder: Path) -> None:
     assert spec.budget == BudgetSpec(job_nanos=12_500_000_000, record_nanos=10_000_000)
     assert (spec.mode.deadline_seconds, spec.mode.online) == (21_600, OnlineSpec(max_count=8, on_unknown="dead"))
     assert spec.retry.truncated == TruncationSpec(factor=1.5, times=2)
+    assert spec.near == NearSpec(threshold=0.8)
+    assert spec.gate == GateSpec(min_accuracy=0.9, max_cost_ratio=1.2, live_sample=0.05)
+    assert spec.then == (ThenSpec(job="extract", when="output.label == 'order'", split="$.output.items"),)
+    assert spec.join == JoinSpec(deadline_seconds=600, on_missing="ask")
+    assert spec.schedules == (ScheduleSpec(cron="0 2 * * *", select="failed", max_nanos=1_500_000_000),)
+
+
+def test_a_schedule_may_be_no_more_than_its_cron(folder: Path) -> None:
+    (folder / "job.yaml").write_text(SMALL + 'schedule: "0 2 * * *"\n')
+    assert load_job(folder).spec.schedules == (ScheduleSpec(cron="0 2 * * *"),)
 
 
 def test_the_published_schema_agrees_with_the_spec(folder: Path) -> None:
@@ -210,9 +227,7 @@ def test_a_mistake_is_told_with_its_line_and_what_to_write(folder: Path, text: s
 @pytest.mark.parametrize(
     ("section", "name"),
     [
-        ("gate: {benchmark: gold.jsonl}", "gate"),
-        ("then: [{job: x}]", "then"),
-        ('schedule: "0 2 * * *"', "schedule"),
+        ("on_delete: delete", "on_delete"),
     ],
 )
 def test_what_is_not_supported_yet_is_refused_by_name_not_ignored(folder: Path, section: str, name: str) -> None:

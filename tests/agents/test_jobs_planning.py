@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from batchmill.agents.jobs.planning import plan_job
-from batchmill.schemas.jobs import AskSpec, InputSpec, JobSpec, JudgeSpec, ModelSpec, PlaceSpec
+from batchmill.schemas.asking import AskSpec, ModelSpec
+from batchmill.schemas.jobs import InputSpec, JobSpec, JudgeSpec, PlaceSpec
 from batchmill.streams.costing import parse_prices
 from batchmill.streams.normalizing import RawLimits
 

@@ -14,7 +14,8 @@ from batchmill.agents.prices.bundled import BundledPrices
 from batchmill.agents.prices.litellm import is_litellm
 from batchmill.agents.prices.sources import parse_list
 from batchmill.agents.settings import SettingsError
-from batchmill.schemas.jobs import AskSpec, JobSpec, ModelSpec, PlaceSpec
+from batchmill.schemas.asking import AskSpec, ModelSpec
+from batchmill.schemas.jobs import JobSpec, PlaceSpec
 from batchmill.streams.compiling import compile_job
 from batchmill.streams.costing import (
     PriceError,

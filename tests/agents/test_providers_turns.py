@@ -8,7 +8,7 @@ import pytest
 
 from batchmill.agents.providers import anthropic_rows, gemini_rows, mistral_rows, openai_rows
 from batchmill.agents.simulator.openai.endpoints import ENDPOINTS
-from batchmill.schemas.jobs import AskSpec, ModelSpec
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.streams.ports import RemoteStatus
 from batchmill.streams.rendering import request_form
 from tests.agents.provider_worlds import KINDS, a_label, a_world, an_id

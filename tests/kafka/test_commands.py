@@ -8,9 +8,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from batchmill.agents.commands import applied_versions, decide, issue, read_commands
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.topics import TopicAdmin
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.codec import decode, encode
 from batchmill.schemas.ids import partition_for
-from batchmill.schemas.jobs import AskSpec, JobSpec, ModelSpec, PlaceSpec
+from batchmill.schemas.jobs import JobSpec, PlaceSpec
 from batchmill.schemas.records import Control, Decision
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import version_of

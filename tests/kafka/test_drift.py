@@ -16,8 +16,9 @@ from batchmill.agents.kafka import RunningCluster
 from batchmill.agents.projector import queries
 from batchmill.agents.projector.drift import WatchRow, watch_rows
 from batchmill.agents.projector.reading import View, ViewMissingError
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.drift import DriftSignal, DriftSpec
-from batchmill.schemas.jobs import AskSpec, ChunkSpec, JobSpec, ModelSpec, ModeSpec, PlaceSpec
+from batchmill.schemas.jobs import ChunkSpec, JobSpec, ModeSpec, PlaceSpec
 from batchmill.schemas.status import Status
 from tests.kafka.small_rig import command_line, eventually, publish, small_rig, the_lives
 from tests.streams.test_drifting import shuffled

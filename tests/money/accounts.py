@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchmill.agents.jobs import LoadedJob, load_job
-from batchmill.schemas.jobs import ModelSpec, OnlineSpec
+from batchmill.schemas.asking import ModelSpec
+from batchmill.schemas.jobs import OnlineSpec
 from batchmill.schemas.versions import version_of
 from tests.chaos.mill import TUNING
 from tests.chaos.workload import JOB_DIR

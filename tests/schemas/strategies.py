@@ -13,9 +13,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
-    AskSpec,
     BudgetSpec,
     CheckKind,
     ChunkSpec,
@@ -24,7 +24,6 @@ from batchmill.schemas.jobs import (
     JobSpec,
     JudgeSpec,
     LengthSpec,
-    ModelSpec,
     ModeSpec,
     PlaceSpec,
     RetryRule,

@@ -9,19 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
-    AskSpec,
     BudgetSpec,
     CheckKind,
     ChunkSpec,
     ConfidenceSpec,
     InputSpec,
     JobSpec,
-    JobSpecError,
     JudgeSpec,
     LengthSpec,
-    ModelSpec,
     ModeSpec,
     PlaceSpec,
     RetryRule,
@@ -29,6 +27,7 @@ from batchmill.schemas.jobs import (
     Severity,
 )
 from batchmill.schemas.reasons import Reason
+from batchmill.schemas.spec_rules import JobSpecError
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from tests.schemas.strategies import job_specs
 

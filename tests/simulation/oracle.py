@@ -20,8 +20,8 @@ __all__ = [
     "spec_of",
 ]
 
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.jobs import (
-    AskSpec,
     BreakerSpec,
     BudgetSpec,
     ChunkSpec,
@@ -29,7 +29,6 @@ from batchmill.schemas.jobs import (
     ConfidenceSpec,
     JobSpec,
     JudgeSpec,
-    ModelSpec,
     ModeSpec,
     OnlineSpec,
     PlaceSpec,

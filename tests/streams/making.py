@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
+from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.ids import chunk_nonce, content_sha256, custom_id
-from batchmill.schemas.jobs import AskSpec, InputSpec, JobSpec, JudgeSpec, ModelSpec, PlaceSpec
+from batchmill.schemas.jobs import InputSpec, JobSpec, JudgeSpec, PlaceSpec
 from batchmill.schemas.records import Origin, Result, WorkItem
 from batchmill.schemas.state import Job, Life, Row
 from batchmill.schemas.status import Outcome, Status

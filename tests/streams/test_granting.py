@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.schemas.jobs import ModelSpec
+from batchmill.schemas.asking import ModelSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Job
 from batchmill.schemas.status import ChunkState, Status

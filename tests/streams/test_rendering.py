@@ -51,7 +51,7 @@ def test_the_same_item_gives_the_same_bytes(item_input: dict[str, object]) -> No
 
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
-        "from batchmill.streams.rendering import request_form; from batchmill.schemas.jobs import AskSpec, ModelSpec;"
+        "from batchmill.streams.rendering import request_form; from batchmill.schemas.asking import AskSpec, ModelSpec;"
         "ask = AskSpec(user='{{ input }}{% for k, v in input.items() %}{{ k }}{% endfor %}',"
         " model=ModelSpec(provider='p', name='m'));"
         'print(request_form(ask).body(\'{"b":[1,2.5,null],"a":{"x":true}}\').hex())'

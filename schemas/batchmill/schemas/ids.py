@@ -30,7 +30,7 @@ __all__ = [
     "request_id",
 ]
 
-Dedupe = Literal["source", "content"]
+Dedupe = Literal["source", "content", "near"]
 
 _HALF_CHARS: Final = 16  # 80 bits: ten bytes are sixteen base32 characters without padding
 _SEQ_OFFSET_BITS: Final = 44

@@ -6,20 +6,20 @@ written: nothing here renders, compiles or evaluates. Fields ending in `_json` a
 spellings of one document are one spec; their member order is kept, since a model answers in the order of its schema.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Literal
 
 from batchmill.schemas import strict_json
+from batchmill.schemas.asking import AskSpec, NearSpec
 from batchmill.schemas.drift import DriftSpec
 from batchmill.schemas.ids import Dedupe
+from batchmill.schemas.promotion import GateSpec, JoinSpec, ScheduleSpec, ThenSpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.strict_json import StrictJsonError
+from batchmill.schemas.spec_rules import compacted, named, require
 
 __all__ = [
-    "AskSpec",
     "BreakerSpec",
     "BudgetSpec",
     "CheckKind",
@@ -30,11 +30,9 @@ __all__ = [
     "FunctionSpec",
     "InputSpec",
     "JobSpec",
-    "JobSpecError",
     "JudgeSpec",
     "LengthSpec",
     "ModeSpec",
-    "ModelSpec",
     "OnlineSpec",
     "PlaceSpec",
     "Repair",
@@ -47,12 +45,6 @@ __all__ = [
     "Severity",
     "TruncationSpec",
 ]
-
-#: `where` names the member (`$.judge.confidence`), the message says what belongs there.
-JobSpecError = StrictJsonError
-
-#: Names become parts of keys that are joined with `/` and `|`, of file names and of metric labels.
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class CheckKind(StrEnum):
@@ -91,54 +83,15 @@ class InputSpec:
     normalize: Literal["NFC", "NFKC"] | None = "NFC"
     strip_control: bool = True  #: drop control characters other than tab and line ends
     max_chars: Mapping[str, int] = field(default_factory=dict)  #: member -> where its text is cut
+    keep: tuple[str, ...] = ()  #: members that are taken; none named: all
+    strip_markup: bool = False  #: of HTML only the text is kept
+    collapse_space: bool = False  #: every run of white space becomes one space or one line end
     filter: str | None = None  #: CEL over `input`; what it refuses is excluded, unpaid
 
     def __post_init__(self) -> None:
-        _compact(self, "schema_json", "$.input.schema_json")
+        compacted(self, "schema_json", "$.input.schema_json")
         for name, limit in self.max_chars.items():
-            _require(limit > 0, f"$.input.max_chars.{name}", "must be above 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """Whom is asked. `account` says who pays and whose limits count; it is no part of the question."""
-
-    provider: str
-    name: str  #: as the provider calls the model
-    account: str = "default"
-    endpoint: str = "/v1/chat/completions"
-    params_json: str = "{}"  #: sent as they are
-
-    def __post_init__(self) -> None:
-        _name(self.provider, "$.ask.model.provider")
-        _name(self.account, "$.ask.model.account")
-        for member, text in (("name", self.name), ("endpoint", self.endpoint)):
-            _require(bool(text) and "|" not in text, f"$.ask.model.{member}", "must not be empty nor hold '|'")
-        _compact(self, "params_json", "$.ask.model.params_json")
-        _require(self.params_json.startswith("{"), "$.ask.model.params_json", "must be an object")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskSpec:
-    """The question: prompt templates (their text), model, and the form of answer asked for."""
-
-    system: str | None = None
-    user: str
-    model: ModelSpec
-    output_schema_json: str | None = None  #: None: free text is asked for
-    output_name: str = "output"  #: what the provider is told the form is called
-    examples_json: str | None = None  #: list of {input, output}: shown to the model as turns before the question
-    missing: str | None = None  #: what to answer where the input does not say; closes the system message
-    uncertain: str | None = None  #: what to answer where the input leaves it open
-
-    def __post_init__(self) -> None:
-        _require(bool(self.user.strip()), "$.ask.user", "must not be blank")
-        _name(self.output_name, "$.ask.output_name")
-        _compact(self, "output_schema_json", "$.ask.output_schema_json")
-        _compact(self, "examples_json", "$.ask.examples_json")
-        for member in ("missing", "uncertain"):
-            text = getattr(self, member)
-            _require(text is None or bool(text.strip()), f"$.ask.{member}", "must not be blank")
+            require(limit > 0, f"$.input.max_chars.{name}", "must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +105,7 @@ class ChunkSpec:
 
     def __post_init__(self) -> None:
         for member in ("max_count", "max_bytes", "max_tokens", "max_age_seconds"):
-            _require(getattr(self, member) > 0, f"$.mode.chunk.{member}", "must be above 0")
+            require(getattr(self, member) > 0, f"$.mode.chunk.{member}", "must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +116,7 @@ class OnlineSpec:
     on_unknown: Literal["resend", "dead"] = "resend"  #: what becomes of a call whose outcome a crash has hidden
 
     def __post_init__(self) -> None:
-        _require(1 <= self.max_count <= 1_000, "$.mode.online.max_count", "must be from 1 to 1000")
+        require(1 <= self.max_count <= 1_000, "$.mode.online.max_count", "must be from 1 to 1000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,10 +130,10 @@ class ModeSpec:
     online: OnlineSpec = field(default_factory=OnlineSpec)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.deadline_seconds is None or self.deadline_seconds > 0, "$.mode.deadline_seconds", "must be above 0"
         )
-        _require(
+        require(
             self.prefer != "auto" or self.deadline_seconds is not None,
             "$.mode.deadline_seconds",
             "must be there: `auto` chooses by it",
@@ -196,7 +149,7 @@ class LengthSpec:
 
     def __post_init__(self) -> None:
         low, high = self.min or 0, self.max
-        _require(low >= 0 and (high is None or high >= low), "$.judge.lengths", "must be 0 <= min <= max")
+        require(low >= 0 and (high is None or high >= low), "$.judge.lengths", "must be 0 <= min <= max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,11 +165,11 @@ class ConfidenceSpec:
     def __post_init__(self) -> None:
         where = "$.judge.confidence"
         below = self.reject_below
-        _require(below is None or below <= self.review_below, f"{where}.reject_below", "must not exceed review_below")
-        _require(all(len(pair) == 2 for pair in self.calibration), f"{where}.calibration", "must be pairs of numbers")
+        require(below is None or below <= self.review_below, f"{where}.reject_below", "must not exceed review_below")
+        require(all(len(pair) == 2 for pair in self.calibration), f"{where}.calibration", "must be pairs of numbers")
         told, true = ([pair[at] for pair in self.calibration] for at in (0, 1))
         in_order = sorted(set(told)) == told and sorted(true) == true
-        _require(in_order and len(told) != 1, f"{where}.calibration", "must be two or more pairs, both parts ascending")
+        require(in_order and len(told) != 1, f"{where}.calibration", "must be two or more pairs, both parts ascending")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +183,10 @@ class RuleSpec:
     note: str | None = None  #: what is expected, in words a reviewer reads
 
     def __post_init__(self) -> None:
-        _name(self.id, "$.judge.rules.id")
+        named(self.id, "$.judge.rules.id")
         for member in ("require", "when"):
             text = getattr(self, member)
-            _require(text is None or bool(text.strip()), f"$.judge.rules.{member}", "must not be blank")
+            require(text is None or bool(text.strip()), f"$.judge.rules.{member}", "must not be blank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +202,7 @@ class CitationSpec:
     severity: Severity = Severity.REJECT
 
     def __post_init__(self) -> None:
-        _name(self.id, "$.judge.citations.id")
+        named(self.id, "$.judge.citations.id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +216,9 @@ class FunctionSpec:
     severity: Severity = Severity.REJECT
 
     def __post_init__(self) -> None:
-        _name(self.id, "$.judge.functions.id")
-        _name(self.name, "$.judge.functions.name")
-        _compact(self, "params_json", "$.judge.functions.params_json")
+        named(self.id, "$.judge.functions.id")
+        named(self.name, "$.judge.functions.name")
+        compacted(self, "params_json", "$.judge.functions.params_json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,11 +231,11 @@ class ScoringSpec:
     sample: float = 1  #: share of the answers that are scored
 
     def __post_init__(self) -> None:
-        _require((self.job is None) != (self.function is None), "$.judge.scoring", "must name a job or a function")
+        require((self.job is None) != (self.function is None), "$.judge.scoring", "must name a job or a function")
         if self.job is not None:
-            _name(self.job, "$.judge.scoring.job")
-        _require(0 < self.sample <= 1, "$.judge.scoring.sample", "must be above 0 and at most 1")
-        _require(bool(self.agree.strip()), "$.judge.scoring.agree", "must not be blank")
+            named(self.job, "$.judge.scoring.job")
+        require(0 < self.sample <= 1, "$.judge.scoring.sample", "must be above 0 and at most 1")
+        require(bool(self.agree.strip()), "$.judge.scoring.agree", "must not be blank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +247,7 @@ class SamplingSpec:
 
     def __post_init__(self) -> None:
         for name, share in self.shares.items():
-            _require(0 <= share <= 1, f"$.judge.review_by.shares.{name}", "must be from 0 to 1")
+            require(0 <= share <= 1, f"$.judge.review_by.shares.{name}", "must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,12 +271,12 @@ class JudgeSpec:
     severity: Mapping[CheckKind, Severity] = field(default_factory=dict)  #: `reject` where it names none
 
     def __post_init__(self) -> None:
-        _require(0 <= self.review_sample <= 1, "$.judge.review_sample", "must be from 0 to 1")
+        require(0 <= self.review_sample <= 1, "$.judge.review_sample", "must be from 0 to 1")
         for name, allowed in self.categories.items():
-            _require(len(allowed) > 0, f"$.judge.categories.{name}", "must allow a value")
+            require(len(allowed) > 0, f"$.judge.categories.{name}", "must allow a value")
         ids = [each.id for part in (self.rules, self.citations, self.functions) for each in part]
         twice = sorted({name for name in ids if ids.count(name) > 1 or name in set(CheckKind)})
-        _require(not twice, "$.judge", f"names the check {twice[0] if twice else ''!r} twice")
+        require(not twice, "$.judge", f"names the check {twice[0] if twice else ''!r} twice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,8 +296,8 @@ class TruncationSpec:
     times: int = 1  #: 0: a truncated answer is terminal; so it is where the job sets no limit that could be raised
 
     def __post_init__(self) -> None:
-        _require(self.factor > 1, "$.retry.truncated.factor", "must be above 1")
-        _require(0 <= self.times <= 8, "$.retry.truncated.times", "must be from 0 to 8")
+        require(self.factor > 1, "$.retry.truncated.factor", "must be above 1")
+        require(0 <= self.times <= 8, "$.retry.truncated.times", "must be from 0 to 8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,9 +326,9 @@ class PlaceSpec:
     partition: str | None = None  #: files only: `date`, or a JSON path into the output
 
     def __post_init__(self) -> None:
-        _name(self.sink, "$.place.sink")
-        _name(self.table, "$.place.table")
-        _require(self.key == "source_id" or self.key.startswith("$"), "$.place.key", "must be source_id or a JSON path")
+        named(self.sink, "$.place.sink")
+        named(self.table, "$.place.table")
+        require(self.key == "source_id" or self.key.startswith("$"), "$.place.key", "must be source_id or a JSON path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,9 +343,9 @@ class CommitSpec:
     def __post_init__(self) -> None:
         for member in ("per_second", "stop_after", "changed_minimum"):
             limit = getattr(self, member)
-            _require(limit is None or limit > 0, f"$.commit.{member}", "must be above 0")
+            require(limit is None or limit > 0, f"$.commit.{member}", "must be above 0")
         share = self.stop_changed
-        _require(share is None or 0 < share <= 1, "$.commit.stop_changed", "must be above 0 and at most 1")
+        require(share is None or 0 < share <= 1, "$.commit.stop_changed", "must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,11 +357,11 @@ class ReviewSpec:
     undo_seconds: float = 15  #: a reviewed answer is written downstream no earlier, so that it can be undone
 
     def __post_init__(self) -> None:
-        _require(len(self.decline_reasons) > 0, "$.review.decline_reasons", "must list a reason")
+        require(len(self.decline_reasons) > 0, "$.review.decline_reasons", "must list a reason")
         for reason in self.decline_reasons:
-            _name(reason, "$.review.decline_reasons")
-        _require(0 <= self.double <= 1, "$.review.double", "must be from 0 to 1")
-        _require(0 <= self.undo_seconds <= 3_600, "$.review.undo_seconds", "must be from 0 to 3600")
+            named(reason, "$.review.decline_reasons")
+        require(0 <= self.double <= 1, "$.review.double", "must be from 0 to 1")
+        require(0 <= self.undo_seconds <= 3_600, "$.review.undo_seconds", "must be from 0 to 3600")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,8 +374,8 @@ class BreakerSpec:
 
     def __post_init__(self) -> None:
         for member in ("consecutive", "window"):
-            _require(1 <= getattr(self, member) <= 10_000, f"$.breaker.{member}", "must be from 1 to 10000")
-        _require(0 < self.ratio <= 1, "$.breaker.ratio", "must be above 0 and at most 1")
+            require(1 <= getattr(self, member) <= 10_000, f"$.breaker.{member}", "must be from 1 to 10000")
+        require(0 < self.ratio <= 1, "$.breaker.ratio", "must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,7 +388,7 @@ class BudgetSpec:
     def __post_init__(self) -> None:
         for member in ("job_nanos", "record_nanos"):
             limit = getattr(self, member)
-            _require(limit is None or limit > 0, f"$.budget.{member}", "must be above 0")
+            require(limit is None or limit > 0, f"$.budget.{member}", "must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,13 +410,21 @@ class JobSpec:
     review: ReviewSpec = field(default_factory=ReviewSpec)
     breaker: BreakerSpec | None = field(default_factory=BreakerSpec)  #: None: never
     drift: DriftSpec | None = None  #: None: nobody watches
+    near: NearSpec | None = None  #: with `dedupe: near`
+    gate: GateSpec | None = None  #: None: only a person promotes
+    then: tuple[ThenSpec, ...] = ()
+    join: JoinSpec | None = None
+    schedules: tuple[ScheduleSpec, ...] = ()
     prices_json: str | None = None  #: what its model cost when the job was applied, as `streams.costing` writes it
 
     def __post_init__(self) -> None:
-        _name(self.job, "$.job")
-        _compact(self, "prices_json", "$.prices_json")
-        _require(self.seq == "log" or self.seq.startswith("$"), "$.seq", "must be log or a JSON path")
-        _require(self.id_path is None or self.id_path.startswith("$"), "$.id_path", "must be a JSON path")
+        named(self.job, "$.job")
+        compacted(self, "prices_json", "$.prices_json")
+        require(self.seq == "log" or self.seq.startswith("$"), "$.seq", "must be log or a JSON path")
+        require(self.id_path is None or self.id_path.startswith("$"), "$.id_path", "must be a JSON path")
+        require(
+            (self.dedupe == "near") == (self.near is not None), "$.near", "goes with `dedupe: near`, and it with this"
+        )
 
     def to_json(self) -> str:
         """Write the canonical text: same spec, same bytes."""
@@ -475,25 +436,9 @@ class JobSpec:
         return strict_json.from_json(cls, text)
 
 
-def _require(holds: bool, where: str, wrong: str) -> None:  # noqa: FBT001 (reads as the sentence it is)
-    if not holds:
-        raise JobSpecError(where, wrong)
-
-
-def _name(text: str, where: str) -> None:
-    wrong = "must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-    _require(_NAME.fullmatch(text) is not None, where, wrong)
-
-
-def _compact(spec: object, member: str, where: str) -> None:
-    text = getattr(spec, member)
-    if text is not None:
-        object.__setattr__(spec, member, strict_json.compact_json(text, where))  # frozen: only while being made
-
-
 def _check_retry(rule: RetrySpec | RetryRule, where: str) -> None:
     attempts, base, highest = rule.max_attempts, rule.backoff_seconds_base, rule.backoff_seconds_max
-    _require(attempts is None or attempts >= 1, f"{where}.max_attempts", "must be at least 1")
-    _require(base is None or base >= 0, f"{where}.backoff_seconds_base", "must not be negative")
+    require(attempts is None or attempts >= 1, f"{where}.max_attempts", "must be at least 1")
+    require(base is None or base >= 0, f"{where}.backoff_seconds_base", "must not be negative")
     in_order = highest is None or highest >= (base or 0)
-    _require(in_order, f"{where}.backoff_seconds_max", "must not be below backoff_seconds_base")
+    require(in_order, f"{where}.backoff_seconds_max", "must not be below backoff_seconds_base")

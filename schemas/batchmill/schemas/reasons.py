@@ -23,7 +23,7 @@ class Fault(StrEnum):
 
 
 class Reason(StrEnum):
-    """Every reason a record can carry, in the order of the stages that give it."""
+    """Every reason a record can carry, in the order in which they came to be known."""
 
     UNDECODABLE = "undecodable"
     NOT_UTF8 = "not_utf8"
@@ -66,6 +66,12 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     NOT_PROMOTED = "not_promoted"
     POISON = "poison"
+    BENCHMARK = "benchmark"
+    JOINED = "joined"
+    PARTS_MISSING = "parts_missing"
+    NO_CONTEXT = "no_context"
+    INDEX_GONE = "index_gone"
+    TOOL_FAILED = "tool_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,12 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.CANCELLED: ReasonInfo(retryable=False, fault=Fault.OPERATOR, excluded=True),
     Reason.NOT_PROMOTED: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
     Reason.POISON: ReasonInfo(retryable=False, fault=Fault.US),
+    Reason.BENCHMARK: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
+    Reason.JOINED: ReasonInfo(retryable=False, fault=Fault.NOBODY, excluded=True),
+    Reason.PARTS_MISSING: ReasonInfo(retryable=False, fault=Fault.UPSTREAM),
+    Reason.NO_CONTEXT: ReasonInfo(retryable=False, fault=Fault.JOB),
+    Reason.INDEX_GONE: ReasonInfo(retryable=False, fault=Fault.OPERATOR),
+    Reason.TOOL_FAILED: ReasonInfo(retryable=False, fault=Fault.OPERATOR),
 }
 
 

@@ -73,6 +73,12 @@ class WorkItem:
     tokens_estimate: int
     bytes_estimate: int
     traceparent: str | None = None  #: W3C trace context of the raw event, when it had one
+    aside: bool = False  #: another version answers for its raw event: nothing of it is written
+    replayed: bool = False  #: its raw event was read again: what is accounted for already stays so
+    route: str = ""  #: of `ask.routes`; empty: the question itself
+    parent: str | None = None  #: the request whose committed output this stems from
+    part: str | None = None  #: i/n/whole: which part of the whole of that request
+    near_key: str | None = None  #: MinHash signature of its input, base64; None: not wanted
     origin: Origin
 
 
@@ -124,7 +130,10 @@ class Result:
     logprob_mean: float | None = None  #: of the answer's tokens, natural logarithm, where the provider gave it
     cost_nanos: int | None  #: None = unpriced, never 0 for an unknown price
     price_id: str | None
-    answered_by: str  #: provider | store | import
+    answered_by: str  #: provider | store | import | near
+    route: str = ""
+    of_request_id: str | None = None  #: whose answer this is a copy of
+    similarity: float | None = None  #: of the two inputs, where they are not the same
     received_at_ms: int
 
 
@@ -158,6 +167,7 @@ class Verdict:
     confidence: float | None
     target_key: str
     decided_by: str  #: rules | a reviewer's name
+    aside: bool = False  #: of a life aside
     judged_at_ms: int
 
 
@@ -210,6 +220,7 @@ class DeadLetter:
     original_bytes: int
     original_uri: str | None  #: claim check, when it does not fit
     redrives: int
+    aside: bool = False  #: of a life that does not answer for the raw event
     failed_at_ms: int
     origin: Origin
 
@@ -229,6 +240,7 @@ class Excluded:
     detail: str
     of_request_id: str | None  #: the request that answers for it
     cost_nanos: int | None
+    aside: bool = False  #: of a life that does not answer for the raw event
     excluded_at_ms: int
     origin: Origin
 
@@ -257,7 +269,8 @@ class Control:
 
     schema: ClassVar[str] = "control"
     command_id: str
-    command: str  #: apply | pause | resume | cancel | approve | redrive | import | look | grant | revert | replay | go
+    command: str  #: apply | promote | reject | pause | resume | cancel | approve | redrive | import | look | grant
+    #: revert | replay | go | rerun | manifest
     job: str
     version: str | None
     body_json: str  #: the frozen spec of `apply`, the selection of `redrive` and `approve`

@@ -54,6 +54,14 @@ class Life:
     review_sha256: str | None = None  #: of its answer
     reverted: bool = False  #: its commit was taken back: validated, and not to be written unless put back
     traceparent: str | None = None  #: W3C trace context of the raw event, when it had one
+    aside: bool = False  #: another version answers for its raw event: nothing of it is written
+    epoch: int = 0  #: counts wishes for a fresh answer
+    route: str = ""  #: of `ask.routes`, as it is asked by now; empty: the question itself
+    parent: str | None = None  #: the request whose committed output this stems from
+    part: str | None = None  #: i/n/whole: which part of the whole of that request
+    follows: str | None = None  #: the request that asks the same question and whose answer it waits for
+    near_key: str | None = None  #: MinHash signature of its input, base64
+    fires: bool = False  #: its commit has yet to start the jobs that follow
     origin: Origin
     updated_at_ms: int
 
@@ -91,6 +99,7 @@ class Answer:
     request_id: str  #: whose result it is
     result_offset: int
     output_sha256: str
+    route: str = ""  #: it was asked by
     stored_at_ms: int
 
     @property
@@ -104,8 +113,11 @@ class Arrival:
 
     schema: ClassVar[str] = "state.arrivals"
     job: str | None
-    waiting_for: str  #: job_resumed | job_known
+    waiting_for: str  #: job_resumed | job_known | parts | tools | index
     since_ms: int
+    group: str | None = None  #: what it is a part of
+    due_at_ms: int | None = None  #: it is taken up then, whatever is missing
+    value_json: str | None = None  #: what was looked up for it so far
     origin: Origin
 
     @property
@@ -181,6 +193,8 @@ class Job:
     job: str
     version: str  #: the one new events are normalized under
     versions_json: str  #: version -> frozen spec
+    promotions_json: str = "[]"  #: list of {version, number, at_ms, command_id}: what was promoted, in order
+    shadows_json: str = "{}"  #: version -> share of live events it is asked about, too; they do not commit yet
     paused: bool
     pause_reason: str | None = None  #: the provider's code when the job paused by itself; a person's pause has none
     cancelled_before_ms: int | None  #: lives queued before this instant are cancelled

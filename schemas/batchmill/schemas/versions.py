@@ -1,6 +1,6 @@
 """Fingerprints of a frozen job: what must be asked again, what must be judged again, what merely moves.
 
-    ask    text preprocessing + prompt + model and params + requested output form
+    ask    text preprocessing + prompt + model and params + requested output form + routes + retrieval + tools
     judge  the judge section + the output schema
     place  sink, table and key
 
@@ -14,6 +14,7 @@ import base64
 import hashlib
 from typing import Any, Final
 
+from batchmill.schemas.asking import ModelSpec, RouteSpec
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.strict_json import canonical_json, parse_json, plain
 
@@ -23,18 +24,31 @@ __all__ = ["ask_fingerprint", "judge_fingerprint", "place_fingerprint", "version
 _ASK_MEANING: Final = 1
 _JUDGE_MEANING: Final = 1
 
-_PREPROCESSING: Final = ("normalize", "strip_control", "max_chars")
+_PREPROCESSING: Final = ("normalize", "strip_control", "max_chars", "keep", "strip_markup", "collapse_space")
 _VERSION_CHARS: Final = 16
 
 
 def ask_fingerprint(spec: JobSpec) -> str:
     """Sha256 of whatever shapes the request; member order of the output schema counts, models answer in it."""
-    model = _told(spec.ask.model)
-    model.pop("account", None)
-    model["params_json"] = parse_json(spec.ask.model.params_json, "$.ask.model.params_json")
+    asked = _told(spec.ask) | {"model": _model(spec.ask.model)}
+    if spec.ask.routes:
+        asked["routes"] = [_route(route) for route in spec.ask.routes]
+    if spec.near is not None:
+        asked["near"] = plain(spec.near)
     given = _told(spec.input)
     text = {name: given[name] for name in _PREPROCESSING if name in given}
-    return _sha256({"meaning": _ASK_MEANING, "text": text, "ask": _told(spec.ask) | {"model": model}})
+    return _sha256({"meaning": _ASK_MEANING, "text": text, "ask": asked})
+
+
+def _route(route: RouteSpec) -> dict[str, Any]:
+    return _told(route) | ({} if route.model is None else {"model": _model(route.model)})
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    """Who pays is no part of the question."""
+    told = _told(spec)
+    told.pop("account", None)
+    return told | {"params_json": parse_json(spec.params_json, "$.ask.model.params_json")}
 
 
 def judge_fingerprint(spec: JobSpec) -> str:

@@ -18,9 +18,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-from batchmill.schemas.jobs import JobSpec, JobSpecError
+from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control
+from batchmill.schemas.spec_rules import JobSpecError
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of

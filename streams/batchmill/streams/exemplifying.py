@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from batchmill.schemas.jobs import AskSpec, InputSpec
+from batchmill.schemas.asking import AskSpec
+from batchmill.schemas.jobs import InputSpec
 from batchmill.streams.cleaning import Cleaner, compile_cleaner
 from batchmill.streams.jsontext import JsonObject, canonical
 from batchmill.streams.subschemas import in_order

@@ -18,6 +18,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptRefused",
     "Attempted",
+    "BroughtForward",
     "Cancelled",
     "Charge",
     "CommitApplied",
@@ -38,6 +39,7 @@ __all__ = [
     "ReviewDeferred",
     "ReviewUndone",
     "SentToReview",
+    "SetAside",
     "SinkRefused",
     "Spent",
     "Superseded",
@@ -172,6 +174,8 @@ class Rejected:
     result_offset: int
     reason: Reason
     due_at_ms: int
+    route: str | None = None  #: the next attempt goes by this route of the cascade; None: by the same
+    lane: str | None = None  #: that route's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +278,19 @@ class NotPromoted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BroughtForward:
+    """Its version was promoted: from now on it answers for its raw event, at this rank."""
+
+    seq: int
+    promotion: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A life of another version answers for its raw event from now on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
     """It is the newest of its source again, but the sink holds another request: it has to commit again."""
 
@@ -314,6 +331,8 @@ Fact = (
     | Superseded
     | Cancelled
     | NotPromoted
+    | BroughtForward
+    | SetAside
     | Recalled
     | Redriven
 )

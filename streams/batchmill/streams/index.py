@@ -13,7 +13,9 @@ __all__ = [
     "DOWN_ROWS",
     "IMPORTED_ROWS",
     "IMPORT_ROWS",
+    "PROMOTION_ROWS",
     "REDRIVE_ROWS",
+    "RERUN_ROWS",
     "entries",
     "padded",
 ]
@@ -27,6 +29,10 @@ IMPORTED_ROWS = "imported/"
 CHANGE_ROWS = "change/"
 #: meta rows that name a correction to be judged beside its input
 CORRECTION_ROWS = "correction/"
+#: meta rows of promotions that this task is carrying out
+PROMOTION_ROWS = "promotion/"
+#: meta rows of replays: raw events that are read again
+RERUN_ROWS = "rerun/"
 #: meta rows of sinks that this task cannot write to just now
 DOWN_ROWS = "sink_down/"
 
@@ -58,6 +64,10 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("change", row.name),)
         case Meta() if row.name.startswith(CORRECTION_ROWS):
             return (("correction", row.name),)
+        case Meta() if row.name.startswith(PROMOTION_ROWS):
+            return (("promotion", row.name),)
+        case Meta() if row.name.startswith(RERUN_ROWS):
+            return (("rerun", row.name),)
         case Meta() if row.name.startswith(DOWN_ROWS):
             return (("down", row.name),)
         case _:
@@ -77,7 +87,7 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
     if row.status is Status.FAILED_RETRYABLE:
         found.append(("retry", f"{padded(row.due_at_ms)}/{row.request_id}"))
-    elif row.status is Status.VALIDATED and not row.reverted:
+    elif row.status is Status.VALIDATED and not (row.reverted or row.aside):
         found.append(("commit", f"{padded(row.updated_at_ms)}/{row.request_id}"))
         if row.commit_id is not None:
             # the sink was asked, and what it did is not known
@@ -85,8 +95,12 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
     elif row.status is Status.SUCCEEDED_UNVALIDATED and row.result_offset is not None:
         # its answer is judged beside its input, which has to be read first
         found.append(("judge", row.request_id))
-    elif row.status is Status.NEEDS_REVIEW:
+    elif row.status is Status.NEEDS_REVIEW and not row.aside:
         found.append(("review", f"{row.job}/{row.request_id}"))
+    if row.aside:
+        found.append(("aside", f"{row.job}/{row.version}/{row.request_id}"))
+    if row.fires:
+        found.append(("then", row.request_id))
     if row.status is Status.COMMITTED or row.reverted:
         found.append(("run", f"{row.run_id}|{row.request_id}"))
     return tuple(found)

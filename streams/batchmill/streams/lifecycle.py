@@ -22,6 +22,7 @@ from batchmill.streams.facts import (
     Attempted,
     AttemptFailed,
     AttemptRefused,
+    BroughtForward,
     Cancelled,
     Charge,
     CommitApplied,
@@ -42,6 +43,7 @@ from batchmill.streams.facts import (
     ReviewDeferred,
     ReviewUndone,
     SentToReview,
+    SetAside,
     SinkRefused,
     Spent,
     Superseded,
@@ -156,7 +158,9 @@ _ROWS: dict[type[Fact], tuple[Cell, ...]] = {
     SinkRefused:    (_X,  _X,  _X,  _T,  _X,  _X,  _X,  _o),
     Superseded:     (_T,  _X,  _T,  _T,  _o,  _T,  _T,  _o),
     Cancelled:      (_T,  _X,  _T,  _T,  _o,  _T,  _T,  _o),
-    NotPromoted:    (_X,  _X,  _X,  _T,  _o,  _X,  _X,  _o),
+    NotPromoted:    (_T,  _X,  _T,  _T,  _o,  _T,  _T,  _o),
+    BroughtForward: (_Q,  _P,  _S,  _V,  _V,  _N,  _R,  _o),
+    SetAside:       (_Q,  _P,  _S,  _V,  _C,  _N,  _R,  _T),
     Recalled:       (_o,  _o,  _o,  _o,  _V,  _o,  _o,  _o),
     Redriven:       (_o,  _o,  _o,  _o,  _o,  _o,  _o,  "as told"),
 }
@@ -215,7 +219,7 @@ def _guard(life: Life, fact: Fact) -> Literal["stale", "impossible"] | None:
             return None if fact.commit_id == life.commit_id else STALE
         case PutBack():
             return None if life.reverted and fact.commit_id == life.commit_id else STALE
-        case Superseded() | Cancelled() | TakenIn() | AnswerFound():
+        case Superseded() | Cancelled() | NotPromoted() | TakenIn() | AnswerFound():
             return None if life.chunk_id is None else IMPOSSIBLE
         case Released():
             return None if life.chunk_id == fact.chunk_id else IMPOSSIBLE
@@ -235,7 +239,7 @@ def _undoable(life: Life) -> bool:
 def _why(life: Life, fact: Fact) -> str:
     if _guard(life, fact) is None:
         return "no such move in the table"
-    if isinstance(fact, Superseded | Cancelled | TakenIn | AnswerFound | Released):
+    if isinstance(fact, Superseded | Cancelled | NotPromoted | TakenIn | AnswerFound | Released):
         return f"it is a member of chunk {life.chunk_id}"
     return f"it was sent {life.sends} times"
 
@@ -286,7 +290,8 @@ def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
         case SentToReview():
             return _judged(fact) | {"reason": fact.reason, "review_offset": None, "review_sha256": fact.output_sha256}
         case Rejected():
-            return _failed(life, fact.reason, fact.due_at_ms) | _seen(fact)
+            escalated = {} if fact.route is None else {"route": fact.route, "lane": fact.lane or life.lane}
+            return _failed(life, fact.reason, fact.due_at_ms) | _seen(fact) | escalated
         case Condemned():
             return _ended(fact.reason) | _seen(fact)
         case ReviewAccepted():
@@ -307,6 +312,10 @@ def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
             return {"reverted": False}
         case SinkRefused():
             return _ended(Reason.SINK_REFUSED)
+        case BroughtForward():
+            return _brought_forward(life, fact)
+        case SetAside():
+            return {"aside": True}
         case Superseded():
             return _ended(Reason.SUPERSEDED)
         case Cancelled():
@@ -326,6 +335,13 @@ def _seen(fact: Passed | SentToReview | Rejected | Condemned) -> dict[str, Any]:
 
 def _judged(fact: Passed | SentToReview) -> dict[str, Any]:
     return _seen(fact) | {"confidence": fact.confidence}
+
+
+def _brought_forward(life: Life, fact: BroughtForward) -> dict[str, Any]:
+    """One that was written before is written again, at its new rank."""
+    ahead: dict[str, Any] = {"aside": False, "seq": max(life.seq, fact.seq), "promotion": fact.promotion}
+    again = {"commit_id": None, "review_sha256": None, "reverted": False}
+    return ahead | again if life.status is Status.COMMITTED else ahead
 
 
 def _redriven(life: Life, fact: Redriven) -> dict[str, Any]:

@@ -27,6 +27,10 @@ Effect = Literal[
     "judge",  # answers and corrections that are judged beside their input
     "commit",  # validated lives to the sink
     "change",  # commits that are taken back or put back
+    "promote",  # lives of a version that takes over, or never will
+    "rerun",  # raw events that are read again
+    "then",  # jobs that a commit starts
+    "tools",  # what is looked up for waiting raw records
 ]
 
 

@@ -24,7 +24,8 @@ import orjson
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from typing_extensions import override
 
-from batchmill.schemas.jobs import AskSpec, InputSpec
+from batchmill.schemas.asking import AskSpec
+from batchmill.schemas.jobs import InputSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.streams.capabilities import PROVIDERS
 from batchmill.streams.exemplifying import Example, ExampleError, examples_of

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchmill.agents.settings import Settings
-    from batchmill.schemas.jobs import ModelSpec
+    from batchmill.schemas.asking import ModelSpec
 
 __all__ = ["account_trouble", "key_hint"]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
-from batchmill.agents.jobs.resolving import Texts
+from batchmill.agents.jobs.texts import Texts
 from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS, ProviderFacts
 from batchmill.streams.chunking import BATCH

@@ -20,8 +20,10 @@ import jsonschema_rs
 from batchmill.agents.jobs import lint
 from batchmill.agents.jobs.lines import Lined, Steps, read_yaml
 from batchmill.agents.jobs.problems import JobFileError, Problem
-from batchmill.agents.jobs.resolving import Texts, resolved
-from batchmill.schemas.jobs import JobSpec, JobSpecError
+from batchmill.agents.jobs.resolving import resolved
+from batchmill.agents.jobs.texts import Texts
+from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.spec_rules import JobSpecError
 from batchmill.schemas.versions import version_of
 from batchmill.streams.capabilities import PROVIDERS
 
@@ -31,10 +33,6 @@ JOB_FILE = "job.yaml"
 
 #: Declared in the design, not carried out yet: where, and what to do meanwhile.
 _NOT_YET: Mapping[Steps, str] = {
-    ("ask", "routes"): "write one job per model, and let publishers choose the job",
-    ("gate",): "compare a sample by hand before `batchmill job apply`",
-    ("then",): "consume the committed topic",
-    ("schedule",): "run `batchmill ingest` from cron",
     ("on_delete",): "deletions are excluded as tombstones",
 }
 

@@ -1,22 +1,20 @@
 """The members of `job.yaml` -> the frozen `JobSpec`, once the words are known to be right.
 
-What lives here: reading the files a job names, and units (durations, dollars) into those of the spec. What must not:
-what the words may be (`job.schema.json`), and what they mean together (`lint`).
+What must not live here: how its files and units are read (`texts`), the question (`resolving_ask`), what the words may
+be (`job.schema.json`), and what they mean together (`lint`).
 """
 
 import json
-import re
-from collections.abc import Mapping
-from decimal import Decimal
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchmill.agents.checks import CheckLoadError, load_check
-from batchmill.agents.jobs.lines import Lined, Steps
-from batchmill.agents.jobs.problems import Problem
+from batchmill.agents.jobs.lines import Steps
+from batchmill.agents.jobs.resolving_ask import ask_of
+from batchmill.agents.jobs.texts import Texts, nanos_of, seconds_of
+from batchmill.schemas.asking import NearSpec
 from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import (
-    AskSpec,
     BreakerSpec,
     BudgetSpec,
     CheckKind,
@@ -27,10 +25,8 @@ from batchmill.schemas.jobs import (
     FunctionSpec,
     InputSpec,
     JobSpec,
-    JobSpecError,
     JudgeSpec,
     LengthSpec,
-    ModelSpec,
     ModeSpec,
     OnlineSpec,
     PlaceSpec,
@@ -44,93 +40,11 @@ from batchmill.schemas.jobs import (
     Severity,
     TruncationSpec,
 )
+from batchmill.schemas.promotion import GateSpec, JoinSpec, ScheduleSpec, ThenSpec
 from batchmill.schemas.reasons import REASONS, Reason
-from batchmill.streams.capabilities import PROVIDERS
+from batchmill.schemas.spec_rules import JobSpecError
 
-__all__ = ["Texts", "resolved", "seconds_of"]
-
-_TEXT_BYTES_MAX = 2**20
-NANO_DOLLARS = 10**9
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-#: what Python's reader raises at JSON that is well-formed, besides being more than it takes
-_UNREADABLE = (ValueError, RecursionError)
-_TOO_DEEP_OR_LONG = "is nested too deeply, or holds a number with too many digits"
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-
-
-def seconds_of(duration: float | str) -> float:
-    """`6h` -> 21600.0; a bare number is seconds already."""
-    if not isinstance(duration, str):
-        return float(duration)
-    match = _DURATION.fullmatch(duration)
-    assert match is not None, "the grammar lets only durations through"
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
-
-
-class Texts:
-    """The files a job names, read once; what cannot be read is a problem at the line that names it."""
-
-    def __init__(self, lined: Lined) -> None:
-        self._lined = lined
-        self._folder = lined.file.parent
-        self.problems: list[Problem] = []
-        self.read: dict[Steps, Path] = {}
-        self.numbers: dict[Steps, tuple[int, ...]] = {}  #: of a file of documents: the line of each
-
-    def text(self, steps: Steps, name: str | None) -> str | None:
-        if name is None:
-            return None
-        file = self._folder / name
-        self.read[steps] = file
-        try:
-            if not file.resolve().is_relative_to(self._folder.resolve()):
-                return self.wrong(steps, f"{name} lies outside the job's folder", "copy it beside job.yaml")
-            if file.stat().st_size > _TEXT_BYTES_MAX:
-                return self.wrong(steps, f"{name} is larger than {_TEXT_BYTES_MAX} bytes", None)
-            return file.read_text("utf-8")
-        except UnicodeDecodeError:
-            return self.wrong(steps, f"{name} is not UTF-8", None)
-        except OSError as error:
-            return self.wrong(steps, f"{name} cannot be read: {error.strerror}", f"it should be at {file}")
-
-    def document(self, steps: Steps, name: str | None) -> str | None:
-        """A file that holds a JSON document."""
-        text = self.text(steps, name)
-        if not text:
-            return None
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            self.problems.append(Problem(file=self.read[steps], line=error.lineno, what=f"is not JSON: {error.msg}"))
-            return None
-        except _UNREADABLE:
-            self.problems.append(Problem(file=self.read[steps], line=1, what=_TOO_DEEP_OR_LONG))
-            return None
-        return text
-
-    def lines(self, steps: Steps, name: str | None) -> str | None:
-        """A file of one JSON document a line, as one list."""
-        text = self.text(steps, name)
-        if not text:
-            return None
-        found = []
-        full = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        self.numbers[steps] = tuple(number for number, _ in full)
-        for number, line in full:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                what = f"is not JSON: {error.msg}"
-                self.problems.append(Problem(file=self.read[steps], line=number, what=what))
-                return None
-            except _UNREADABLE:
-                self.problems.append(Problem(file=self.read[steps], line=number, what=_TOO_DEEP_OR_LONG))
-                return None
-        return json.dumps(found)
-
-    def wrong(self, steps: Steps, what: str, hint: str | None) -> str:
-        self.problems.append(Problem(file=self._lined.file, line=self._lined.line(steps), what=what, hint=hint))
-        return ""
+__all__ = ["resolved"]
 
 
 def resolved(data: Mapping[str, Any], texts: Texts) -> JobSpec:
@@ -141,7 +55,7 @@ def resolved(data: Mapping[str, Any], texts: Texts) -> JobSpec:
         seq=data.get("seq", "log"),
         dedupe=data.get("dedupe", "source"),
         input=_input(data.get("input", {}), texts),
-        ask=_ask(data["ask"], texts),
+        ask=ask_of(data["ask"], texts),
         mode=_mode(data.get("mode", {})),
         judge=_judge(data.get("judge", {}), texts),
         retry=_retry(data.get("retry", {})),
@@ -151,6 +65,11 @@ def resolved(data: Mapping[str, Any], texts: Texts) -> JobSpec:
         review=_review(data.get("review", {})),
         breaker=None if data.get("breaker") is False else BreakerSpec(**data.get("breaker", {})),
         drift=_drift(data.get("drift")),
+        near=_near(data),
+        gate=_gate(data.get("gate"), texts),
+        then=tuple(ThenSpec(**each) for each in data.get("then", ())),
+        join=_join(data.get("join")),
+        schedules=_schedules(data.get("schedule", ())),
     )
 
 
@@ -164,39 +83,10 @@ def _input(data: Mapping[str, Any], texts: Texts) -> InputSpec:
         strip_control=text.get("strip_control", True),
         max_chars=text.get("max_chars", {}),
         filter=data.get("filter"),
+        keep=tuple(data.get("keep", ())),
+        strip_markup=text.get("strip_markup", False),
+        collapse_space=text.get("collapse_space", False),
     )
-
-
-def _ask(data: Mapping[str, Any], texts: Texts) -> AskSpec:
-    prompt, model, output = data["prompt"], data["model"], data.get("output")
-    form = {"schema": output} if isinstance(output, str) else output or {}
-    where: Steps = ("ask", "output") if isinstance(output, str) else ("ask", "output", "schema")
-    user = texts.text(("ask", "prompt", "user"), prompt["user"])
-    endpoint = model.get("endpoint") or _default_endpoint(model["provider"])
-    named = {} if endpoint is None else {"endpoint": endpoint}
-    if texts.problems and not user:
-        user = "unreadable"  # so that the other mistakes are found too; the job is refused all the same
-    return AskSpec(
-        system=texts.text(("ask", "prompt", "system"), prompt.get("system")),
-        user=user or "",
-        model=ModelSpec(
-            provider=model["provider"],
-            name=model["name"],
-            account=model.get("account", model["provider"]),
-            params_json=json.dumps(model.get("params", {})),
-            **named,
-        ),
-        output_schema_json=texts.document(where, form.get("schema")),
-        output_name=form.get("name", "output"),
-        examples_json=texts.lines(("ask", "examples"), data.get("examples")),
-        missing=data.get("missing"),
-        uncertain=data.get("uncertain"),
-    )
-
-
-def _default_endpoint(provider: str) -> str | None:
-    facts = PROVIDERS.get(provider)
-    return None if facts is None else facts.can.endpoints[0]
 
 
 def _mode(data: Mapping[str, Any]) -> ModeSpec:
@@ -217,11 +107,7 @@ def _budget(data: Mapping[str, Any] | None) -> BudgetSpec | None:
     if data is None:
         return None
     job, record = (data.get(f"{name}_usd") for name in ("job", "record"))
-    return BudgetSpec(job_nanos=_nanos(job), record_nanos=_nanos(record))
-
-
-def _nanos(dollars: float | None) -> int | None:
-    return None if dollars is None else round(Decimal(str(dollars)) * NANO_DOLLARS)
+    return BudgetSpec(job_nanos=nanos_of(job), record_nanos=nanos_of(record))
 
 
 def _judge(data: Mapping[str, Any], texts: Texts) -> JudgeSpec:
@@ -296,6 +182,39 @@ def _drift(data: Mapping[str, Any] | None) -> DriftSpec | None:
     if data is None:
         return None
     return DriftSpec(**(dict(data) | {"signals": tuple(DriftSignal(name) for name in data.get("signals", ()))}))
+
+
+def _near(data: Mapping[str, Any]) -> NearSpec | None:
+    """`dedupe: near` alone means the defaults."""
+    wanted = data.get("near", {} if data.get("dedupe") == "near" else None)
+    return None if wanted is None else NearSpec(**wanted)
+
+
+def _gate(data: Mapping[str, Any] | None, texts: Texts) -> GateSpec | None:
+    if data is None:
+        return None
+    told = dict(data)
+    benchmark = texts.lines(("gate", "benchmark"), told.pop("benchmark", None))
+    return GateSpec(**(told | {"fields": tuple(told.get("fields", ()))}), benchmark_json=benchmark)
+
+
+def _join(data: Mapping[str, Any] | None) -> JoinSpec | None:
+    if data is None:
+        return None
+    told = dict(data)
+    if "deadline" in told:
+        told["deadline_seconds"] = seconds_of(told.pop("deadline"))
+    return JoinSpec(**told)
+
+
+def _schedules(data: str | Sequence[Mapping[str, Any]]) -> tuple[ScheduleSpec, ...]:
+    return (ScheduleSpec(cron=data),) if isinstance(data, str) else tuple(_schedule(each) for each in data)
+
+
+def _schedule(data: Mapping[str, Any]) -> ScheduleSpec:
+    told = dict(data)
+    most = nanos_of(told.pop("max_usd", None))
+    return ScheduleSpec(**told, max_nanos=most)
 
 
 def _retry(data: Mapping[str, Any]) -> RetrySpec:
