@@ -59,6 +59,6 @@ REMEDIES: Final[dict[Reason, str]] = {
     Reason.JOINED: "Nothing to mend: it is a part, and the whole answers for it.",
     Reason.PARTS_MISSING: "Find the missing parts with `batchmill explain`; once they are mended, redrive.",
     Reason.NO_CONTEXT: "Widen the index or the record's groups, or set retrieval.on_empty: ask; apply it and redrive.",
-    Reason.INDEX_GONE: "Put the snapshot back into the payload store (`index build` makes the same again), then redrive.",
+    Reason.INDEX_GONE: "Put the snapshot back into the payload store (`index build` makes it again), then redrive.",
     Reason.TOOL_FAILED: "Mend the database or API that the error names, then redrive.",
 }
