@@ -315,8 +315,8 @@ def down_sinks(view: View) -> list[DownSink]:
 
 
 def waiting_commits(view: View, job: str | None = None) -> int:
-    """Requests that passed and are not written yet, those taken back apart."""
-    sql = f"""SELECT COUNT(*) FROM lives WHERE status = '{Status.VALIDATED}' AND NOT reverted
+    """Requests that passed and are not written yet, those taken back and those aside apart."""
+    sql = f"""SELECT COUNT(*) FROM lives WHERE status = '{Status.VALIDATED}' AND NOT reverted AND NOT aside
       AND (? IS NULL OR job = ?)"""
     return view.number(sql, (job, job))
 

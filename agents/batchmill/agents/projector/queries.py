@@ -69,6 +69,12 @@ class LifeRow:
     redrives: int
     commit_id: str | None
     reverted: bool
+    aside: bool  #: another life answers for its raw event
+    epoch: int
+    route: str
+    parent: str | None
+    part: str | None
+    follows: str | None
     output_sha256: str | None
     partition: int
     input_offset: int
@@ -316,7 +322,7 @@ def overseen(view: View) -> Overseen:
 
 
 #: commands that leave no trace in the row of a job
-_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay')"
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay', 'manifest')"
 _JOBS = f"""WITH newest AS (
   SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (
@@ -372,7 +378,7 @@ def review_queue(view: View) -> list[tuple[str, int, int]]:
     """Per job: how many answers wait, and since when the oldest does."""
     found = view.rows(
         f"""SELECT job, COUNT(*) AS n, MIN(updated_at_ms) AS oldest FROM lives
-        WHERE status = '{Status.NEEDS_REVIEW}' GROUP BY 1"""
+        WHERE status = '{Status.NEEDS_REVIEW}' AND NOT aside GROUP BY 1"""
     )
     return [(row["job"], row["n"], row["oldest"]) for row in found]
 
