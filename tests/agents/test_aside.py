@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,7 @@ def twins(log: Log, *, old: Status = Status.COMMITTED, new: Status = Status.VALI
     return lives
 
 
-def swap(log: Log, old: Life, new: Life, **changes: object) -> None:
+def swap(log: Log, old: Life, new: Life, **changes: Any) -> None:
     """The new version is promoted: the former one's life stays what it is, aside."""
     log.row(replace(old, aside=True))
     log.row(replace(new, aside=False, **changes))
@@ -140,8 +141,8 @@ def test_a_benchmark_event_is_excluded_and_the_lives_made_of_it_stand_beside(log
 
 def test_what_is_aside_costs_money_and_is_no_success_of_the_job(log: Log) -> None:
     twins(log, new=Status.COMMITTED)
-    for name, version in (("a", "v1"), ("b", NEW)):
-        log.add("results", 0, encode(replace(a_result(name), version=version)))
+    for name, of_version in (("a", "v1"), ("b", NEW)):
+        log.add("results", 0, encode(replace(a_result(name), version=of_version)))
     log.add("validated", 0, encode(a_verdict("a")))
     log.add("validated", 0, encode(replace(a_verdict("b"), version=NEW, aside=True)))
     log.fold()

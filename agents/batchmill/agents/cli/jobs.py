@@ -1,18 +1,17 @@
-"""`batchmill job`: check, plan and apply a job folder; what is applied already."""
+"""`batchmill job`: check, plan and apply a job folder. What is applied already is told by `cli.versions`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from batchmill.agents.cli.accounts import account_trouble
-from batchmill.agents.cli.door import JSON, Door, door, utc
-from batchmill.agents.cli.errors import CommandError
+from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
+from batchmill.agents.cli.versions import add as add_versions
 from batchmill.streams.finding import Lint
 
 if TYPE_CHECKING:
@@ -20,13 +19,11 @@ if TYPE_CHECKING:
     from batchmill.agents.jobs import LoadedJob
     from batchmill.agents.jobs.planning import Plan
     from batchmill.agents.jobs.problems import Problem
-    from batchmill.agents.projector.queries import JobRow
     from batchmill.agents.projector.stakes import Stake
     from batchmill.schemas.jobs import JobSpec
-    from batchmill.schemas.records import Control
     from batchmill.streams.costing import Prices
 
-__all__ = ["add", "listed", "wait_option"]
+__all__ = ["add", "wait_option"]
 
 FOLDER = typer.Argument(metavar="FOLDER", help="A folder with job.yaml, or the file itself.")
 _SAMPLE_FILE = "samples.jsonl"
@@ -38,9 +35,9 @@ wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for e
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Validate, plan and apply jobs.")
-    for command in (validate, plan, apply, show):
+    for command in (validate, plan, apply):
         group.command()(command)
-    group.command("list")(list_)
+    add_versions(group)
     app.add_typer(group, name="job")
 
 
@@ -94,7 +91,7 @@ def plan(
         int | None,
         typer.Option("--records", "--count", help="Expected number of events, to multiply the estimate with."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Kafka for the active version.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Kafka for the version in force.")] = False,
     json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what applying would mean: differences, rendered prompts, what tokens are spent on, cost. Sends nothing.
@@ -105,7 +102,7 @@ def plan(
     """
     here = door(context)
     loaded = _load(here, folder, quietly=json)
-    active = None if offline else _active(here, loaded.spec.job)
+    active = None if offline else _promoted(here, loaded.spec.job)
     if not offline and not json:
         _warn_of_scorer(here, loaded.spec)
     prices = _prices_of(here, loaded.spec)
@@ -130,7 +127,7 @@ def apply(
     actor: Annotated[str | None, typer.Option(help="Who does this, for the record; default: user@host.")] = None,
     json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Freeze the job and make it the version that new events are processed under.
+    """Freeze the job. Its first version is in force at once; a later one is tried out until it is promoted.
 
     What its model costs today is frozen with it. Applied again, an unchanged job takes today's prices.
 
@@ -140,14 +137,14 @@ def apply(
     """
     here = door(context)
     loaded = _load(here, folder, quietly=json)
-    active = _active(here, loaded.spec.job)
+    stands, known = _known(here, loaded)
     prices = _prices_of(here, loaded.spec)
-    told = {"prices": told_prices(prices)}
-    if active is not None and _same(active.spec, loaded.spec, prices):
+    told = {"prices": told_prices(prices), "standing": stands}
+    if known is not None and _same(known.spec, loaded.spec, prices):
         if json:
-            unchanged = {"job": active.job, "version": active.version, "changed": False, "laggards": []}
+            unchanged = {"job": known.job, "version": known.version, "changed": False, "laggards": []}
             here.emit("job.apply", unchanged | told)
-        here.say(f"job {active.job} is applied already, version {active.version}; nothing was changed")
+        here.say(f"job {known.job} is applied already, version {known.version} ({stands}); nothing was changed")
         return
     issued = asyncio.run(_apply(here, loaded, prices, actor, wait))
     if json:
@@ -162,7 +159,7 @@ def apply(
             }
             | told,
         )
-    here.say(f"job {loaded.spec.job} is applied, version {loaded.version}")
+    here.say(f"job {loaded.spec.job} is applied, version {loaded.version}{_APPLIED[stands]}")
     here.say(_priced_by(loaded.spec, prices))
     _warn_of_scorer(here, loaded.spec)
     if not issued.effective:
@@ -170,56 +167,22 @@ def apply(
         raise typer.Exit(ExitCode.TEMPORARY)
 
 
-def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
-    """List the applied jobs: what was asked for, what is in effect, what is paused.
-
-    \b
-    Example:
-      batchmill job list
-    """
-    here = door(context)
-    told = _jobs(here)
-    if json:
-        here.emit("job.list", told)
-        return
-    columns = ("job", "version", "versions", "requested", "effective", "paused", "open", "parked", "applied")
-    rows = [[each[name] for name in (*columns[:-1], "applied_at")] for each in told]
-    here.table(columns, rows, empty="no job is applied; `batchmill init jobs/first` makes one to start from")
+#: what an application makes of a version, by how it stands then
+_APPLIED = {
+    "promoted": "",
+    "shadow": ", to be tried out: what it answers is kept, and written once it is promoted",
+}
 
 
-def show(
-    context: typer.Context,
-    job: Annotated[str, typer.Argument(help="The job's name.")],
-    version: Annotated[str | None, typer.Option(help="A frozen version; default: the active one.")] = None,
-    json: Annotated[bool, JSON] = False,
-) -> None:
-    """Show a job's frozen spec and its versions.
+def _known(here: Door, loaded: "LoadedJob") -> "tuple[str, AppliedVersion | None]":
+    """How the version will stand once it is applied, and what was applied under it, if it stands so already."""
+    from batchmill.agents.commands import applied_versions, read_commands
+    from batchmill.agents.versions import standings
 
-    \b
-    Example:
-      batchmill job show triage --json
-    """
-    import orjson
-
-    here = door(context)
-    versions = _versions(here, job)
-    if not versions:
-        raise CommandError(f"no job {job} is applied; `batchmill job list` names those that are", ExitCode.NOT_FOUND)
-    chosen = versions.get(version or _newest(versions).version)
-    if chosen is None:
-        raise CommandError(f"job {job} has no version {version}; it has {', '.join(versions)}", ExitCode.NOT_FOUND)
-    spec = orjson.loads(chosen.spec.to_json())
-    if json:
-        known = [
-            {"version": each.version, "applied_at_ms": each.applied_at_ms, "actor": each.actor}
-            for each in versions.values()
-        ]
-        here.emit("job.show", {"job": job, "version": chosen.version, "spec": spec, "versions": known})
-        return
-    for each in versions.values():
-        mark = "active" if each is _newest(versions) else ""
-        here.say(f"{each.version}  {utc(each.applied_at_ms)}  {each.actor}  {mark}")
-    typer.echo(orjson.dumps(spec, option=orjson.OPT_INDENT_2).decode())
+    commands = asyncio.run(read_commands(here.settings, loaded.spec.job))
+    stand = standings(commands)
+    after = "shadow" if "promoted" in stand.values() and stand.get(loaded.version) != "promoted" else "promoted"
+    return after, applied_versions(commands).get(loaded.version) if stand.get(loaded.version) == after else None
 
 
 def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
@@ -329,19 +292,11 @@ def _problem(problem: Any) -> dict[str, Any]:
     }
 
 
-def _versions(here: Door, job: str) -> "dict[str, AppliedVersion]":
-    from batchmill.agents.commands import applied_versions, read_commands
+def _promoted(here: Door, job: str) -> "AppliedVersion | None":
+    from batchmill.agents.commands import read_commands
+    from batchmill.agents.versions import promoted_version
 
-    return applied_versions(asyncio.run(read_commands(here.settings, job)))
-
-
-def _newest(versions: "dict[str, AppliedVersion]") -> "AppliedVersion":
-    return max(versions.values(), key=lambda version: version.applied_at_ms)
-
-
-def _active(here: Door, job: str) -> "AppliedVersion | None":
-    versions = _versions(here, job)
-    return _newest(versions) if versions else None
+    return promoted_version(asyncio.run(read_commands(here.settings, job)))
 
 
 def _warn_of_scorer(here: Door, spec: "JobSpec") -> None:
@@ -351,7 +306,7 @@ def _warn_of_scorer(here: Door, spec: "JobSpec") -> None:
     asked = spec.judge.scoring
     if asked is None or asked.job is None:
         return
-    applied = _active(here, asked.job)
+    applied = _promoted(here, asked.job)
     what = trouble(asked.job, None if applied is None else applied.spec)
     if what is not None:
         here.say(f"warning: judge.scoring.job: {what}")
@@ -420,57 +375,6 @@ def _stake(here: Door, job: str) -> "Stake | None":
             return stake(view, job)
     except ViewMissingError:
         return None
-
-
-def _jobs(here: Door) -> list[dict[str, Any]]:
-    from batchmill.agents.commands import read_commands
-
-    return listed(asyncio.run(read_commands(here.settings)), _effects(here))
-
-
-def listed(commands: Sequence["Control"], seen: Mapping[str, "JobRow"]) -> list[dict[str, Any]]:
-    """What `job list` tells: the log says what was asked for, the read model what the tasks made of it."""
-    from batchmill.agents.commands import applied_versions
-
-    told = []
-    for job in sorted({command.job for command in commands if command.command == "apply"}):
-        own = [command for command in commands if command.job == job]
-        versions = applied_versions(own)
-        active = _newest(versions)
-        flags = [command.command for command in own if command.command in {"pause", "resume"}]
-        effect = seen.get(job)
-        told.append(
-            {
-                "job": job,
-                "version": active.version,
-                "versions": len(versions),
-                "requested": "paused" if flags[-1:] == ["pause"] else "running",
-                "effective": None if effect is None else f"{effect.effective_tasks}/{effect.tasks} tasks",
-                "paused": _paused(effect),
-                "paused_tasks": None if effect is None else effect.paused_tasks,
-                "tasks": None if effect is None else effect.tasks,
-                "open": None if effect is None else effect.open_lives,
-                "parked": None if effect is None else effect.parked,
-                "applied_at": utc(active.applied_at_ms),
-            }
-        )
-    return told
-
-
-def _paused(effect: "JobRow | None") -> str | None:
-    return None if effect is None or not effect.paused_tasks else f"{effect.paused_tasks}/{effect.tasks} tasks"
-
-
-def _effects(here: Door) -> dict[str, "JobRow"]:
-    """What the read model says is in effect; nothing when there is none, for the log alone tells what was asked for."""
-    from batchmill.agents.projector import queries
-    from batchmill.agents.projector.reading import ViewMissingError
-
-    try:
-        with here.view() as view:
-            return {row.job: row for row in queries.jobs(view)}
-    except ViewMissingError:
-        return {}
 
 
 def _list(numbers: tuple[int, ...]) -> str:

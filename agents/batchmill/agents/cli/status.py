@@ -1,5 +1,6 @@
 """`batchmill status`: where everything stands, once or live."""
 
+import json as jsonlib
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -196,10 +197,17 @@ def _job_lines(report: Report) -> list[str]:
     for job in report.jobs:
         lagging = job.tasks - job.effective_tasks
         told.append(
-            f"{job.job}  {_condition(job)}, version {job.version}"
+            f"{job.job}  {_condition(job)}, version {job.version}{_tried_out(job)}"
             + (f", not yet in effect in {lagging} tasks" if lagging else "")
         )
     return [*told, ""] if told else []
+
+
+def _tried_out(job: "JobRow") -> str:
+    """Which versions are asked beside the one in force, and about how much of what comes in."""
+    shares = jsonlib.loads(job.shadows_json).items()
+    told = (f"{version} ({share:.0%} of live events)" if share else version for version, share in shares)
+    return "".join(f", trying out {each}" for each in told)
 
 
 def _condition(job: "JobRow") -> str:

@@ -3,17 +3,16 @@
 The samples go through the real normalizer over an empty state, so what is shown is what would be sent.
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from batchmill.agents.checks import installed_checks
+from batchmill.agents.jobs.differing import Difference, TextDifference, compare
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
 from batchmill.schemas.state import Job
-from batchmill.schemas.strict_json import plain
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
@@ -24,24 +23,7 @@ from batchmill.streams.orders import Emit
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
-__all__ = ["Difference", "Plan", "Sample", "TextDifference", "plan_job"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One member of the spec that is not as in the active version."""
-
-    member: str
-    active: Any
-    planned: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextDifference:
-    """A text of the question, line by line, against the active version's."""
-
-    member: str
-    lines: tuple[str, ...]  #: as a unified diff has them
+__all__ = ["Plan", "Sample", "plan_job"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +96,7 @@ def plan_job(
     now_ms: int,
 ) -> Plan:
     """Compare and try out; `samples` are (key, value) pairs as they would lie in raw."""
+    against = None if active is None else compare(active, spec)
     return Plan(
         job=spec.job,
         version=version_of(spec),
@@ -121,59 +104,13 @@ def plan_job(
         ask=ask_fingerprint(spec),
         judge=judge_fingerprint(spec),
         place=place_fingerprint(spec),
-        asks_again=active is not None and ask_fingerprint(active) != ask_fingerprint(spec),
-        judges_again=active is not None and judge_fingerprint(active) != judge_fingerprint(spec),
-        places_again=active is not None and place_fingerprint(active) != place_fingerprint(spec),
-        differences=tuple(_differences(active, spec)) if active is not None else (),
-        texts=tuple(_text_differences(active, spec)) if active is not None else (),
+        asks_again=against is not None and against.asks_again,
+        judges_again=against is not None and against.judges_again,
+        places_again=against is not None and against.places_again,
+        differences=() if against is None else against.differences,
+        texts=() if against is None else against.texts,
         samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
     )
-
-
-def _differences(active: JobSpec, planned: JobSpec) -> Iterable[Difference]:
-    # Prices are no part of what a job says: the day and the list decide them.
-    before, after = (_flat(plain(replace(spec, prices_json=None))) for spec in (active, planned))
-    for member in sorted(before.keys() | after.keys()):
-        if before.get(member) != after.get(member):
-            yield Difference(member=member, active=before.get(member), planned=after.get(member))
-
-
-def _text_differences(active: JobSpec, planned: JobSpec) -> Iterator[TextDifference]:
-    before, after = _texts(active), _texts(planned)
-    for member, text in before.items():
-        lines = difflib.unified_diff(
-            text.splitlines(), after[member].splitlines(), "active", "planned", lineterm="", n=_CONTEXT_LINES
-        )
-        told = tuple(lines)
-        if told:
-            yield TextDifference(member=member, lines=told)
-
-
-def _texts(spec: JobSpec) -> dict[str, str]:
-    """All that a model reads of a job, in the order in which it reads it."""
-    ask = spec.ask
-    examples = json.loads(ask.examples_json) if ask.examples_json is not None else []
-    schema = json.loads(ask.output_schema_json) if ask.output_schema_json is not None else None
-    return {
-        "ask.system": ask.system or "",
-        "ask.missing": ask.missing or "",
-        "ask.uncertain": ask.uncertain or "",
-        "ask.examples_json": "\n".join(json.dumps(each, ensure_ascii=False) for each in examples),
-        "ask.user": ask.user,
-        "ask.output_schema_json": "" if schema is None else json.dumps(schema, ensure_ascii=False, indent=2),
-    }
-
-
-_CONTEXT_LINES = 3
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {path: value}
-    found: dict[str, Any] = {}
-    for name, member in value.items():
-        found |= _flat(member, f"{path}.{name}" if path else name)
-    return found
 
 
 class _Trial:

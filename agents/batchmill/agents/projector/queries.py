@@ -139,7 +139,8 @@ class JobRow:
     """A job as all tasks together have it; what was asked for beside what is in effect."""
 
     job: str
-    version: str  #: of the newest `apply`
+    version: str  #: in force
+    shadows_json: str  #: versions that are tried out -> share of live events that they are asked about
     versions: int  #: frozen versions known
     requested_paused: bool
     paused_tasks: int  #: tasks in which the pause is in effect
@@ -336,8 +337,10 @@ _JOBS = f"""WITH newest AS (
   FROM jobs j LEFT JOIN asked a ON a.job = j.job AND a.partition = j.partition
 )
 SELECT n.job,
-  COALESCE((SELECT version FROM commands WHERE job = n.job AND command = 'apply' ORDER BY at_ms DESC LIMIT 1), '')
-    AS version,
+  COALESCE((SELECT version FROM jobs WHERE job = n.job ORDER BY updated_at_ms DESC LIMIT 1),
+    (SELECT version FROM commands WHERE job = n.job AND command = 'apply' ORDER BY at_ms LIMIT 1), '') AS version,
+  COALESCE((SELECT shadows_json FROM jobs WHERE job = n.job ORDER BY updated_at_ms DESC LIMIT 1), '{{}}')
+    AS shadows_json,
   COALESCE((SELECT COUNT(DISTINCT version) FROM commands WHERE job = n.job AND command = 'apply'), 0) AS versions,
   COALESCE(f.paused_at > COALESCE(f.resumed_at, -1), 0) AS requested_paused,
   (SELECT COUNT(*) FROM seen WHERE job = n.job AND paused) AS paused_tasks,
