@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.agents.cli.door import Door
+from batchmill.agents.cli.program import run
 from batchmill.agents.cli.status import lines, plain, read_report
 from batchmill.agents.projector import letters, queries
 from batchmill.agents.projector.commits import waiting_commits
 from batchmill.agents.projector.metrics import Scope, accounting, failures, funnel, metrics
 from batchmill.agents.projector.reviewing import counts, waiting, waiting_total
+from batchmill.agents.projector.story import story
 from batchmill.schemas.codec import encode
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Origin
@@ -53,6 +55,7 @@ def twins(log: Log, *, old: Status = Status.COMMITTED, new: Status = Status.VALI
         a_life(origin, "a", status=old, sends=1, cost_nanos=7, input_tokens=10),
         a_life(origin, "b", status=new, sends=1, cost_nanos=5, input_tokens=30, version=NEW, aside=True),
     )
+    lives = (lives[0], replace(lives[1], source_id=lives[0].source_id))
     for life in lives:
         item = replace(a_work_item(origin, life.request_id[0]), version=life.version, aside=life.aside)
         log.add("normalized", 0, encode(item))
@@ -213,6 +216,49 @@ def test_status_tells_what_is_aside_by_version(log: Log) -> None:
     told = "held aside: 3 (triage version v2: 1 validated, 1 in review, 1 under way)"
     assert told in lines(report, None)
     assert plain(report, None)["accounting"]["aside"][0]["lives"] == 3
+
+
+def test_a_story_tells_which_version_answers_and_what_stands_beside(log: Log) -> None:
+    old, new = twins(log)
+    log.fold()
+    with log.view() as view:
+        front, aside = story(view, old.request_id), story(view, new.request_id)
+    assert front.aside is None
+    assert [(each.version, each.aside) for each in front.beside] == [(NEW, True)]
+    assert aside.aside == f"version v1 answers for its raw event, by request {old.request_id}"
+    assert [hop.topic for hop in aside.hops] == ["raw", "normalized"]
+    assert (aside.waits_for or "").startswith("a promotion of version v2")
+
+
+def test_a_story_tells_descent_route_epoch_and_whose_answer_it_was_given(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = log.raw()
+    log.row(a_life(origin, "a", parent="p" * 32, part="1/3/doc", route="big", epoch=2, status=Status.VALIDATED))
+    log.add("results", 0, encode(a_result("a", answered_by="near", of_request_id="q" * 32, similarity=0.9)))
+    log.fold()
+    assert run(["--set", f"view.path={log.path}", "explain", "a" * 32]) == 0
+    out = capsys.readouterr().out
+    for told in (
+        f"stems from request {'p' * 32}, part 1/3/doc",
+        "asked by route big",
+        "asked afresh, epoch 2",
+        f"answered_by=near of_request_id={'q' * 32} similarity=0.9",
+    ):
+        assert told in out
+
+
+def test_a_benchmark_life_says_that_no_version_answers_for_its_event(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = log.raw()
+    log.add("excluded", 0, encode(an_exclusion(origin, Reason.BENCHMARK)))
+    log.row(a_life(origin, "a", status=Status.VALIDATED, aside=True))
+    log.fold()
+    assert run(["--set", f"view.path={log.path}", "explain", "a" * 32]) == 0
+    assert "stands aside: its raw event is excluded, answered for by no version" in capsys.readouterr().out
+    assert run(["--set", f"view.path={log.path}", "records", "list"]) == 0
+    assert "\tv1\tvalidated, aside\t" in capsys.readouterr().out
 
 
 # -- any history -------------------------------------------------------------------------------------------------------
