@@ -1,16 +1,21 @@
 """Files into a real raw topic, read back by an independent consumer."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from batchmill.agents.ingest import Format, IngestReport, SourceRecord, ingest, open_records
+from batchmill.agents.commands import read_commands
+from batchmill.agents.ingest import Format, IngestReport, SourceRecord, declare_end, ingest, open_records
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.topics import KafkaUnreachableError, TopicAdmin
 from batchmill.schemas.ids import partition_for
+from batchmill.streams.controlling import control, refusal
+from batchmill.streams.view import MemoryView
 
 
 @pytest.fixture
@@ -80,6 +85,21 @@ async def test_the_same_content_has_the_same_manifest(settings: Settings) -> Non
     first: IngestReport = await ingest(settings, records(), run="r1")
     second = await ingest(settings, records(), run="r2")
     assert first.content_sha256 == second.content_sha256 != ""
+
+
+async def test_a_run_that_came_to_its_end_declares_it_to_every_task(settings: Settings) -> None:
+    values = [b"a", b"", b"bc"]
+    report = await ingest(settings, (SourceRecord(line=n, value=value) for n, value in enumerate(values)), run="r1")
+    assert await read_commands(settings) == []  # sent, and not declared yet
+    await declare_end(settings, report, source="x.jsonl", actor="me")
+    (command,) = await read_commands(settings)
+    assert (command.command, command.command_id, command.job, command.actor) == ("manifest", report.manifest, "", "me")
+    body = orjson.loads(command.body_json)
+    hashed = hashlib.sha256(b"".join(len(value).to_bytes(8, "big") + value for value in values)).hexdigest()
+    assert (body["run"], body["source"], body["count"], body["sha256"]) == ("r1", "x.jsonl", 3, hashed)
+    assert report.began_ms <= body["began_ms"] <= body["ended_ms"]
+    assert refusal(MemoryView(), command) is None
+    assert control(MemoryView(), command, 1, 1) == []
 
 
 async def test_no_broker_is_said_in_words() -> None:

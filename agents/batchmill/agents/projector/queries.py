@@ -1,4 +1,4 @@
-"""Rows of the read model, typed: records, batches, jobs, reviews, runs, and how fresh the view is."""
+"""Rows of the read model, typed: records, batches, jobs, reviews, and how fresh the view is."""
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
@@ -23,7 +23,6 @@ __all__ = [
     "JobRow",
     "LifeRow",
     "Overseen",
-    "RunRow",
     "batch",
     "batches",
     "budgets",
@@ -35,7 +34,6 @@ __all__ = [
     "lives",
     "overseen",
     "review_queue",
-    "runs",
     "source_lives",
 ]
 
@@ -162,20 +160,6 @@ class CommandRow:
     version: str | None
     actor: str
     issued_at_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRow:
-    """One run: an ingest, or the live run of a version."""
-
-    run_id: str
-    job: str
-    records: int
-    committed: int
-    open: int
-    cost_nanos: int
-    first_at_ms: int
-    last_at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,17 +368,6 @@ def review_queue(view: View) -> list[tuple[str, int, int]]:
         WHERE status = '{Status.NEEDS_REVIEW}' AND NOT aside GROUP BY 1"""
     )
     return [(row["job"], row["n"], row["oldest"]) for row in found]
-
-
-def runs(view: View, *, job: str | None = None, limit: int = 100) -> list[RunRow]:
-    """The newest first."""
-    where, values = _where(("job = ?", job))
-    sql = f"""SELECT run_id, job, COUNT(*) AS records,
-      COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed,
-      COUNT(*) FILTER (WHERE status NOT IN {_OPEN}) AS open, SUM(cost_nanos) AS cost_nanos,
-      MIN(origin_at_ms) AS first_at_ms, MAX(updated_at_ms) AS last_at_ms
-      FROM lives WHERE {where} GROUP BY 1, 2 ORDER BY first_at_ms DESC LIMIT ?"""
-    return view.typed(RunRow, sql, (*values, limit))
 
 
 def freshness(view: View) -> Freshness:

@@ -170,7 +170,6 @@ _REST = (
     "CREATE INDEX raw_0 ON raw (request_id) WHERE request_id IS NOT NULL",
     "CREATE INDEX raw_1 ON raw (run_id) WHERE run_id IS NOT NULL",
     "CREATE INDEX lives_aside ON lives (request_id) WHERE aside",
-    "CREATE INDEX manifests ON commands (partition, offset) WHERE command = 'manifest'",
     # counts of every check, and the failed ones one by one
     """CREATE TABLE check_counts (job TEXT NOT NULL, version TEXT NOT NULL, id TEXT NOT NULL, severity TEXT NOT NULL,
   passed INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (job, version, id, severity, passed)) WITHOUT ROWID""",
