@@ -1,5 +1,6 @@
 """Files into a real raw topic, read back by an independent consumer."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from batchmill.agents.ingest import Format, IngestReport, SourceRecord, declare_
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.topics import KafkaUnreachableError, TopicAdmin
 from batchmill.schemas.ids import partition_for
+from batchmill.schemas.records import Control
 from batchmill.streams.controlling import control, refusal
 from batchmill.streams.view import MemoryView
 
@@ -43,6 +45,15 @@ async def read_raw(settings: Settings) -> list[Any]:
         return records
     finally:
         await consumer.stop()
+
+
+async def declared(settings: Settings) -> list[Control]:
+    """The commands, once the broker has finished the transaction that wrote them."""
+    for _ in range(100):
+        if found := await read_commands(settings):
+            return found
+        await asyncio.sleep(0.1)
+    return []
 
 
 async def test_every_line_arrives_once_with_job_run_and_key(settings: Settings, tmp_path: Path) -> None:
@@ -92,7 +103,7 @@ async def test_a_run_that_came_to_its_end_declares_it_to_every_task(settings: Se
     report = await ingest(settings, (SourceRecord(line=n, value=value) for n, value in enumerate(values)), run="r1")
     assert await read_commands(settings) == []  # sent, and not declared yet
     await declare_end(settings, report, source="x.jsonl", actor="me")
-    (command,) = await read_commands(settings)
+    (command,) = await declared(settings)
     assert (command.command, command.command_id, command.job, command.actor) == ("manifest", report.manifest, "", "me")
     body = orjson.loads(command.body_json)
     hashed = hashlib.sha256(b"".join(len(value).to_bytes(8, "big") + value for value in values)).hexdigest()
