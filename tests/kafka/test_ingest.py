@@ -10,6 +10,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from batchmill.agents.cli.program import run
 from batchmill.agents.commands import read_commands
 from batchmill.agents.ingest import Format, IngestReport, SourceRecord, declare_end, ingest, open_records
 from batchmill.agents.settings import Settings, load_settings
@@ -111,6 +112,22 @@ async def test_a_run_that_came_to_its_end_declares_it_to_every_task(settings: Se
     assert report.began_ms <= body["began_ms"] <= body["ended_ms"]
     assert refusal(MemoryView(), command) is None
     assert control(MemoryView(), command, 1, 1) == []
+
+
+async def test_the_command_declares_the_end_of_what_it_sent(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b'{"id": 1}\n{"id": 2}\n')
+    at = [f"kafka.bootstrap_servers={settings.kafka.bootstrap_servers}", f"topic_prefix={settings.topic_prefix}"]
+    set_ = [word for each in (*at, f"partitions={settings.partitions}") for word in ("--set", each)]
+    code = await asyncio.to_thread(run, [*set_, "ingest", str(file), "--job", "triage", "--run", "r9", "--json"])
+    told = orjson.loads(capsys.readouterr().out)
+    (command,) = await declared(settings)
+    assert (code, command.job, command.command_id) == (0, "triage", told["manifest"])
+    body = orjson.loads(command.body_json)
+    assert (body["run"], body["source"], body["count"]) == ("r9", "x.jsonl", 2)
+    assert body["sha256"] == told["content_sha256"]
 
 
 async def test_no_broker_is_said_in_words() -> None:
