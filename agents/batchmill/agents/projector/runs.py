@@ -7,6 +7,7 @@ shadow run and a replay have one version each; the events of an ingest may be an
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -125,17 +126,11 @@ FROM told WHERE run_id IS NOT NULL GROUP BY 1 ORDER BY last_at_ms DESC, run_id L
 
 def _rows(view: View, *, job: str | None, run: str | None, limit: int) -> list[RunRow]:
     found = list(view.rows(_RUNS, {"job": job, "run": run, "limit": limit}))
-    names = orjson.dumps([row["run_id"] for row in found]).decode()
+    names = [row["run_id"] for row in found]
+    ingests = [name for name in names if _kind(name) is RunKind.INGEST]
     manifests = _manifests(view, names)
-    asked, answering = (_versions(view, lives, names) for lives in (_ASKED, _ANSWER))
-    return [
-        _row(
-            row,
-            manifests.get(row["run_id"], ()),
-            (answering if _kind(row["run_id"]) is RunKind.INGEST else asked).get(row["run_id"], ()),
-        )
-        for row in found
-    ]
+    versions = _versions(view, _ANSWER, ingests) | _versions(view, _ASKED, sorted({*names} - {*ingests}))
+    return [_row(row, manifests.get(row["run_id"], ()), versions.get(row["run_id"], ())) for row in found]
 
 
 def _row(row: Any, manifests: tuple[Manifest, ...], versions: tuple[RunVersion, ...]) -> RunRow:
@@ -151,12 +146,12 @@ def _kind(run: str) -> RunKind:
     return RunKind(first) if colon and first in set(RunKind) else RunKind.INGEST
 
 
-def _manifests(view: View, names: str) -> dict[str, tuple[Manifest, ...]]:
+def _manifests(view: View, names: Sequence[str]) -> dict[str, tuple[Manifest, ...]]:
     """By run, the oldest first; each command is told once, however many partitions have a copy."""
     sql = f"""SELECT actor, body_json FROM commands WHERE {_DECLARED} IN (SELECT value FROM json_each(?))
       GROUP BY command_id ORDER BY MIN(at_ms)"""
     found: dict[str, tuple[Manifest, ...]] = {}
-    for row in view.rows(sql, (names,)):
+    for row in view.rows(sql, (orjson.dumps(names).decode(),)):
         told = orjson.loads(row["body_json"])
         if all(isinstance(told.get(name), kind) for name, kind in _MEMBERS.items()):
             manifest = Manifest(by=row["actor"], **{name: told[name] for name in _MEMBERS})
@@ -164,17 +159,18 @@ def _manifests(view: View, names: str) -> dict[str, tuple[Manifest, ...]]:
     return found
 
 
+_TOLD: Final = "l.job, l.version, l.aside, l.status, l.cost_nanos, l.queued_at_ms"
+_NAMED: Final = "run_id IN (SELECT value FROM json_each(:names))"
 #: the lives that were born in a run
-_ASKED: Final = "SELECT l.run_id AS run, l.* FROM lives l WHERE l.run_id IN (SELECT value FROM json_each(:names))"
+_ASKED: Final = f"SELECT l.run_id AS run, {_TOLD} FROM lives l WHERE l.{_NAMED}"
 #: the lives of a run's raw events, whichever run they were born in
-_ANSWER: Final = """SELECT r.run_id AS run, l.* FROM raw r JOIN lives l ON l.request_id = r.request_id
-    WHERE r.alive AND r.run_id IN (SELECT value FROM json_each(:names))
-  UNION ALL SELECT r.run_id AS run, l.* FROM lives l JOIN raw r ON r.generation = l.origin_generation
-    AND r.partition = l.origin_partition AND r.offset = l.origin_offset
-    WHERE l.aside AND r.run_id IN (SELECT value FROM json_each(:names))"""
+_ANSWER: Final = f"""SELECT r.run_id AS run, {_TOLD} FROM raw r JOIN lives l ON l.request_id = r.request_id
+    WHERE r.alive AND r.{_NAMED}
+  UNION ALL SELECT r.run_id AS run, {_TOLD} FROM lives l JOIN raw r ON r.generation = l.origin_generation
+    AND r.partition = l.origin_partition AND r.offset = l.origin_offset WHERE l.aside AND r.{_NAMED}"""
 
 
-def _versions(view: View, lives: str, names: str) -> dict[str, tuple[RunVersion, ...]]:
+def _versions(view: View, lives: str, names: Sequence[str]) -> dict[str, tuple[RunVersion, ...]]:
     """By run and version, in the order in which they were asked."""
     sql = f"""WITH l AS ({lives}) SELECT run, job, version, COUNT(*) FILTER (WHERE NOT aside) AS front,
       COUNT(*) FILTER (WHERE aside) AS aside,
@@ -182,6 +178,6 @@ def _versions(view: View, lives: str, names: str) -> dict[str, tuple[RunVersion,
       COUNT(*) FILTER (WHERE status NOT IN {_OPEN}) AS open, SUM(cost_nanos) AS cost_nanos
       FROM l GROUP BY 1, 2, 3 ORDER BY 1, 2, MIN(queued_at_ms), 3"""
     found: dict[str, tuple[RunVersion, ...]] = {}
-    for row in view.rows(sql, {"names": names}):
+    for row in view.rows(sql, {"names": orjson.dumps(names).decode()}):
         found[row["run"]] = (*found.get(row["run"], ()), made(RunVersion, row))
     return found
