@@ -15,6 +15,7 @@ from batchmill.agents.cli.program import run
 from batchmill.agents.cli.status import lines, plain, read_report
 from batchmill.agents.projector import letters, queries
 from batchmill.agents.projector.commits import waiting_commits
+from batchmill.agents.projector.costs import costs
 from batchmill.agents.projector.metrics import Scope, accounting, failures, funnel, metrics
 from batchmill.agents.projector.reviewing import counts, waiting, waiting_total
 from batchmill.agents.projector.story import story
@@ -152,6 +153,8 @@ def test_what_is_aside_costs_money_and_is_no_success_of_the_job(log: Log) -> Non
     with log.view() as view:
         job, version = metrics(view, Scope(job=JOB)), metrics(view, Scope(job=JOB, version=NEW))
         assert funnel(view, Scope(job=JOB)).normalized == 1
+        spent = costs(view, Scope(job=JOB).values)
+    assert (spent.spent_nanos, spent.records, spent.committed) == (14, 2, 1)
     assert (job.requests, job.submitted, job.committed, job.validation_pass_rate) == (1, 1, 1, 1)
     assert job.cost_usd == pytest.approx(12e-9)
     assert job.mean_tokens == pytest.approx(20)
@@ -259,6 +262,8 @@ def test_a_benchmark_life_says_that_no_version_answers_for_its_event(
     assert "stands aside: its raw event is excluded, answered for by no version" in capsys.readouterr().out
     assert run(["--set", f"view.path={log.path}", "records", "list"]) == 0
     assert "\tv1\tvalidated, aside\t" in capsys.readouterr().out
+    assert run(["--set", f"view.path={log.path}", "records", "list", "--version", NEW]) == 0
+    assert capsys.readouterr().out == ""
 
 
 # -- any history -------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ def list_(
     reason: Annotated[Reason | None, typer.Option(metavar="REASON", help="Only with this reason, as shown.")] = None,
     source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    version: Annotated[str | None, typer.Option(help="Only under this frozen version.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -51,7 +52,16 @@ def list_(
 
     here = door(context)
     with here.view() as view:
-        found = queries.lives(view, job=job, status=status or (), reason=reason, source=source, run=run, limit=limit)
+        found = queries.lives(
+            view,
+            job=job,
+            status=status or (),
+            reason=reason,
+            source=source,
+            run=run,
+            version=version,
+            limit=limit,
+        )
     if json:
         here.emit("records.list", found)
         return

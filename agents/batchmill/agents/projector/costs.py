@@ -74,7 +74,7 @@ class Costs:
     actual_nanos: int  #: what these same batches did cost
     open_nanos: int  #: what the batches on the way are expected to cost
     records: int  #: requests that were ever sent
-    committed: int
+    committed: int  #: in front; of one version or run: wherever they stand
     input_tokens: int
     cached_tokens: int
     cache_write_tokens: int
@@ -233,7 +233,8 @@ def costs(view: View, values: Values) -> Costs:
     lives = _numbers(
         view,
         f"""SELECT COUNT(*) FILTER (WHERE sends > 0) AS records,
-        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed FROM lives
+        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}'
+          AND (NOT aside OR :version IS NOT NULL OR :run IS NOT NULL)) AS committed FROM lives
         WHERE (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
           AND (:run IS NULL OR run_id = :run)""",
         values,

@@ -213,6 +213,7 @@ def lives(
     status: Iterable[Status] = (),
     reason: Reason | None = None,
     run: str | None = None,
+    version: str | None = None,
     source: str | None = None,
     since_ms: int | None = None,
     limit: int = 100,
@@ -223,6 +224,7 @@ def lives(
         ("job = ?", job),
         ("reason = ?", reason),
         ("run_id = ?", run),
+        ("version = ?", version),
         ("source_id = ?", source),
         ("updated_at_ms >= ?", since_ms),
     )
