@@ -24,6 +24,7 @@ from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import DEPTH_MAX, JsonObject, canonical, decode_object
 from batchmill.streams.orders import Delete, Emit, Order, Put
 from batchmill.streams.paths import ABSENT, Path
+from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.view import StateView
 
@@ -329,9 +330,10 @@ def _work_item(
         )
     sha256 = content_sha256(input_json)
     named = request_id(spec.job, source_id, sha256, job.version, 0, spec.dedupe)
-    body_bytes = len(job.form.body(input_json))
-    tokens = estimate_tokens(body_bytes)
-    if body_bytes + LINE_FRAMING_BYTES > spec.mode.chunk.max_bytes or tokens > spec.mode.chunk.max_tokens:
+    route = route_of(job.routes, item_input)
+    body_bytes, bytes_max = sizes_of(job.routes, route, input_json)
+    tokens, chunk = estimate_tokens(body_bytes), spec.mode.chunk
+    if body_bytes + LINE_FRAMING_BYTES > chunk.max_bytes or tokens > chunk.max_tokens:
         raise Unusable(Reason.TOO_LARGE_FOR_PROVIDER, f"{body_bytes} bytes rendered: above mode.chunk's limits")
     item = WorkItem(
         request_id=named,
@@ -344,12 +346,13 @@ def _work_item(
         seq_from_log=job.seq_path is None,
         run_id=_run_id(raw, job),
         epoch=0,
-        lane=job.lane,
+        lane=route.lane,
+        route=route.name,
         input_json=input_json.decode(),
         input_sha256=sha256,
         target_key=_target_key(job.target_path, item_input, source_id, limits),
-        tokens_estimate=tokens,
-        bytes_estimate=body_bytes + LINE_FRAMING_BYTES,
+        tokens_estimate=estimate_tokens(bytes_max),
+        bytes_estimate=bytes_max + LINE_FRAMING_BYTES,
         traceparent=_traceparent(raw),
         origin=raw.origin,
     )
