@@ -394,7 +394,7 @@ async def test_ids_are_those_of_the_send_and_a_bare_request_id_means_the_first(m
 
 
 async def test_a_line_is_the_very_line_of_the_payload(mill: Mill) -> None:
-    form = compile_job(mill.spec, "v").form
+    form = compile_job(mill.spec, "v").routes.of("").form
     items = {item.request_id: item for item in mill.world.records("normalized")}
     for line in (await mill.export_requests(named=Named.REQUEST))[0]:
         name = json.loads(line)["custom_id"]

@@ -76,9 +76,8 @@ class Routes:
 def compile_routes(spec: JobSpec) -> Routes:
     """Compile every way to ask, or raise what `rendering` and `expressions` do."""
     itself = replace(spec.ask, routes=(), cascade=())
-    made = [_route(ITSELF, itself, None, spec)]
-    for route in spec.ask.routes:
-        made.append(_route(route.name, asked_on(spec.ask, route), route.when, spec))
+    others = (_route(each.name, asked_on(spec.ask, each), each.when, spec) for each in spec.ask.routes)
+    made = [_route(ITSELF, itself, None, spec), *others]
     return Routes(
         by_name={each.name: each for each in made}, cascade=spec.ask.cascade, escalate_on=spec.ask.escalate_on
     )
@@ -147,7 +146,7 @@ def next_route(routes: Routes, name: str) -> Route | None:
 
 
 def from_here(routes: Routes, route: Route) -> tuple[Route, ...]:
-    """This route, and those that the cascade may still come to."""
+    """`route`, and those that the cascade may still come to after it."""
     later = next_route(routes, route.name)
     return (route,) if later is None else (route, *from_here(routes, later))
 

@@ -242,7 +242,7 @@ def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
     from batchmill.agents.jobs.problems import Problem
     from batchmill.streams.routing import models_of
 
-    lined, found = read_yaml(loaded.file), {}
+    lined, found = read_yaml(loaded.file), dict[str, Problem]()
     for where, model in models_of(loaded.spec.ask).items():
         trouble = account_trouble(here.settings, model)
         if trouble is not None:
@@ -403,7 +403,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
-    from batchmill.streams.normalizing import RawLimits
+    from batchmill.streams.events import RawLimits
 
     settings = here.settings
     limits = RawLimits(

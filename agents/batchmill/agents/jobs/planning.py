@@ -18,7 +18,8 @@ from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import PriceList, estimate_tokens, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
-from batchmill.streams.normalizing import RawLimits, normalize
+from batchmill.streams.events import RawLimits
+from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Emit
 from batchmill.streams.routing import Route
 from batchmill.streams.view import MemoryView
@@ -142,10 +143,9 @@ def _differences(active: JobSpec, planned: JobSpec) -> Iterable[Difference]:
 
 def _text_differences(active: JobSpec, planned: JobSpec) -> Iterator[TextDifference]:
     before, after = _texts(active), _texts(planned)
-    for member, text in before.items():
-        lines = difflib.unified_diff(
-            text.splitlines(), after[member].splitlines(), "active", "planned", lineterm="", n=_CONTEXT_LINES
-        )
+    for member in dict.fromkeys((*before, *after)):
+        was, is_ = (texts.get(member, "").splitlines() for texts in (before, after))
+        lines = difflib.unified_diff(was, is_, "active", "planned", lineterm="", n=_CONTEXT_LINES)
         told = tuple(lines)
         if told:
             yield TextDifference(member=member, lines=told)
@@ -163,7 +163,11 @@ def _texts(spec: JobSpec) -> dict[str, str]:
         "ask.examples_json": "\n".join(json.dumps(each, ensure_ascii=False) for each in examples),
         "ask.user": ask.user,
         "ask.output_schema_json": "" if schema is None else json.dumps(schema, ensure_ascii=False, indent=2),
+        **{f"ask.routes.{route.name}.{part}": getattr(route, part) or "" for route in ask.routes for part in _PARTS},
     }
+
+
+_PARTS = ("system", "user")
 
 
 _CONTEXT_LINES = 3
