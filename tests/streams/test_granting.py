@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from batchmill.schemas.asking import ModelSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Job
 from batchmill.schemas.status import ChunkState, Status
@@ -41,8 +42,6 @@ from tests.streams.rows import NOW_MS, make_chunk, make_job, make_life
 
 POOL = money_pool("triage")
 PRICES = parse_prices(json.dumps({"models": {"gpt-5-mini": {"input": "1", "output": "10"}}}))
-
-
 LANE = "default|gpt-5-mini|/v1/chat/completions|batch"
 
 
