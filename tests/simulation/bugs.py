@@ -32,7 +32,7 @@ from batchmill.streams import (
     validating,
 )
 from batchmill.streams import view as read
-from batchmill.streams.facts import ReviewUndone, TakenBack
+from batchmill.streams.facts import Rejected, ReviewUndone, TakenBack
 from batchmill.streams.orders import Emit, Order, Put
 from batchmill.streams.ports import NotStartedError, SinkOutcome, SinkResult
 from tests.simulation import provider as simulated
@@ -505,16 +505,18 @@ def _asks_on_whatever_came(right: Any) -> Any:
     return escalated
 
 
-def _forgets_the_route(right: Any) -> Any:
-    """Every question is put as the job's first, whatever route its life has come to."""
-    return lambda routes, _name: right(routes, routing.ITSELF)
+def _stays_on_its_route(right: Any) -> Any:
+    """What is to be asked on is asked by the same route again."""
+
+    def changes(life: Life, fact: Any) -> Any:
+        return right(life, replace(fact, route=None) if isinstance(fact, Rejected) else fact)
+
+    return changes
 
 
 BUGS = (
-    Bug(
-        "a cascade without a reason", "asked_on_for_a_reason", validating, "_escalated", _asks_on_whatever_came, CASCADE
-    ),
-    Bug("a route forgotten", "never_swapped", routing.Routes, "of", _forgets_the_route, CASCADE),
+    Bug("asked on for nothing", "asked_on_for_a_reason", validating, "_escalated", _asks_on_whatever_came, CASCADE),
+    Bug("a step of the cascade not made", "attempts_bounded", lifecycle, "_changes", _stays_on_its_route, CASCADE),
     Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
     Bug("a revert forgotten", "commit_once", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
     Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
