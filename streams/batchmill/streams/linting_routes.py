@@ -27,8 +27,8 @@ def on_all_routes(spec: JobSpec, find: Callable[[JobSpec], Iterable[Finding]]) -
     for at, route in enumerate(spec.ask.routes):
         for finding in find(replace(spec, ask=asked_on(spec.ask, route))):
             where = _at_route(finding.where, at, route)
-            if (where, finding.message) not in known:
-                known.add((where, finding.message))
+            shared = finding.where in {where, "$.ask"} and (finding.where, finding.message) in known
+            if not shared:
                 yield replace(finding, where=where)
 
 
