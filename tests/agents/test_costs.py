@@ -152,9 +152,8 @@ def test_an_answer_that_was_asked_for_again_by_another_route_is_wasted_on_its_ow
     fact(log, "b", 1, cost_nanos=20)
     log.fold()
     with log.view() as view:
-        told = {
-            each.key: (each.calls, each.spent_nanos, each.wasted_nanos) for each in cost_groups(view, By.ROUTE, ALL)
-        }
+        groups = cost_groups(view, By.ROUTE, ALL)
+    told = {each.key: (each.calls, each.spent_nanos, each.wasted_nanos) for each in groups}
     assert told == {"(no route)": (2, 30, 10), "dear": (1, 100, 0)}
 
 
