@@ -142,6 +142,7 @@ _TELLING = (
             "http_status",
             "error_code",
             "model",
+            "route",
             "input_tokens",
             "output_tokens",
             "cost_nanos",
@@ -180,7 +181,7 @@ def _raw_hops(view: View, where: str, values: tuple[Any, ...]) -> list[Hop]:
 
 def _work_items(view: View, row: LifeRow) -> list[Hop]:
     found = view.rows("SELECT * FROM work_items WHERE partition = ? AND offset = ?", (row.partition, row.input_offset))
-    columns = ("version", "seq", "run_id", "lane", "target_key", "tokens_estimate", "bytes_estimate")
+    columns = ("version", "seq", "run_id", "lane", "route", "target_key", "tokens_estimate", "bytes_estimate")
     return [_hop("normalized", "asked", each, columns) for each in found]
 
 
