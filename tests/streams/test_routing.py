@@ -95,6 +95,14 @@ def test_routes_of_one_model_share_a_lane_and_others_do_not() -> None:
     assert [route.name for route in routes.on("default|gpt-5|/v1/chat/completions|online")] == ["long", "again"]
 
 
+def test_what_waits_in_a_lane_is_paid_for_by_its_account_unless_the_job_names_another_by_now() -> None:
+    other = replace(make_spec().ask.model, account="other")
+    routes = routes_of(RouteSpec(name="elsewhere", model=other))
+    assert routes.account_of("other|gpt-5-mini|/v1/chat/completions|batch") == "other"
+    assert routes.account_of("default|gpt-5-mini|/v1/chat/completions|batch") == "default"
+    assert routes.account_of("closed|gpt-5-mini|/v1/chat/completions|batch") == "default"
+
+
 def test_every_route_goes_the_way_that_the_job_prefers() -> None:
     spec = spec_with(LONG, mode=ModeSpec(prefer="online"))
     assert {route.lane.rpartition("|")[2] for route in compiled(spec).routes.by_name.values()} == {"online"}

@@ -31,7 +31,6 @@ __all__ = [
     "next_route",
     "route_of",
     "sizes_of",
-    "way_of",
 ]
 
 #: the route without a name
@@ -69,8 +68,15 @@ class Routes:
         return found
 
     def on(self, lane: str) -> tuple[Route, ...]:
-        """The routes whose members may share a chunk of `lane`, whichever mode either has."""
-        return tuple(each for each in self.by_name.values() if way_of(each.lane) == way_of(lane))
+        """The routes whose lives may wait in `lane`: those of its model, whatever its mode, and its account by now."""
+        _, *asked, _ = lane.split("|")
+        return tuple(each for each in self.by_name.values() if [each.model.name, each.model.endpoint] == asked)
+
+    def account_of(self, lane: str) -> str:
+        """Who pays for what waits in `lane`: its own account, unless the job has been applied with another since."""
+        named = lane.split("|", maxsplit=1)[0]
+        accounts = [each.model.account for each in self.on(lane)]
+        return named if named in accounts or not accounts else accounts[0]
 
 
 def compile_routes(spec: JobSpec) -> Routes:
@@ -109,11 +115,6 @@ def lane_of(model: ModelSpec, mode: ModeSpec) -> str:
     """What may share a chunk: account|model|endpoint|mode. `auto` begins as batch; `hastening` moves what is late."""
     way = ONLINE if mode.prefer == ONLINE else BATCH
     return f"{model.account}|{model.name}|{model.endpoint}|{way}"
-
-
-def way_of(lane: str) -> str:
-    """The lane without its mode: account|model|endpoint."""
-    return lane.rpartition("|")[0]
 
 
 def models_of(ask: AskSpec) -> Mapping[str, ModelSpec]:

@@ -129,7 +129,7 @@ class Submitter:
                 limits = self._limits(task, queue)
                 if limits is None:
                     continue
-                cut = self._move_late(task, queue) or cut
+                cut = self._move_late(task, queue, limits) or cut
                 place = Place(self.kit.app_id, task.partition)
                 orders = seal(task.view, queue, limits, place, clock.wall_ms())
                 self.kit.carry(task, orders, src=f"effect:sealing/{queue.prefix}")
@@ -141,7 +141,7 @@ class Submitter:
         job = self.kit.compiled(task, queue.job, queue.version)
         if job is None:
             return None
-        mode, account = job.spec.mode, queue.lane.split("|")[0]
+        mode, account = job.spec.mode, job.routes.account_of(queue.lane)
         try:
             account = self.providers.name_of(account)
             can = self.providers.of(account).capabilities
@@ -163,17 +163,17 @@ class Submitter:
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
             account=account,
-            over_budget=self._over_budget(task, queue),
+            over_budget=self._over_budget(task, queue, account),
             costs=self._expectation(job, queue.lane),
         )
 
-    def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
+    def _over_budget(self, task: Task, queue: Queue, account: str) -> Callable[[Life], bool] | None:
         """Asked of each life before it enters a chunk, where the job has a budget per record and its cost a bound."""
         row = read.job(task.view, queue.job)
         budget = None if row is None else budget_of(row)
         if budget is None or budget.record_nanos is None:
             return None
-        worst = self._worst(task, queue.job, queue.version, queue.lane)
+        worst = self._worst(task, queue.job, queue.version, queue.lane, account)
         return None if worst is None else partial(is_over_budget, worst=worst, record_nanos=budget.record_nanos)
 
     def _online_limits(self, task: Task, queue: Queue, job: CompiledJob, account: str) -> ChunkLimits:
@@ -194,7 +194,7 @@ class Submitter:
             chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
             hold=mode.hold_submit,
             account=account,
-            over_budget=self._over_budget(task, queue),
+            over_budget=self._over_budget(task, queue, account),
             costs=self._expectation(job, queue.lane),
         )
 
@@ -215,9 +215,10 @@ class Submitter:
             late = late or bool(orders)
         return late
 
-    def _move_late(self, task: Task, queue: Queue) -> bool:
+    def _move_late(self, task: Task, queue: Queue, limits: ChunkLimits) -> bool:
         """Online with what waits and would be late by batch. Says whether anything was."""
-        haste = self._haste(task, queue.job, queue.version, queue.lane.split("|")[0])
+        assert limits.account is not None, "limits are those of an account of the settings"
+        haste = self._haste(task, queue.job, queue.version, limits.account)
         orders = [] if haste is None else move_late(task.view, queue, haste, clock.wall_ms())
         self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
         return bool(orders)
@@ -289,7 +290,7 @@ class Submitter:
         return reserved.held
 
     async def _worst_nanos(self, task: Task, chunk: Chunk) -> int | None:
-        worst = self._worst(task, chunk.job, chunk.version, chunk.lane)
+        worst = self._worst(task, chunk.job, chunk.version, chunk.lane, chunk.account)
         if worst is None:
             return None
         key = f"{chunk.chunk_id}/{worst.prices.id}"
@@ -303,10 +304,10 @@ class Submitter:
                 del self.worst[next(iter(self.worst))]
         return self.worst[key]
 
-    def _worst(self, task: Task, job: str, version: str, lane: str) -> Worst | None:
+    def _worst(self, task: Task, job: str, version: str, lane: str, account: str) -> Worst | None:
         compiled = self.kit.compiled(task, job, version)
         assert compiled is not None, f"{job} is asked under a version this task does not have"
-        can = self.providers.of(lane.split("|", maxsplit=1)[0]).capabilities
+        can = self.providers.of(account).capabilities
         return worst_case(compiled, compiled.costed_by(self.prices), lane, output_default=can.output_tokens_default)
 
     def _share(self, account: str) -> Share:
