@@ -201,25 +201,34 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
     """The workers may have other settings than this command; without the account nothing of the job is sent."""
     from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
+    from batchmill.streams.routing import models_of
 
-    trouble = account_trouble(here.settings, loaded.spec.ask.model)
-    if trouble is None:
-        return []
-    lined, (what, hint) = read_yaml(loaded.file), trouble
-    line = lined.line(("ask", "model", "account"))
-    return [Problem(file=loaded.file, line=line, what=what, hint=hint, level="warning")]
+    lined, found = read_yaml(loaded.file), dict[str, Problem]()
+    for where, model in models_of(loaded.spec.ask).items():
+        trouble = account_trouble(here.settings, model)
+        if trouble is not None:
+            line = lined.line((*steps_of(where), "account"))
+            problem = Problem(file=loaded.file, line=line, what=trouble[0], hint=trouble[1], level="warning")
+            found.setdefault(trouble[0], problem)
+    return list(found.values())
 
 
 def _bounded(here: Door, loaded: "LoadedJob") -> None:
-    """A budget is kept by reserving the most a request can cost: the price list has to know the model."""
+    """A budget is kept by reserving the most a request can cost: the price list has to know every model."""
     from batchmill.agents.jobs import JobFileError, Problem
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.settings import env_name
+    from batchmill.streams.routing import models_of
 
     spec = loaded.spec
-    if spec.budget is not None and _prices_of(here, spec).of(spec.ask.model.name) is None:
-        what = f"budget: the price list has no model {spec.ask.model.name!r}, so nobody knows what may be spent"
+    if spec.budget is None:
+        return
+    prices = _prices_of(here, spec)
+    unknown = [model.name for model in models_of(spec.ask).values() if prices.of(model.name) is None]
+    if unknown:
+        what = f"budget: the price list has no model {unknown[0]!r}, so nobody knows what may be spent"
         hint = f"name a price list that has it: {env_name('prices_file')}; or leave the budget out"
         line = read_yaml(loaded.file).line(("budget",))
         raise JobFileError([Problem(file=loaded.file, line=line, what=what, hint=hint)])
@@ -234,11 +243,17 @@ def _prices_of(here: Door, spec: "JobSpec") -> "Prices":
 
 def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
     from batchmill.streams.costing import brief
+    from batchmill.streams.routing import models_of
 
-    price = prices.of(spec.ask.model.name)
-    if price is None:
-        return f"{spec.ask.model.name} is unpriced: {prices.source} does not list it for {spec.ask.model.provider}"
-    return f"prices {prices.id}, {prices.source} as of {prices.as_of}: {brief(price)}"
+    models = {model.name: model for model in models_of(spec.ask).values()}
+    told = []
+    for name, model in models.items():
+        price, said = prices.of(name), f"{name}: " if len(models) > 1 else ""
+        if price is None:
+            told.append(f"{name} is unpriced: {prices.source} does not list it for {model.provider}")
+        else:
+            told.append(f"prices {prices.id}, {prices.source} as of {prices.as_of}: {said}{brief(price)}")
+    return "\n".join(told)
 
 
 def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
@@ -255,21 +270,23 @@ def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
 def _price_warnings(here: Door, loaded: "LoadedJob") -> list["Problem"]:
     """What `validate` says of a model without a price: legal, but its cost will not be known."""
     from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
     from batchmill.agents.settings import env_name
+    from batchmill.streams.routing import models_of
 
-    model = loaded.spec.ask.model
-    prices = _prices_of(here, loaded.spec)
-    if prices.of(model.name) is not None:
-        return []
-    warning = Problem(
-        file=loaded.file,
-        line=read_yaml(loaded.file).line(("ask", "model", "name")),
-        what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
-        hint=f"name a list that has it: {env_name('prices_file')}",
-        level="warning",
-    )
-    return [warning]
+    prices, lined = _prices_of(here, loaded.spec), read_yaml(loaded.file)
+    return [
+        Problem(
+            file=loaded.file,
+            line=lined.line((*steps_of(where), "name")),
+            what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
+            hint=f"name a list that has it: {env_name('prices_file')}",
+            level="warning",
+        )
+        for where, model in models_of(loaded.spec.ask).items()
+        if prices.of(model.name) is None
+    ]
 
 
 def _weight_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":

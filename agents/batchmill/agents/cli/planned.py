@@ -111,12 +111,24 @@ def _tell_samples(made: "Plan") -> None:
     """What all questions begin with is shown with the first of them."""
     opening: list[Mapping[str, str]] = []
     for sample in made.samples:
-        typer.echo(f"\nsample {sample.number}: {sample.outcome}" + (f" ({sample.reason})" if sample.reason else ""))
+        typer.echo(
+            f"\nsample {sample.number}: {sample.outcome}"
+            + (f" ({sample.reason})" if sample.reason else "")
+            + _way(sample)
+        )
         if sample.note:
             typer.echo(f"  {sample.note}")
         before = list(sample.messages[:-1])
         _tell_messages(sample, skip=len(before) if before and before == opening else 0)
         opening = before or opening
+
+
+def _way(sample: "Sample") -> str:
+    """By which route it goes, where it goes by one, and what that costs."""
+    if not sample.route:
+        return ""
+    cost = "unpriced" if sample.expected_nanos is None else f"about ${sample.expected_nanos / _NANOS:.6f}"
+    return f" by route {sample.route}: {sample.model}, {cost}"
 
 
 def _tell_messages(sample: "Sample", *, skip: int) -> None:

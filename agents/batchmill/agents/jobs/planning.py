@@ -14,12 +14,13 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
-from batchmill.streams.compiling import CompiledJob, CompiledJobs
-from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
+from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.costing import PriceList, estimate_tokens, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
 from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Emit
+from batchmill.streams.routing import Route
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
@@ -34,6 +35,8 @@ class Sample:
     outcome: Literal["asked", "excluded", "dead_lettered"]
     reason: str | None = None
     note: str | None = None
+    route: str = ""  #: empty: the question itself
+    model: str | None = None
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
@@ -122,7 +125,7 @@ class _Trial:
         self._limits = limits
         self._now_ms = now_ms
         self._jobs = CompiledJobs(installed_checks())
-        self._weighing: Scales | None = None
+        self._weighing: dict[str, Scales] = {}
         version = version_of(spec)
         self._row = Job(
             job=spec.job,
@@ -162,26 +165,30 @@ class _Trial:
     def _asked(self, number: int, item: WorkItem) -> Sample:
         compiled = self._jobs.of(self._row, item.version)
         assert compiled is not None, "the job was put into the state above"
-        body = json.loads(compiled.form.body(item.input_json))
-        cost, expected = self._costs(item.tokens_estimate, compiled.form.output_tokens_max())
+        route = compiled.routes.of(item.route)
+        body = route.form.body(item.input_json)
+        tokens = estimate_tokens(len(body))
+        cost, expected = self._costs(route, tokens)
         return Sample(
             number=number,
             outcome="asked",
-            messages=tuple(body["messages"]),
-            tokens=item.tokens_estimate,
+            route=item.route,
+            model=route.model.name,
+            messages=tuple(json.loads(body)["messages"]),
+            tokens=tokens,
             cost_nanos=cost,
             expected_nanos=expected,
-            weight=self._scales(compiled).weigh(item.input_json),
+            weight=self._scales(route).weigh(item.input_json),
         )
 
-    def _scales(self, compiled: CompiledJob) -> Scales:
-        if self._weighing is None:
-            self._weighing = Scales(self._spec, compiled.form)
-        return self._weighing
+    def _scales(self, route: Route) -> Scales:
+        if route.name not in self._weighing:
+            self._weighing[route.name] = Scales(replace(self._spec, ask=route.ask), route.form)
+        return self._weighing[route.name]
 
-    def _costs(self, input_tokens: int, room: int | None) -> tuple[int | None, int | None]:
+    def _costs(self, route: Route, input_tokens: int) -> tuple[int | None, int | None]:
         """(at most, expected). A job that chooses its mode by deadline pays batch as a rule, and online at most."""
-        model, prefer = self._spec.ask.model, self._spec.mode.prefer
+        model, prefer, room = route.model, self._spec.mode.prefer, route.form.output_tokens_max()
         dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
         expected = expected_nanos(self._prices, model.name, usual, input_tokens=input_tokens, output_tokens_max=room)
         if room is None:

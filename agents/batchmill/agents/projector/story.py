@@ -193,6 +193,7 @@ _TELLING = (
             "http_status",
             "error_code",
             "model",
+            "route",
             "input_tokens",
             "output_tokens",
             "cost_nanos",
