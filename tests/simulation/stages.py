@@ -19,6 +19,7 @@ from batchmill.streams import (
     collecting,
     committing,
     controlling,
+    following,
     granting,
     hastening,
     limiting,
@@ -242,6 +243,8 @@ def hasten(worker: Worker, task: SimTask, queue: sealing.Queue) -> None:
 
 
 def stored(worker: Worker, task: SimTask) -> bool:
+    step = following.walk(task.view, None, worker.world.now_ms)
+    task.apply(step.orders)
     found = task.view.scan("stored", "", limit=5)
     for _, life in found:
         assert isinstance(life, Life)
@@ -249,7 +252,7 @@ def stored(worker: Worker, task: SimTask) -> bool:
         value = log[life.result_offset].value if life.result_offset < len(log) else None
         assert value is None or isinstance(value, Result)
         task.apply(queueing.from_store(task.view, life, value, worker.world.now_ms))
-    return bool(found)
+    return bool(found or step.orders)
 
 
 def retry(worker: Worker, task: SimTask) -> bool:

@@ -17,10 +17,12 @@ from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import DeadLetter, Excluded, Result, WorkItem
 from batchmill.schemas.state import Life, Source
 from batchmill.schemas.status import Outcome, Status
+from batchmill.streams import following
 from batchmill.streams import view as read
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.dead_lettering import key_of_source
 from batchmill.streams.facts import AnswerFound, Recalled, Redriven, Superseded
+from batchmill.streams.following import Askers
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
@@ -71,14 +73,15 @@ def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int) 
     """
     if not knows_version(view, life.job, life.version):
         return []
-    answer = read.stored_answer(view, life.ask_key)
     kept, said = end_if_unwanted(view, life, stage=_STAGE, now_ms=now_ms)
     if said:
         return [Put(kept), *said]
+    answer = following.answer_for(view, life)
     if stored is None or answer is None or not _is_that(stored, answer.request_id, answer.output_sha256):
-        return [Put(evolve(life, result_offset=None, updated_at_ms=now_ms)), Wake("sealing")]
+        return [*following.asked_after_all(view, life, answer, now_ms), Wake("sealing")]
     fact = AnswerFound(output_sha256=answer.output_sha256)
-    return [Put(moved(life, fact, now_ms)), Emit(_stored_result(life, stored, now_ms), key=life_key(life))]
+    likeness = following.likeness_to(view, life)
+    return [Put(moved(life, fact, now_ms)), Emit(_stored_result(life, stored, likeness, now_ms), key=life_key(life))]
 
 
 def _is_that(stored: Result, request_id: str, output_sha256: str) -> bool:
@@ -86,7 +89,8 @@ def _is_that(stored: Result, request_id: str, output_sha256: str) -> bool:
     return same and stored.outcome is Outcome.SUCCEEDED
 
 
-def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
+def _stored_result(life: Life, stored: Result, likeness: float | None, now_ms: int) -> Result:
+    """`likeness` None: to the very same question."""
     return replace(
         stored,
         request_id=life.request_id,
@@ -100,7 +104,9 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
         cache_write_tokens=0,
         tier=None,
         cost_nanos=0,
-        answered_by="store",
+        answered_by="store" if likeness is None else "near",
+        of_request_id=stored.request_id,
+        similarity=likeness,
         received_at_ms=now_ms,
     )
 
@@ -109,11 +115,9 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
 
 
 def _new(view: StateView, item: WorkItem, offset: int, source: Source | None, now_ms: int) -> list[Order]:
-    answer = read.stored_answer(view, item.ask_key)
-    life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
-    orders: list[Order] = [Put(life), Put(_newest(source, item, now_ms))]
-    orders += _overtaken(view, source, item.request_id, now_ms)
-    return [*orders, Wake("sealing" if answer is None else "stored")]
+    overtaken = _overtaken(view, source, item.request_id, now_ms)
+    life = Askers(view, but=overtaken).come(_born(item, offset, None, now_ms))
+    return [Put(life), Put(_newest(source, item, now_ms)), *overtaken, Wake(following.effect_of(life))]
 
 
 def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -> Life:
@@ -149,6 +153,8 @@ def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -
         confidence=None,
         redrives=0,
         traceparent=item.traceparent,
+        epoch=item.epoch,
+        near_key=item.near_key,
         origin=item.origin,
         updated_at_ms=now_ms,
     )
@@ -207,11 +213,11 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
-    answer = read.stored_answer(view, life.ask_key)
-    result_offset = None if answer is None else answer.result_offset
-    fact = Redriven(to=Status.QUEUED, asked_at_ms=item.origin.at_ms, result_offset=result_offset)
+    fact = Redriven(to=Status.QUEUED, asked_at_ms=item.origin.at_ms, result_offset=None)
     again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
-    return [Put(again), Wake("sealing" if answer is None else "stored")]
+    # what became of its earlier answer was not that answer's fault: it may take it again
+    again = Askers(view).come(evolve(again, output_sha256=None))
+    return [Put(again), Wake(following.effect_of(again))]
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------
