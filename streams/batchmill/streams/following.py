@@ -70,7 +70,8 @@ class Askers:
         """`but`: orders that go with the decision; a life that ends by one of them asks nothing any more."""
         self._view = view
         self._said: dict[str, str] = {}
-        self._ended = {order.row.request_id for order in but if isinstance(order, Put) and isinstance(order.row, Life)}
+        lives = [order.row for order in but if isinstance(order, Put) and isinstance(order.row, Life)]
+        self._ended = {life.request_id for life in lives if not _asks(life)}
 
     def come(self, life: Life) -> Life:
         """A life that nobody was asked about yet: as `joined`, or on the way of one that is nearly the same."""

@@ -45,7 +45,7 @@ class Likeness(NamedTuple):
     key: str  #: the signature, and what counts as alike
 
 
-def likeness_of(item_input: Any, *, shingle: int, threshold: float) -> Likeness | None:
+def likeness_of(item_input: Any, shingle: int, threshold: float) -> Likeness | None:
     """Of an input as it is asked about; None where it has nothing to compare."""
     hashes = {_hashed(text) for text in _shingles(item_input, shingle)}
     if not hashes:
