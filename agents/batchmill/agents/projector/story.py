@@ -146,6 +146,8 @@ _TELLING = (
             "output_tokens",
             "cost_nanos",
             "answered_by",
+            "of_request_id",
+            "similarity",
             "chunk_id",
         ),
     ),
