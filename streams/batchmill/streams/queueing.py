@@ -29,8 +29,9 @@ from batchmill.streams.facts import AnswerFound, BroughtForward, Recalled, Redri
 from batchmill.streams.following import Askers
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
-from batchmill.streams.promoting import set_aside
+from batchmill.streams.promoting import answers_for, bring_forward, set_aside
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.versioning import promotion_of
 from batchmill.streams.view import StateView
 
 __all__ = ["STORE_NONCE", "arrive", "from_store", "recall"]
@@ -49,6 +50,8 @@ def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list
     source = read.source(view, item.job, item.source_id)
     if item.seq_from_log and source is not None and source.raw_partition != item.origin.partition:
         return [_moved_source(item, source, now_ms)]
+    if item.replayed and _is_outdated(view, item):
+        return []
     known = read.life(view, item.request_id)
     if known is not None and not known.aside:
         return _known(view, known, item, source, now_ms)
@@ -59,6 +62,14 @@ def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list
     if known is not None:
         return _forward(view, known, item, source, now_ms)
     return _new(view, item, offset, source, now_ms)
+
+
+def _is_outdated(view: StateView, item: WorkItem) -> bool:
+    """Another version was promoted since the event was read again: it has answers of its own, or a replay of its own."""
+    job = read.job(view, item.job)
+    if job is None or job.version == item.version or not knows_version(view, item.job, item.version):
+        return False
+    return promotion_of(job, job.version) > item.promotion
 
 
 def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
@@ -209,7 +220,12 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
     if read.life(view, item.request_id) is not None or _cancelled(view, item):
         return []
     life = Askers(view).come(_born(item, offset, now_ms))
-    return [Put(life), Wake(following.effect_of(life))]
+    job, source = read.job(view, item.job), read.source(view, item.job, item.source_id)
+    woken = Wake(following.effect_of(life))
+    if job is not None and job.version == item.version and source is not None and answers_for(view, life, source):
+        # its version was promoted while the item was on the way
+        return [*bring_forward(view, life, source, promotion_of(job, item.version), now_ms), woken]
+    return [Put(life), woken]
 
 
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:

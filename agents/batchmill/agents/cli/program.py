@@ -50,21 +50,9 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (
-        status,
-        costs,
-        savings,
-        drift,
-        records,
-        batches,
-        control,
-        review,
-        commits,
-        tokens,
-        dlq,
-        interchange,
-    )
-    for module in (*about_jobs, *about_records):
+    about_money = (status, costs, savings)
+    about_records = (drift, records, batches, control, review, commits, tokens, dlq, interchange)
+    for module in (*about_jobs, *about_money, *about_records):
         module.add(app)
     return app
 
