@@ -7,7 +7,7 @@ import typer
 from batchmill.agents.cli.door import JSON, door, known_job
 
 if TYPE_CHECKING:
-    from batchmill.agents.projector.savings import Savings
+    from batchmill.agents.projector.savings import Saving, Savings
 
 __all__ = ["add", "plain"]
 
@@ -47,10 +47,8 @@ def savings(
     if json:
         here.emit("savings", plain(found))
         return
-    rows = [
-        [str(each.lever), each.count, each.unpriced or None, _usd(each.saved_nanos), each.how] for each in _told(found)
-    ]
-    here.table(("lever", "count", "not priced", "saved $", "how it was reckoned"), rows, empty="nothing was saved yet")
+    columns = ("lever", "count", "not priced", "saved $", "how it was reckoned")
+    here.table(columns, [_row(each) for each in found.savings if each.count], empty="nothing was saved yet")
     share = "" if found.share is None else f", {found.share:.1%} of what it would have cost"
     here.say(f"paid ${_usd(found.paid_nanos)}, saved ${_usd(found.saved_nanos)}{share}")
     here.say("what shorter inputs saved is not in it: nothing says how long they had been")
@@ -65,8 +63,8 @@ def plain(found: "Savings") -> dict[str, Any]:
     return {"savings": listed} | sums
 
 
-def _told(found: "Savings") -> list[Any]:
-    return [each for each in found.savings if each.count]
+def _row(each: "Saving") -> list[Any]:
+    return [str(each.lever), each.count, each.unpriced or None, _usd(each.saved_nanos), each.how]
 
 
 def _usd(nanos: int) -> str:

@@ -74,6 +74,7 @@ class LifeRow:
     input_offset: int
     result_offset: int | None
     verdict_offset: int | None
+    follows: str | None  #: whose answer it waits for, or has taken for an input that is nearly the same
     origin_generation: int
     origin_partition: int
     origin_offset: int
