@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 #: lives that are followed and looked at in one step of the walk
-LEADERS_MAX: Final = 1_000
+LEADERS_MAX: Final = 250
 #: followers that one step sets going
 FOLLOWERS_MAX: Final = 1_000
 #: lives of one band that a new one is compared with
