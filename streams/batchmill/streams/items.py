@@ -16,6 +16,7 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import Event, RawLimits, seq_of, source_of, traceparent_of
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
+from batchmill.streams.likeness import likeness_of
 from batchmill.streams.paths import ABSENT, Path
 from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
@@ -81,7 +82,9 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
             Reason.OVERSIZED, f"{len(input_json)} bytes once normalized, at most {limits.value_bytes_max} are taken"
         )
     sha256 = content_sha256(input_json)
-    named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe)
+    alike = None if spec.near is None else likeness_of(item_input, spec.near.shingle, spec.near.threshold)
+    placing = sha256 if alike is None else alike.placing
+    named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe, placing)
     route = route_of(job.routes, item_input)
     body_bytes, bytes_max = sizes_of(job.routes, route, input_json)
     chunk = spec.mode.chunk
@@ -106,6 +109,7 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         tokens_estimate=estimate_tokens(bytes_max),
         bytes_estimate=bytes_max + LINE_FRAMING_BYTES,
         traceparent=traceparent_of(raw),
+        near_key=None if alike is None else alike.key,
         aside=standing.aside,
         replayed=standing.replayed,
         origin=raw.origin,

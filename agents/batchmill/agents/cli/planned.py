@@ -146,6 +146,7 @@ def _tell_weight(made: "Plan") -> None:
     rows = [(title, getattr(weight, part)) for part, title in _PARTS.items()]
     for title, tokens in (*rows, ("together", weight.asked)):
         typer.echo(f"  {title:<22}{tokens:>9,.0f}{tokens / weight.asked:>7.0%}")
+    typer.echo(f"  {'same up to the record':<22}{weight.prefix:>9,.0f}{weight.prefix / weight.asked:>7.0%}")
     room = "no limit" if weight.answer is None else f"{weight.answer:,}"
     typer.echo(f"  {'room for the answer':<22}{room:>9}")
 

@@ -22,6 +22,7 @@ from batchmill.agents.cli import (
     review,
     running,
     runs,
+    savings,
     start,
     status,
     tokens,
@@ -50,8 +51,9 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
-    for module in (*about_jobs, *about_records):
+    about_money = (status, costs, savings)
+    about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
+    for module in (*about_jobs, *about_money, *about_records):
         module.add(app)
     return app
 

@@ -5,7 +5,7 @@ The samples go through the real normalizer over an empty state, so what is shown
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from batchmill.agents.checks import installed_checks

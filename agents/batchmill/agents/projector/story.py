@@ -326,6 +326,12 @@ def _limited(view: View, row: LifeRow) -> str | None:
     return f"`batchmill commits go {row.job}`: {held[0].why}" if held else None
 
 
+def _waits_unsent(row: LifeRow) -> str:
+    if row.result_offset is not None:
+        return "the stored answer to its question, which is read again"
+    return "a batch to fill up" if row.follows is None else f"the answer of request {row.follows}, which asks the same"
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
@@ -343,7 +349,7 @@ def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str |
         return f"the answer to request {row.follows}, which asks the same"
     match row.status.value:
         case "queued":
-            return paused or "a batch to fill up"
+            return paused or _waits_unsent(row)
         case "failed_retryable":
             return f"its next attempt, due at {row.due_at_ms}"
         case "needs_review":
