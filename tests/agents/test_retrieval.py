@@ -36,7 +36,7 @@ LEGAL = {"id": "legal", "text": "Money laundering is reported to the authority."
 
 async def built(folder: Path, store: FilePayloadStore, *documents: dict[str, Any], **told: Any) -> Built:
     file = written(folder, *documents, name=told.pop("file", "docs.jsonl"))
-    told = {"name": "faq", "folder": folder, "cutting": Cutting(), "embedder": None, "now_ms": NOW_MS} | told
+    told = dict[str, Any](name="faq", folder=folder, cutting=Cutting(), embedder=None, now_ms=NOW_MS) | told
     return await build_index(file, store=store, **told)
 
 
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_file_is_told_line_by_line(tmp_path: Path, content:
 def test_a_file_that_must_say_who_may_see_its_documents_is_held_to_it(tmp_path: Path) -> None:
     file = written(tmp_path, REFUNDS | {"allow": []}, LEGAL)
     assert len(read_documents(file, require_allow=True).documents) == 2
-    with pytest.raises(DocumentsError, match="docs.jsonl:1: `allow`: expected to be there"):
+    with pytest.raises(DocumentsError, match=r"docs.jsonl:1: `allow`: expected to be there"):
         read_documents(written(tmp_path, REFUNDS), require_allow=True)
 
 
@@ -275,7 +275,7 @@ async def test_a_snapshot_that_is_gone_or_damaged_is_not_loaded_and_told(
 ) -> None:
     sha256 = (await built(tmp_path, store, REFUNDS)).pointer.sha256
     file = next((tmp_path / "payloads" / "sha256").glob(f"*/{sha256}"))
-    library, content = Library(store=store, indexes_max=2), file.read_bytes()
+    library, content = Library(store=store, indexes_max=2, retry_seconds=0), file.read_bytes()
 
     async def looked() -> str | None:
         assert library.of(sha256) is None
@@ -299,6 +299,28 @@ async def test_a_file_that_is_no_snapshot_is_not_loaded(store: FilePayloadStore)
     other = await store.put(content())
     with pytest.raises(IndexGoneError, match="is no snapshot"):
         await load_index(store, other.sha256)
+
+
+async def test_what_could_not_be_loaded_is_not_tried_again_at_once(tmp_path: Path, store: FilePayloadStore) -> None:
+    library = Library(store=store, indexes_max=2, retry_seconds=3_600)
+    sha256 = (await built(tmp_path, store, REFUNDS)).pointer.sha256
+    file = next((tmp_path / "payloads" / "sha256").glob(f"*/{sha256}"))
+    content = file.read_bytes()
+    file.unlink()
+    for _ in range(2):
+        assert library.of(sha256) is None
+        await library.load_wanted()
+        file.write_bytes(content)
+    assert library.of(sha256) is None
+
+
+async def test_what_is_only_expected_drives_nothing_out(tmp_path: Path, store: FilePayloadStore) -> None:
+    names = [(await built(tmp_path, store, REFUNDS | {"id": f"d{n}"})).pointer.sha256 for n in range(3)]
+    library = Library(store=store, indexes_max=2)
+    for name in names:
+        library.expect(name)
+    await library.load_wanted()
+    assert [library.of(name) is not None for name in names] == [True, True, False]
 
 
 async def test_many_tasks_that_ask_at_once_load_once(tmp_path: Path, store: FilePayloadStore) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from batchmill.schemas.asking import RetrievalSpec
 from batchmill.schemas.reasons import Reason
@@ -14,6 +15,7 @@ from batchmill.streams.costing import estimate_tokens
 from batchmill.streams.indexing import Document, Piece
 from batchmill.streams.retrieving import (
     QUERY_CHARS_MAX,
+    IndexAwaitedError,
     Inquiry,
     NoIndexes,
     RetrievalError,
@@ -44,13 +46,19 @@ class Shelf:
     pieces: Sequence[Piece]
     asked: list[Inquiry] = field(default_factory=list)
 
+    def of(self, sha256: str) -> "Shelf | None":
+        return self if sha256 == SHA else None
+
+    def fault(self, sha256: str) -> str:
+        return f"{sha256} is not there"
+
     def ranked(self, inquiry: Inquiry, *, limit: int) -> Sequence[Piece]:
         self.asked.append(inquiry)
         return [one for one in self.pieces if visible(one.document, inquiry.groups, inquiry.at_ms)][:limit]
 
 
 def context(shelf: Shelf, payload: dict[str, Any], **told: Any) -> list[dict[str, str]]:
-    attach(compile_retrieval(spec(**told)), shelf, payload, at_ms=AT_MS)
+    attach(compile_retrieval(spec(**told), shelf), payload, at_ms=AT_MS)
     found: list[dict[str, str]] = payload[told.get("into", "context")]
     return found
 
@@ -106,6 +114,7 @@ def test_a_job_that_names_no_groups_sees_what_is_for_everybody() -> None:
 
 def test_an_index_that_gives_what_may_not_be_seen_is_a_bug_that_stops_the_worker() -> None:
     class Leaky(Shelf):
+        @override
         def ranked(self, inquiry: Inquiry, *, limit: int) -> Sequence[Piece]:
             return self.pieces[:limit]
 
@@ -160,6 +169,7 @@ def test_nothing_found_is_asked_without_or_put_down_as_the_job_says() -> None:
 
 def test_an_index_that_cannot_answer_puts_the_record_down_with_why() -> None:
     class Broken(Shelf):
+        @override
         def ranked(self, inquiry: Inquiry, *, limit: int) -> Sequence[Piece]:
             raise RetrievalError("the embedder 'toy' failed: ValueError")
 
@@ -168,8 +178,12 @@ def test_an_index_that_cannot_answer_puts_the_record_down_with_why() -> None:
     assert caught.value.reason is Reason.INDEX_GONE
 
 
-def test_where_no_index_is_loaded_none_is_found() -> None:
-    assert NoIndexes().of(SHA) is None
+def test_while_the_index_is_not_loaded_nothing_is_said_of_the_record() -> None:
+    payload = {"question": "how?"}
+    with pytest.raises(IndexAwaitedError):
+        attach(compile_retrieval(spec(), NoIndexes()), payload, at_ms=AT_MS)
+    assert payload == {"question": "how?"}
+    assert NoIndexes().fault(SHA) == "no index is loaded here"
 
 
 def test_fusion_prefers_what_several_rankings_have_and_is_stable() -> None:

@@ -22,6 +22,7 @@ from batchmill.streams.unusable import Unusable
 
 __all__ = [
     "QUERY_CHARS_MAX",
+    "IndexAwaitedError",
     "Indexes",
     "Inquiry",
     "NoIndexes",
@@ -41,6 +42,10 @@ QUERY_CHARS_MAX: Final = 4_000
 _GROUPS_MAX: Final = 1_000
 #: pieces looked at for each that may be shown: those that do not fit the tokens are passed over
 _SPARE: Final = 4
+
+
+class IndexAwaitedError(Exception):
+    """The index is not loaded: nothing can be said of the record before it is, or is given up."""
 
 
 class RetrievalError(Exception):
@@ -71,12 +76,19 @@ class Indexes(Protocol):
         """The index of that snapshot; None while it is not loaded."""
         ...
 
+    def fault(self, sha256: str) -> str:
+        """Why it is not."""
+        ...
+
 
 class NoIndexes:
-    """Where no index is ever loaded."""
+    """Where no index is ever loaded, as where nothing is normalized."""
 
     def of(self, sha256: str) -> Retriever | None:  # noqa: ARG002 - the port's signature
         return None
+
+    def fault(self, sha256: str) -> str:  # noqa: ARG002 - the port's signature
+        return "no index is loaded here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,20 +98,27 @@ class Retrieval:
     spec: RetrievalSpec
     query: Path
     allow: Path | None
+    indexes: Indexes
 
 
-def compile_retrieval(spec: RetrievalSpec) -> Retrieval:
+def compile_retrieval(spec: RetrievalSpec, indexes: Indexes) -> Retrieval:
     """Compile, or PathError."""
     allow = None if spec.allow is None else compile_path(spec.allow)
-    return Retrieval(spec=spec, query=compile_path(spec.query), allow=allow)
+    return Retrieval(spec=spec, query=compile_path(spec.query), allow=allow, indexes=indexes)
 
 
-def attach(retrieval: Retrieval, index: Retriever, payload: JsonObject, *, at_ms: int) -> None:
-    """Put the context into `payload` under `into`, or raise `Unusable`: a record never brings its own."""
+def attach(retrieval: Retrieval, payload: JsonObject, *, at_ms: int) -> None:
+    """Put the context into `payload` under `into`; raise `Unusable`, or IndexAwaitedError while there is no index.
+
+    A record never brings its own context: what an answer may cite would be what its sender made up.
+    """
     spec = retrieval.spec
     if spec.into in payload:
         note = f"$.{spec.into}: expected not to be there, retrieval writes it; rename it, or set ask.retrieval.into"
         raise Unusable(Reason.INVALID_INPUT, note)
+    index = retrieval.indexes.of(spec.sha256)
+    if index is None:
+        raise IndexAwaitedError
     inquiry = Inquiry(query=_query(retrieval, payload), groups=_groups(retrieval, payload), at_ms=at_ms)
     try:
         found = found_for(spec, index, inquiry)

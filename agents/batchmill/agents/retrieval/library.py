@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from batchmill.agents import clock
 from batchmill.agents.installed import InstalledError
 from batchmill.agents.payloads import PayloadError
 from batchmill.agents.retrieval.embedders import load_embedder
@@ -24,6 +25,8 @@ _log = structlog.get_logger(__name__)
 SNAPSHOT_BYTES_MAX = 2**30
 #: snapshots that were asked for and are not loaded, remembered at once
 _WANTED_MAX = 64
+#: between two attempts at a snapshot that could not be loaded
+RETRY_SECONDS = 5.0
 
 
 class IndexGoneError(Exception):
@@ -74,10 +77,12 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 
 class Library:
-    """`Indexes` of a worker. `of` answers at once; `load_wanted` fetches what was asked for in vain."""
+    """`Indexes` of a worker. `of` answers at once; `load_wanted` fetches what was asked for in vain or is expected."""
 
-    def __init__(self, *, store: Snapshots, indexes_max: int) -> None:
+    def __init__(self, *, store: Snapshots, indexes_max: int, retry_seconds: float = RETRY_SECONDS) -> None:
         self._store = store
+        self._retry_seconds = retry_seconds
+        self._retry_at_s: dict[str, float] = {}
         self._indexes_max = indexes_max
         self._loaded: dict[str, Index] = {}
         self._wanted: dict[str, None] = {}
@@ -92,6 +97,11 @@ class Library:
             self._wanted[sha256] = None
         return found
 
+    def expect(self, sha256: str) -> None:
+        """It will be asked for: load it, unless one that is in use would have to go."""
+        if sha256 not in self._loaded and len(self._loaded) + len(self._wanted) < self._indexes_max:
+            self._wanted[sha256] = None
+
     def fault(self, sha256: str) -> str:
         """Why the snapshot could not be loaded when that was last tried."""
         return self._faults.get(sha256, "it is not loaded yet")
@@ -99,7 +109,9 @@ class Library:
     async def load_wanted(self) -> None:
         """One attempt at each; what fails is wanted again by whoever asks again."""
         async with self._loading:
-            wanted = [sha256 for sha256 in self._wanted if sha256 not in self._loaded]
+            now_s = clock.monotonic_s()
+            self._retry_at_s = {sha256: at_s for sha256, at_s in self._retry_at_s.items() if at_s > now_s}
+            wanted = [each for each in self._wanted if each not in self._loaded and each not in self._retry_at_s]
             self._wanted.clear()
             for sha256 in wanted[: self._indexes_max]:
                 await self._load(sha256)
@@ -108,6 +120,7 @@ class Library:
         try:
             self._loaded[sha256] = await load_index(self._store, sha256)
         except IndexGoneError as error:
+            self._retry_at_s[sha256] = clock.monotonic_s() + self._retry_seconds
             if self._faults.get(sha256) != str(error):
                 _log.error("index_gone", sha256=sha256[:16], why=str(error))
             self._faults = dict(list(self._faults.items())[1 - _WANTED_MAX :]) | {sha256: str(error)}
