@@ -37,6 +37,7 @@ __all__ = [
     "cut",
     "document_of",
     "document_sha256",
+    "moment_ms",
     "pieces_of",
     "read_snapshot",
     "snapshot_lines",
@@ -208,15 +209,18 @@ def _allow(told: JsonObject) -> tuple[str, ...] | None:
 
 def _time_ms(told: JsonObject, member: str) -> int | None:
     value = told.get(member)
-    if value is None:
-        return None
+    return None if value is None else moment_ms(value, f"`{member}`")
+
+
+def moment_ms(value: Any, where: str) -> int:
+    """A time that a person wrote, or DocumentError; a date is its first moment in UTC."""
     try:
         if not isinstance(value, str) or not _TIME.match(value):
             raise ValueError  # noqa: TRY301 - one message for both
         moment = datetime.fromisoformat(value.upper())
         since = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)) - _EPOCH
     except (ValueError, OverflowError):
-        raise DocumentError(f"`{member}`: expected an RFC 3339 time with zone, or a date") from None
+        raise DocumentError(f"{where}: expected an RFC 3339 time with zone, or a date") from None
     return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
 
 

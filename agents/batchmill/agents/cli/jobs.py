@@ -229,7 +229,8 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
     loaded = load_job(folder)
     _bounded(here, loaded)
-    loaded = replace(loaded, warnings=(*loaded.warnings, *_account_warnings(here, loaded)))
+    odd = (*_account_warnings(here, loaded), *_index_warnings(here, loaded))
+    loaded = replace(loaded, warnings=(*loaded.warnings, *odd))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
@@ -386,6 +387,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
+    from batchmill.agents.retrieval.looking import Shelf
     from batchmill.streams.events import RawLimits
 
     settings = here.settings
@@ -407,7 +409,29 @@ def _planned(
         prices=prices,
         limits=limits,
         now_ms=clock.wall_ms(),
+        indexes=Shelf(settings),
     )
+
+
+def _index_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
+    """What is odd about the index the job names; the workers may have another payload store than this command."""
+    from batchmill.agents import clock
+    from batchmill.agents.jobs import Problem
+    from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.retrieval.looking import Shelf, troubles_of
+
+    retrieval = loaded.spec.ask.retrieval
+    if retrieval is None:
+        return []
+    lined = read_yaml(loaded.file)
+    line, name = lined.line(("ask", "retrieval", "index")), lined.data["ask"]["retrieval"]["index"]
+    index = Shelf(here.settings).look(retrieval.sha256)
+    return [
+        Problem(
+            file=loaded.file, line=line, what=f"index {retrieval.index}: {each.what}", hint=each.hint, level="warning"
+        )
+        for each in troubles_of(index, loaded.file.parent / name, now_ms=clock.wall_ms())
+    ]
 
 
 def _stake(here: Door, job: str) -> "Stake | None":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from batchmill.agents.cli.door import inert
+
 if TYPE_CHECKING:
     from batchmill.agents.cli.door import Door
     from batchmill.agents.jobs.planning import Plan, Sample, TextDifference
@@ -83,6 +85,8 @@ def _tell_samples(made: "Plan") -> None:
         typer.echo(f"\nsample {sample.number}: {sample.outcome}" + (f" ({sample.reason})" if sample.reason else ""))
         if sample.note:
             typer.echo(f"  {sample.note}")
+        if sample.context:
+            typer.echo(f"  context: {', '.join(map(inert, sample.context))}")
         before = list(sample.messages[:-1])
         _tell_messages(sample, skip=len(before) if before and before == opening else 0)
         opening = before or opening

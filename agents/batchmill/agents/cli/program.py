@@ -15,6 +15,7 @@ from batchmill.agents.cli import (
     dlq,
     drift,
     feed,
+    index,
     interchange,
     jobs,
     prices,
@@ -48,7 +49,7 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    about_jobs = (start, topics, jobs, prices, feed, running)
+    about_jobs = (start, topics, jobs, index, prices, feed, running)
     about_records = (status, costs, drift, records, batches, control, review, commits, tokens, dlq, interchange)
     for module in (*about_jobs, *about_records):
         module.add(app)

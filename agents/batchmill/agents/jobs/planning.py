@@ -12,7 +12,7 @@ from typing import Any, Literal
 from batchmill.agents.checks import installed_checks
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
-from batchmill.schemas.state import Job
+from batchmill.schemas.state import Arrival, Job
 from batchmill.schemas.strict_json import plain
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
@@ -20,7 +20,8 @@ from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nano
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
 from batchmill.streams.normalizing import normalize
-from batchmill.streams.orders import Emit
+from batchmill.streams.orders import Emit, Put
+from batchmill.streams.retrieving import Indexes, NoIndexes
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
@@ -49,9 +50,10 @@ class Sample:
     """What would become of one sample event."""
 
     number: int
-    outcome: Literal["asked", "excluded", "dead_lettered"]
+    outcome: Literal["asked", "excluded", "dead_lettered", "waits"]
     reason: str | None = None
     note: str | None = None
+    context: tuple[str, ...] = ()  #: ids of the pieces that were found for it
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
@@ -112,6 +114,7 @@ def plan_job(
     prices: PriceList,
     limits: RawLimits,
     now_ms: int,
+    indexes: Indexes | None = None,
 ) -> Plan:
     """Compare and try out; `samples` are (key, value) pairs as they would lie in raw."""
     return Plan(
@@ -126,7 +129,7 @@ def plan_job(
         places_again=active is not None and place_fingerprint(active) != place_fingerprint(spec),
         differences=tuple(_differences(active, spec)) if active is not None else (),
         texts=tuple(_text_differences(active, spec)) if active is not None else (),
-        samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
+        samples=tuple(_Trial(spec, prices, limits, now_ms, indexes or NoIndexes()).run(samples)),
     )
 
 
@@ -179,12 +182,13 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 class _Trial:
     """The normalizer over a state that knows the job and nothing else."""
 
-    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int) -> None:
+    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int, indexes: Indexes) -> None:
         self._spec = spec
         self._prices = prices
         self._limits = limits
+        self._indexes = indexes
         self._now_ms = now_ms
-        self._jobs = CompiledJobs(installed_checks())
+        self._jobs = CompiledJobs(installed_checks(), indexes)
         self._weighing: Scales | None = None
         version = version_of(spec)
         self._row = Job(
@@ -208,11 +212,12 @@ class _Trial:
                 headers=[(JOB_HEADER, self._spec.job.encode())],
             )
             (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
-            assert isinstance(order, Emit), "a known job that is not paused parks nothing"
-            yield self._told(number, order.record)
+            yield self._told(number, order.record if isinstance(order, Emit) else order)
 
     def _told(self, number: int, record: object) -> Sample:
         match record:
+            case Put(Arrival() as arrival):
+                return Sample(number=number, outcome="waits", reason=arrival.waiting_for, note=self._awaited())
             case WorkItem():
                 return self._asked(number, record)
             case DeadLetter():
@@ -222,6 +227,14 @@ class _Trial:
             case _:
                 raise AssertionError(f"the normalizer emitted a {type(record).__name__}")
 
+    def _awaited(self) -> str | None:
+        retrieval = self._spec.ask.retrieval
+        return None if retrieval is None else f"index {retrieval.index}: {self._indexes.fault(retrieval.sha256)}"
+
+    def _context(self, item: WorkItem) -> tuple[str, ...]:
+        retrieval = self._spec.ask.retrieval
+        return () if retrieval is None else tuple(each["id"] for each in json.loads(item.input_json)[retrieval.into])
+
     def _asked(self, number: int, item: WorkItem) -> Sample:
         compiled = self._jobs.of(self._row, item.version)
         assert compiled is not None, "the job was put into the state above"
@@ -230,6 +243,7 @@ class _Trial:
         return Sample(
             number=number,
             outcome="asked",
+            context=self._context(item),
             messages=tuple(body["messages"]),
             tokens=item.tokens_estimate,
             cost_nanos=cost,
