@@ -42,7 +42,7 @@ def known_input(spec: JobSpec) -> Any:
     properties, required = schema.get("properties"), schema.get("required")
     return schema | {
         "properties": (properties if isinstance(properties, dict) else {}) | added,
-        "required": [*(required if isinstance(required, list) else []), *added],
+        "required": list(dict.fromkeys([*(required if isinstance(required, list) else []), *added])),
     }
 
 
