@@ -32,7 +32,7 @@ from batchmill.streams.indexing import (
 __all__ = ["DOCUMENTS_MAX", "PIECES_MAX", "Built", "DocumentsError", "Read", "build_index", "read_documents"]
 
 DOCUMENTS_MAX = 200_000
-PIECES_MAX = 500_000
+PIECES_MAX = 200_000
 FILE_BYTES_MAX = SNAPSHOT_BYTES_MAX // 2
 #: mistakes told at once
 _MISTAKES_MAX = 20
