@@ -11,12 +11,14 @@ from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from batchmill.agents.jobs import LoadedJob
+    from batchmill.agents.jobs.problems import Problem
     from batchmill.agents.retrieval.ageing import Age
     from batchmill.agents.retrieval.embedders import Embedder
     from batchmill.agents.retrieval.pointers import Pointer
     from batchmill.agents.retrieval.searching import Index
 
-__all__ = ["add"]
+__all__ = ["add", "index_warnings"]
 
 POINTER = typer.Argument(metavar="POINTER", help="The pointer file, NAME.index.json.")
 _IDS_SHOWN = 20
@@ -179,6 +181,27 @@ def check(
         _tell(here, told, age, None if now is None else file)
     if age.stale:
         raise typer.Exit(ExitCode.PARTIAL)
+
+
+def index_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
+    """What is odd about the index the job names; the workers may have another payload store than this command."""
+    from batchmill.agents import clock
+    from batchmill.agents.jobs import Problem
+    from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.retrieval.looking import Shelf, troubles_of
+
+    retrieval = loaded.spec.ask.retrieval
+    if retrieval is None:
+        return []
+    lined = read_yaml(loaded.file)
+    line, name = lined.line(("ask", "retrieval", "index")), lined.data["ask"]["retrieval"]["index"]
+    index = Shelf(here.settings).look(retrieval.sha256)
+    return [
+        Problem(
+            file=loaded.file, line=line, what=f"index {retrieval.index}: {each.what}", hint=each.hint, level="warning"
+        )
+        for each in troubles_of(index, loaded.file.parent / name, now_ms=clock.wall_ms())
+    ]
 
 
 def _tell(here: Door, told: "Pointer", age: "Age", file: Path | None) -> None:

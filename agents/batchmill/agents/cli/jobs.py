@@ -11,6 +11,7 @@ from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.index import index_warnings
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
 from batchmill.streams.finding import Lint
@@ -229,7 +230,7 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
     loaded = load_job(folder)
     _bounded(here, loaded)
-    odd = (*_account_warnings(here, loaded), *_index_warnings(here, loaded))
+    odd = (*_account_warnings(here, loaded), *index_warnings(here, loaded))
     loaded = replace(loaded, warnings=(*loaded.warnings, *odd))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
@@ -411,27 +412,6 @@ def _planned(
         now_ms=clock.wall_ms(),
         indexes=Shelf(settings),
     )
-
-
-def _index_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
-    """What is odd about the index the job names; the workers may have another payload store than this command."""
-    from batchmill.agents import clock
-    from batchmill.agents.jobs import Problem
-    from batchmill.agents.jobs.lines import read_yaml
-    from batchmill.agents.retrieval.looking import Shelf, troubles_of
-
-    retrieval = loaded.spec.ask.retrieval
-    if retrieval is None:
-        return []
-    lined = read_yaml(loaded.file)
-    line, name = lined.line(("ask", "retrieval", "index")), lined.data["ask"]["retrieval"]["index"]
-    index = Shelf(here.settings).look(retrieval.sha256)
-    return [
-        Problem(
-            file=loaded.file, line=line, what=f"index {retrieval.index}: {each.what}", hint=each.hint, level="warning"
-        )
-        for each in troubles_of(index, loaded.file.parent / name, now_ms=clock.wall_ms())
-    ]
 
 
 def _stake(here: Door, job: str) -> "Stake | None":

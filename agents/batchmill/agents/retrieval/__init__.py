@@ -10,3 +10,5 @@
 What lives here: carrying out. What must not: what a piece is, and who is shown which (`streams.indexing`,
 `streams.retrieving`).
 """
+
+__all__: list[str] = []
