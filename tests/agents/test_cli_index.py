@@ -95,6 +95,13 @@ def test_mistakes_have_exit_codes_and_say_where(at: list[str], job: Path, capsys
     assert run([*at, "index", "build", "nowhere.jsonl", "--name", "faq", "--out", str(job)]) == ExitCode.GATE
     assert run([*at, "index", "show", "nowhere.index.json"]) == ExitCode.NOT_FOUND
     assert build(at, job, REFUNDS) == 0
+    elsewhere = ["--set", "data_dir=elsewhere"]
+    assert run([*elsewhere, "index", "show", str(job / "faq.index.json")]) == ExitCode.NOT_FOUND
+    assert not Path("elsewhere").exists()
+    Path("data/payloads/HOST").write_text("another")
+    assert build(at, job, REFUNDS) == ExitCode.CONFLICT
+    assert run([*at, "index", "show", str(job / "faq.index.json")]) == ExitCode.NOT_FOUND
+    Path("data/payloads/HOST").unlink()
     assert run([*at, "index", "search", str(job / "faq.index.json"), "x", "--at", "soon"]) == ExitCode.USAGE
     snapshot_of(job, job.parents[1]).unlink()
     assert run([*at, "index", "show", str(job / "faq.index.json")]) == ExitCode.NOT_FOUND

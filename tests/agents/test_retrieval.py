@@ -19,9 +19,10 @@ from batchmill.agents.retrieval.lexical import Lexical
 from batchmill.agents.retrieval.library import IndexGoneError, Library, load_index, snapshot_uri
 from batchmill.agents.retrieval.pointers import PointerError, pointer_file, read_pointer
 from batchmill.agents.retrieval.searching import Index
+from batchmill.agents.retrieval.vectors import Vectors
 from batchmill.schemas.asking import RetrievalSpec
 from batchmill.streams.costing import estimate_tokens
-from batchmill.streams.indexing import Cutting, Document, Ranking, snapshot_of
+from batchmill.streams.indexing import Cutting, Document, Ranking, snapshot_of, whole_numbers
 from batchmill.streams.retrieving import Inquiry, RetrievalError, found_for, visible
 from tests.agents.index_world import EMBEDDER, Install, install, store, written
 
@@ -250,6 +251,16 @@ def test_an_embedder_that_misbehaves_is_told_and_nothing_worse(install: Install,
 def test_an_embedder_that_is_not_installed_is_named() -> None:
     with pytest.raises(InstalledError, match="there is no embedder 'toy' among the entry points"):
         load_embedder("toy")
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(), dimensions=st.sampled_from([1, 3, 384, 4_096]))
+def test_products_of_vectors_are_exact(seed: int, dimensions: int) -> None:
+    chance = random.Random(seed)
+    many_of_them = [whole_numbers([chance.gauss(0, 1) for _ in range(dimensions)]) for _ in range(5)]
+    asked = many_of_them[0]
+    exact = [sum(one * other for one, other in zip(asked, each, strict=True)) for each in many_of_them]
+    assert [int(each) for each in Vectors(many_of_them).scores(asked)] == exact
 
 
 # -- the library -------------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def build(
       batchmill index build handbook.jsonl --name handbook --out jobs/support
     """
     from batchmill.agents import clock
+    from batchmill.agents.payloads import PayloadError
     from batchmill.agents.retrieval.building import DocumentsError, build_index
     from batchmill.agents.retrieval.looking import store_of
     from batchmill.agents.retrieval.pointers import PointerError
@@ -77,6 +78,8 @@ def build(
         raise CommandError(str(error), ExitCode.USAGE) from None
     except DocumentsError as error:
         raise CommandError(str(error), ExitCode.GATE) from None
+    except PayloadError as error:
+        raise CommandError(str(error), ExitCode.CONFLICT) from None
     if json:
         here.emit("index.build", _told(built.pointer) | {"pointer": str(built.file), "bytes": built.size_bytes})
         return

@@ -111,10 +111,11 @@ class Library:
         async with self._loading:
             now_s = clock.monotonic_s()
             self._retry_at_s = {sha256: at_s for sha256, at_s in self._retry_at_s.items() if at_s > now_s}
-            wanted = [each for each in self._wanted if each not in self._loaded and each not in self._retry_at_s]
-            self._wanted.clear()
-            for sha256 in wanted[: self._indexes_max]:
+            known = self._loaded.keys() | self._retry_at_s.keys()
+            self._wanted = {sha256: None for sha256 in self._wanted if sha256 not in known}
+            for sha256 in list(self._wanted)[: self._indexes_max]:
                 await self._load(sha256)
+                self._wanted.pop(sha256, None)  # not before: whoever loads may be cancelled, and others want it too
 
     async def _load(self, sha256: str) -> None:
         try:

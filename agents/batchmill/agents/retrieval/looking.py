@@ -32,7 +32,9 @@ def store_of(settings: Settings) -> FilePayloadStore:
 
 
 def index_at(settings: Settings, sha256: str) -> Index:
-    """The index of a snapshot, or IndexGoneError."""
+    """The index of a snapshot, or IndexGoneError. Looking makes no store where there is none."""
+    if not settings.payload_dir.is_dir():
+        raise IndexGoneError(f"there is no payload store at {settings.payload_dir}; `batchmill index build` makes one")
     try:
         return asyncio.run(load_index(store_of(settings), sha256))
     except PayloadError as error:

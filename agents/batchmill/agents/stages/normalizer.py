@@ -5,7 +5,7 @@ not: any judgement of a record (`streams.normalizing`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchmill.agents import clock
 from batchmill.agents.retrieval.library import Library
@@ -49,6 +49,8 @@ class Normalizer:
     unknown_job_seconds: float  #: how long a record of an unknown job waits at least
     library: Library
     index_seconds: float  #: how long a record whose index is not there waits
+    #: job -> its row when its indexes were expected; a job says something else about them only in another row
+    expected: dict[str, Job] = field(default_factory=dict)
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
@@ -79,11 +81,16 @@ class Normalizer:
     async def _load(self, jobs: Sequence[Job]) -> None:
         """The indexes that events were asked about in vain; and, while there is room, those that will be."""
         for row in jobs:
-            for version in (row.version, *shadows_of(row)):
-                job = self.kit.jobs.of(row, version)
-                if job is not None and job.retrieval is not None:
-                    self.library.expect(job.retrieval.spec.sha256)
+            if self.expected.get(row.job) != row:
+                self.expected[row.job] = row
+                self._expect(row)
         await self.library.load_wanted()
+
+    def _expect(self, row: Job) -> None:
+        for version in (row.version, *shadows_of(row)):
+            job = self.kit.jobs.of(row, version)
+            if job is not None and job.retrieval is not None:
+                self.library.expect(job.retrieval.spec.sha256)
 
     def _prefixes(self, jobs: Sequence[Job]) -> list[str]:
         resumed = [f"{JOB_RESUMED}/{row.job}/" for row in jobs if not row.paused]
