@@ -1,7 +1,8 @@
 """An event, as one version of its job takes it -> the work item that is asked: input, identity, target, estimates.
 
 Each step refuses what the next may rely on: source and rank, text normalisation, input schema, required members,
-filter, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark, replay).
+filter, retrieval, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark,
+replay).
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
 from batchmill.streams.likeness import likeness_of
 from batchmill.streams.paths import ABSENT, Path
+from batchmill.streams.retrieving import attach
 from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
 
@@ -72,9 +74,13 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 
 
 def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits) -> WorkItem:
-    """What one version makes of the event; raises Unusable. The event's payload is cleaned on the way."""
+    """What one version makes of the event; raises Unusable, or IndexAwaitedError. The event's payload is cleaned and
+    gets its context on the way: nothing is searched for what is not wanted.
+    """
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
+    if job.retrieval is not None:
+        attach(job.retrieval, item_input, at_ms=raw.origin.at_ms)
     spec, input_json = job.spec, canonical(item_input)
     if len(input_json) > limits.value_bytes_max:
         # Numbers written out and compatibility characters can take many times the bytes they came in.

@@ -9,6 +9,7 @@ import typer
 from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.index import index_warnings
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
 from batchmill.agents.cli.versions import add as add_versions
@@ -192,7 +193,8 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
     loaded = load_job(folder)
     _bounded(here, loaded)
-    loaded = replace(loaded, warnings=(*loaded.warnings, *_account_warnings(here, loaded)))
+    odd = (*_account_warnings(here, loaded), *index_warnings(here, loaded))
+    loaded = replace(loaded, warnings=(*loaded.warnings, *odd))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
@@ -358,6 +360,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
+    from batchmill.agents.retrieval.looking import Shelf
     from batchmill.streams.events import RawLimits
 
     settings = here.settings
@@ -379,6 +382,7 @@ def _planned(
         prices=prices,
         limits=limits,
         now_ms=clock.wall_ms(),
+        indexes=Shelf(settings),
     )
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from batchmill.agents.cli.door import inert
+
 if TYPE_CHECKING:
     from batchmill.agents.cli.door import Door
     from batchmill.agents.jobs.differing import Comparison, Difference, TextDifference
@@ -118,6 +120,8 @@ def _tell_samples(made: "Plan") -> None:
         )
         if sample.note:
             typer.echo(f"  {sample.note}")
+        if sample.context:
+            typer.echo(f"  context: {', '.join(map(inert, sample.context))}")
         before = list(sample.messages[:-1])
         _tell_messages(sample, skip=len(before) if before and before == opening else 0)
         opening = before or opening

@@ -15,6 +15,7 @@ from batchmill.agents.cli import (
     dlq,
     drift,
     feed,
+    index,
     interchange,
     jobs,
     prices,
@@ -50,7 +51,7 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    about_jobs = (start, topics, jobs, prices, feed, running)
+    about_jobs = (start, topics, jobs, index, prices, feed, running)
     about_money = (status, costs, savings)
     about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
     for module in (*about_jobs, *about_money, *about_records):

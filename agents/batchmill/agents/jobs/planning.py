@@ -12,14 +12,15 @@ from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.differing import Difference, TextDifference, compare
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
-from batchmill.schemas.state import Job
+from batchmill.schemas.state import Arrival, Job
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import PriceList, estimate_tokens, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
 from batchmill.streams.normalizing import normalize
-from batchmill.streams.orders import Emit
+from batchmill.streams.orders import Emit, Put
+from batchmill.streams.retrieving import Indexes, NoIndexes
 from batchmill.streams.routing import Route
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
@@ -32,11 +33,12 @@ class Sample:
     """What would become of one sample event."""
 
     number: int
-    outcome: Literal["asked", "excluded", "dead_lettered"]
+    outcome: Literal["asked", "excluded", "dead_lettered", "waits"]
     reason: str | None = None
     note: str | None = None
     route: str = ""  #: empty: the question itself
     model: str | None = None
+    context: tuple[str, ...] = ()  #: ids of the pieces that were found for it
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
@@ -97,6 +99,7 @@ def plan_job(
     prices: PriceList,
     limits: RawLimits,
     now_ms: int,
+    indexes: Indexes | None = None,
 ) -> Plan:
     """Compare and try out; `samples` are (key, value) pairs as they would lie in raw."""
     against = None if active is None else compare(active, spec)
@@ -112,19 +115,20 @@ def plan_job(
         places_again=against is not None and against.places_again,
         differences=() if against is None else against.differences,
         texts=() if against is None else against.texts,
-        samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
+        samples=tuple(_Trial(spec, prices, limits, now_ms, indexes or NoIndexes()).run(samples)),
     )
 
 
 class _Trial:
     """The normalizer over a state that knows the job and nothing else."""
 
-    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int) -> None:
+    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int, indexes: Indexes) -> None:
         self._spec = spec
         self._prices = prices
         self._limits = limits
+        self._indexes = indexes
         self._now_ms = now_ms
-        self._jobs = CompiledJobs(installed_checks())
+        self._jobs = CompiledJobs(installed_checks(), indexes)
         self._weighing: dict[str, Scales] = {}
         version = version_of(spec)
         self._row = Job(
@@ -148,11 +152,12 @@ class _Trial:
                 headers=[(JOB_HEADER, self._spec.job.encode())],
             )
             (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
-            assert isinstance(order, Emit), "a known job that is not paused parks nothing"
-            yield self._told(number, order.record)
+            yield self._told(number, order.record if isinstance(order, Emit) else order)
 
     def _told(self, number: int, record: object) -> Sample:
         match record:
+            case Put(Arrival() as arrival):
+                return Sample(number=number, outcome="waits", reason=arrival.waiting_for, note=self._awaited())
             case WorkItem():
                 return self._asked(number, record)
             case DeadLetter():
@@ -161,6 +166,14 @@ class _Trial:
                 return Sample(number=number, outcome="excluded", reason=record.reason, note=record.detail)
             case _:
                 raise AssertionError(f"the normalizer emitted a {type(record).__name__}")
+
+    def _awaited(self) -> str | None:
+        retrieval = self._spec.ask.retrieval
+        return None if retrieval is None else f"index {retrieval.index}: {self._indexes.fault(retrieval.sha256)}"
+
+    def _context(self, item: WorkItem) -> tuple[str, ...]:
+        retrieval = self._spec.ask.retrieval
+        return () if retrieval is None else tuple(each["id"] for each in json.loads(item.input_json)[retrieval.into])
 
     def _asked(self, number: int, item: WorkItem) -> Sample:
         compiled = self._jobs.of(self._row, item.version)
@@ -174,6 +187,7 @@ class _Trial:
             outcome="asked",
             route=item.route,
             model=route.model.name,
+            context=self._context(item),
             messages=tuple(json.loads(body)["messages"]),
             tokens=tokens,
             cost_nanos=cost,
