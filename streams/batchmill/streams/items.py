@@ -1,7 +1,8 @@
 """An event, as one version of its job takes it -> the work item that is asked: input, identity, target, estimates.
 
 Each step refuses what the next may rely on: source and rank, text normalisation, input schema, required members,
-filter, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark, replay).
+filter, look-ups, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark,
+replay).
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from batchmill.streams.events import Event, RawLimits, seq_of, source_of, tracep
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
 from batchmill.streams.paths import ABSENT, Path
+from batchmill.streams.tooling import Lookups
 from batchmill.streams.unusable import Unusable
 
 __all__ = ["Standing", "item_of"]
@@ -69,10 +71,17 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits) -> WorkItem:
-    """What one version makes of the event; raises Unusable. The event's payload is cleaned on the way."""
+def item_of(
+    job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits, lookups: Lookups
+) -> WorkItem:
+    """What one version makes of the event; raises Unusable, or WaitsError where something is to be looked up first.
+
+    The event's payload is cleaned on the way, and gets what was looked up.
+    """
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
+    if job.tools is not None:
+        lookups.equip(job.tools, item_input, aside=standing.aside)
     spec, input_json = job.spec, canonical(item_input)
     if len(input_json) > limits.value_bytes_max:
         # Numbers written out and compatibility characters can take many times the bytes they came in.

@@ -27,7 +27,7 @@ _TOKEN: Final = re.compile(
 _BEGINNINGS: Final = frozenset({"select", "with"})
 #: where one of these is a column's name it is to be quoted
 _WRITING: Final = frozenset(
-    "insert update delete merge into drop alter create truncate grant revoke copy attach detach pragma vacuum".split()
+    ("insert", "update", "delete", "merge", "into", "copy", "drop", "alter", "create", "truncate", "grant", "revoke")
 )
 _OPEN_QUOTES: Final = frozenset("'\"`")
 

@@ -2,7 +2,8 @@
 
 A record is asked about at most twice (one SELECT, one GET) and never because of an answer: what is asked follows from
 its input alone, so there is no loop. `wanted` says what that is, `Found` is what was found so far, `equip` puts it
-into the input, where it counts as content: request id and ask key are made of it.
+into the input, where it counts as content: request id and ask key are made of it. `Lookups` is the
+way of one raw event through all of this.
 
 What was found is kept by raw event and by what was asked (`record`), so that the same event normalized again under the
 same tools finds the same input, and no source is asked twice. It is forgotten with its raw event, or after a while.
@@ -40,14 +41,15 @@ __all__ = [
     "Fetch",
     "Found",
     "Lookup",
+    "Lookups",
     "Question",
     "ToolError",
     "Tools",
+    "WaitsError",
     "Wanted",
     "compile_tools",
     "equip",
     "forget",
-    "forget_of",
     "mistakes",
     "record",
     "recorded",
@@ -160,6 +162,12 @@ class Found:
     def missing(self, asked: Wanted) -> tuple[Question, ...]:
         """The questions that have neither an answer nor a refusal."""
         return tuple(each for each in asked.questions if each.key not in self.answers and each.key not in self.failed)
+
+    def about(self, asked: Wanted) -> "Found":
+        """Only what these questions have found."""
+        keys = {question.key for question in asked.questions}
+        answers = {key: answer for key, answer in self.answers.items() if key in keys}
+        return Found(answers=answers, failed={key: note for key, note in self.failed.items() if key in keys})
 
     def answered(self, question: Question, answer: Any) -> "Found":
         """With one more answer; the first one counts. One that is too large is no answer."""
@@ -379,6 +387,45 @@ def _is_json(value: Any) -> bool:
             return False
 
 
+class WaitsError(Exception):
+    """Answers are missing; `Lookups` knows which."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Lookups:
+    """What is known of the look-ups of one raw event while its versions take it: what they have, what they lack."""
+
+    view: StateView
+    origin: Origin
+    held: Found = field(default_factory=Found)  #: what was found out, and is not kept yet
+    fresh: bool = False  #: what is kept does not count, and is replaced
+    lacking: dict[str, Question] = field(default_factory=dict)  #: without these the event waits
+    lacking_aside: dict[str, Question] = field(default_factory=dict)  #: of versions that are tried out
+    _used: dict[str, tuple[Wanted, Found]] = field(default_factory=dict)
+
+    def equip(self, tools: Tools, item_input: JsonObject, *, aside: bool) -> None:
+        """Put what was found out into the input; WaitsError where something is to be asked first, else as `equip`."""
+        asked = wanted(tools, item_input)
+        found = None if self.fresh else recorded(self.view, self.origin, asked.fingerprint)
+        if found is None:
+            found = self.held
+            self._used[asked.fingerprint] = (asked, found)
+        missing = {question.key: question for question in found.missing(asked)}
+        if missing:
+            (self.lacking_aside if aside else self.lacking).update(missing)
+            raise WaitsError
+        equip(tools, item_input, asked, found)
+
+    def kept(self, now_ms: int) -> list[Order]:
+        """Keep what was used, for replays."""
+        orders = (
+            record(self.view, self.origin, asked, found, now_ms, fresh=self.fresh)
+            for asked, found in self._used.values()
+            if not found.missing(asked)
+        )
+        return [order for each in orders for order in each]
+
+
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 
@@ -388,12 +435,12 @@ def recorded(view: StateView, origin: Origin, fingerprint: str) -> Found | None:
     return None if row is None else Found.from_json(orjson.loads(row.value_json)["found"])
 
 
-def record(view: StateView, origin: Origin, asked: Wanted, found: Found, now_ms: int) -> list[Order]:
-    """Keep what was found out; what was kept first stays."""
+def record(view: StateView, origin: Origin, asked: Wanted, found: Found, now_ms: int, *, fresh: bool) -> list[Order]:
+    """Keep what was found out; what was kept first stays, unless it was asked again on purpose."""
     name = _name(origin, asked.fingerprint)
-    if read.meta(view, name) is not None:
+    if not asked.questions or (read.meta(view, name) is not None and not fresh):
         return []
-    value = {"at_ms": now_ms, "found": found.to_json()}
+    value = {"at_ms": now_ms, "found": found.about(asked).to_json()}
     return [Put(Meta(name=name, value_json=orjson.dumps(value).decode()))]
 
 
@@ -413,19 +460,5 @@ def forget(view: StateView, *, generation: int, before_offset: int, before_ms: i
     return orders
 
 
-def forget_of(view: StateView, origin: Origin) -> list[Order]:
-    """Forget what was found out about one raw event, so that it is asked again."""
-    found = view.scan("tools", _of_event(origin), limit=_KEPT_OF_EVENT_MAX)
-    return [Delete(Meta.schema, row.key) for _, row in found]
-
-
-#: kinds of questions that were ever asked about one raw event and are still kept
-_KEPT_OF_EVENT_MAX: Final = 100
-
-
-def _of_event(origin: Origin) -> str:
-    return f"{TOOL_ROWS}{origin.generation:06d}/{origin.offset:016d}/"
-
-
 def _name(origin: Origin, fingerprint: str) -> str:
-    return f"{_of_event(origin)}{fingerprint}"
+    return f"{TOOL_ROWS}{origin.generation:06d}/{origin.offset:016d}/{fingerprint}"

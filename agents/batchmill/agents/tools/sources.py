@@ -5,7 +5,7 @@ asks hears one of three things: the answer, RefusedError (not for this record), 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -17,13 +17,22 @@ from batchmill.agents.tools.sqlite import SqliteDatabase
 from batchmill.streams.ports import RefusedError, TransientError
 from batchmill.streams.tooling import Question
 
-__all__ = ["Asked", "ToolSources"]
+__all__ = ["Asked", "SourceAwayError", "ToolSources"]
 
 #: between two tries of one question, doubled each time; what a server asks for beyond the longest is no longer a try
 _PAUSE_SECONDS: Final = 0.2
 _PAUSE_SECONDS_MAX: Final = 5.0
 
+_FAILURES_COUNTED_MAX: Final = 20
+
 Outcome = Literal["ok", "cached", "refused", "away"]
+
+
+class SourceAwayError(TransientError):
+    """The source did not answer anybody a moment ago, and was not asked this time."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__("source_away", hint=f"{source} did not answer a moment ago")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +71,15 @@ class _Missing:
 class _Desk:
     """The queue in front of one source."""
 
-    def __init__(self, source: _Source, *, concurrent_max: int, tries: int, cache: AnswerCache) -> None:
-        self.source, self._tries, self._cache = source, tries, cache
+    def __init__(
+        self, source: _Source, *, concurrent_max: int, tries: int, wait_max_s: float, cache: AnswerCache
+    ) -> None:
+        self.source, self._tries, self._wait_max_s, self._cache = source, tries, wait_max_s, cache
         self._turns = asyncio.Semaphore(concurrent_max)
         self._asking: dict[str, asyncio.Future[None]] = {}
+        self._answers = 0  #: refusals too: whoever refuses is there
+        self._failures = 0
+        self._away_until_s = 0.0
 
     async def ask(self, question: Question, seen: "_Seen") -> Any:
         """From the cache, or from the source; of several that ask the same at once one goes there."""
@@ -75,6 +89,8 @@ class _Desk:
         if kept is not None:
             seen.outcome = "cached"
             return kept[0]
+        if clock.monotonic_s() < self._away_until_s:
+            raise SourceAwayError(question.source)
         mine = self._asking[question.key] = asyncio.get_running_loop().create_future()
         try:
             async with self._turns:
@@ -86,15 +102,34 @@ class _Desk:
             mine.set_result(None)
 
     async def _patiently(self, question: Question, seen: "_Seen") -> Any:
+        before = self._answers
         while True:
             seen.tries += 1
             try:
-                return await self.source.ask(question)
+                answer = await self.source.ask(question)
+            except RefusedError:
+                self._answered()
+                raise
             except TransientError as error:
                 pause_s = max(_PAUSE_SECONDS * 2 ** (seen.tries - 1), error.retry_after_seconds or 0)
                 if seen.tries >= self._tries or pause_s > _PAUSE_SECONDS_MAX:
+                    self._failed(pause_s, alone=self._answers == before)
                     raise
+            else:
+                self._answered()
+                return answer
             await asyncio.sleep(pause_s)
+
+    def _answered(self) -> None:
+        self._answers += 1
+        self._failures, self._away_until_s = 0, 0.0
+
+    def _failed(self, pause_s: float, *, alone: bool) -> None:
+        """Nobody is let through for a while, unless others were answered meanwhile: then it is this question."""
+        if alone:
+            wait_s = min(self._wait_max_s, max(pause_s, _PAUSE_SECONDS * 2**self._failures))
+            self._failures = min(self._failures + 1, _FAILURES_COUNTED_MAX)
+            self._away_until_s = clock.monotonic_s() + wait_s
 
 
 class _Seen:
@@ -137,7 +172,7 @@ class ToolSources:
                 )
             )
 
-    def probes(self) -> Mapping[str, Callable[[], Any]]:
+    def probes(self) -> Mapping[str, Callable[[], Awaitable[str]]]:
         """How each source is tried out, by what people call it."""
         words = {"lookup": "database", "fetch": "api"}
         return {f"{words[tool]} {name}": desk.source.probe for (tool, name), desk in self._desks.items()}
@@ -153,7 +188,9 @@ class ToolSources:
             group = "databases" if question.tool == "lookup" else "apis"
             field = "sqlite_path" if question.tool == "lookup" else "base_url"
             missing = _Missing(f"set {env_name(f'{group}.{question.source}.{field}')}")
-            return _Desk(missing, concurrent_max=1, tries=1, cache=AnswerCache(seconds=0, entries_max=1, bytes_max=1))
+            none = AnswerCache(seconds=0, entries_max=1, bytes_max=1)
+            wait_s = self._settings.tools.wait_max_seconds
+            self._desks[place] = _Desk(missing, concurrent_max=1, tries=1, wait_max_s=wait_s, cache=none)
         return self._desks[place]
 
     def _desk(self, source: _Source, given: DatabaseSettings | ApiSettings) -> _Desk:
@@ -161,7 +198,13 @@ class ToolSources:
         cache = AnswerCache(
             seconds=given.cache_seconds, entries_max=said.cache_entries_max, bytes_max=said.cache_bytes_max
         )
-        return _Desk(source, concurrent_max=given.concurrent_max, tries=given.tries, cache=cache)
+        return _Desk(
+            source,
+            concurrent_max=given.concurrent_max,
+            tries=given.tries,
+            wait_max_s=said.wait_max_seconds,
+            cache=cache,
+        )
 
 
 def _database(name: str, given: DatabaseSettings) -> _Source:
