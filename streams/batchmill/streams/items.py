@@ -17,8 +17,8 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import Event, RawLimits, seq_of, source_of, traceparent_of
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
+from batchmill.streams.looking_up import Lookups
 from batchmill.streams.paths import ABSENT, Path
-from batchmill.streams.tooling import Lookups
 from batchmill.streams.unusable import Unusable
 
 __all__ = ["Standing", "item_of"]

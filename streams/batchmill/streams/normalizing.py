@@ -18,8 +18,9 @@ from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.events import Event, RawLimits, decoded, header, named_job, run_of, source_of
 from batchmill.streams.items import Standing, item_of
+from batchmill.streams.looking_up import WAITS, Lookups, WaitsError
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
-from batchmill.streams.tooling import WAITS, Found, Lookups, Question, WaitsError
+from batchmill.streams.tooling import Found, Question
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import promotion_of, shadow_run, shadows_of
 from batchmill.streams.view import StateView

@@ -2,12 +2,9 @@
 
 A record is asked about at most twice (one SELECT, one GET) and never because of an answer: what is asked follows from
 its input alone, so there is no loop. `wanted` says what that is, `Found` is what was found so far, `equip` puts it
-into the input, where it counts as content: request id and ask key are made of it. `Lookups` is the
-way of one raw event through all of this.
+into the input, where it counts as content: request id and ask key are made of it.
 
-What was found is kept by raw event and by what was asked (`record`), so that the same event normalized again under the
-same tools finds the same input, and no source is asked twice. It is forgotten with its raw event, or after a while.
-What must not live here: asking (`agents.tools`). Notes never quote a value.
+What must not live here: asking (`agents.tools`), and what is kept of it (`looking_up`). Notes never quote a value.
 """
 
 import hashlib
@@ -20,44 +17,32 @@ import orjson
 
 from batchmill.schemas.asking import FetchSpec, LookupSpec, ToolsSpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Origin
-from batchmill.schemas.state import Meta
 from batchmill.streams import pathtext, sqltext
-from batchmill.streams import view as read
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.finding import Finding
-from batchmill.streams.index import TOOL_ROWS
 from batchmill.streams.jsontext import JsonObject, canonical
-from batchmill.streams.orders import Delete, Order, Put
 from batchmill.streams.paths import ABSENT, Path, PathError, compile_path
 from batchmill.streams.unusable import Unusable
-from batchmill.streams.view import StateView
 
 __all__ = [
     "ANSWER_BYTES_MAX",
     "FETCH",
     "LOOKUP",
-    "WAITS",
     "Fetch",
     "Found",
     "Lookup",
-    "Lookups",
     "Question",
     "ToolError",
     "Tools",
-    "WaitsError",
     "Wanted",
+    "account_of",
     "compile_tools",
     "equip",
-    "forget",
     "mistakes",
-    "record",
-    "recorded",
+    "told",
     "wanted",
 ]
 
-#: what an arrival waits for
-WAITS: Final = "tools"
 #: members of what is put into the input, beside the calculations
 LOOKUP: Final = "lookup"
 FETCH: Final = "fetch"
@@ -387,78 +372,22 @@ def _is_json(value: Any) -> bool:
             return False
 
 
-class WaitsError(Exception):
-    """Answers are missing; `Lookups` knows which."""
+def told(question: Question) -> JsonObject:
+    """What is asked, for people: the one place where parameters are shown."""
+    match question:
+        case Lookup():
+            return {"source": question.source, "sql": question.sql, "params": dict(question.params)}
+        case Fetch():
+            return {"api": question.source, "path": question.path}
 
 
-@dataclass(slots=True, kw_only=True)
-class Lookups:
-    """What is known of the look-ups of one raw event while its versions take it: what they have, what they lack."""
-
-    view: StateView
-    origin: Origin
-    held: Found = field(default_factory=Found)  #: what was found out, and is not kept yet
-    fresh: bool = False  #: what is kept does not count, and is replaced
-    lacking: dict[str, Question] = field(default_factory=dict)  #: without these the event waits
-    lacking_aside: dict[str, Question] = field(default_factory=dict)  #: of versions that are tried out
-    _used: dict[str, tuple[Wanted, Found]] = field(default_factory=dict)
-
-    def equip(self, tools: Tools, item_input: JsonObject, *, aside: bool) -> None:
-        """Put what was found out into the input; WaitsError where something is to be asked first, else as `equip`."""
-        asked = wanted(tools, item_input)
-        found = None if self.fresh else recorded(self.view, self.origin, asked.fingerprint)
-        if found is None:
-            found = self.held
-            self._used[asked.fingerprint] = (asked, found)
-        missing = {question.key: question for question in found.missing(asked)}
-        if missing:
-            (self.lacking_aside if aside else self.lacking).update(missing)
-            raise WaitsError
-        equip(tools, item_input, asked, found)
-
-    def kept(self, now_ms: int) -> list[Order]:
-        """Keep what was used, for replays."""
-        orders = (
-            record(self.view, self.origin, asked, found, now_ms, fresh=self.fresh)
-            for asked, found in self._used.values()
-            if not found.missing(asked)
-        )
-        return [order for each in orders for order in each]
-
-
-# -- what is kept ------------------------------------------------------------------------------------------------------
-
-
-def recorded(view: StateView, origin: Origin, fingerprint: str) -> Found | None:
-    """What was found out about this raw event by the same questions; None when it was never asked, or forgotten."""
-    row = read.meta(view, _name(origin, fingerprint))
-    return None if row is None else Found.from_json(orjson.loads(row.value_json)["found"])
-
-
-def record(view: StateView, origin: Origin, asked: Wanted, found: Found, now_ms: int, *, fresh: bool) -> list[Order]:
-    """Keep what was found out; what was kept first stays, unless it was asked again on purpose."""
-    name = _name(origin, asked.fingerprint)
-    if not asked.questions or (read.meta(view, name) is not None and not fresh):
-        return []
-    value = {"at_ms": now_ms, "found": found.about(asked).to_json()}
-    return [Put(Meta(name=name, value_json=orjson.dumps(value).decode()))]
-
-
-def forget(view: StateView, *, generation: int, before_offset: int, before_ms: int, limit: int) -> list[Order]:
-    """One cut of forgetting: what belongs to raw events that are gone, or was found out before `before_ms`.
-
-    Oldest raw events first; it ends at the first that is to stay.
-    """
-    orders: list[Order] = []
-    for _, row in view.scan("tools", TOOL_ROWS, limit=limit):
-        assert isinstance(row, Meta)
-        of_generation, offset = (int(part) for part in row.name.split("/")[1:3])
-        gone = (of_generation, offset) < (generation, before_offset)
-        if not gone and orjson.loads(row.value_json)["at_ms"] >= before_ms:
-            break
-        orders.append(Delete(Meta.schema, row.name))
-    return orders
-
-
-def _name(origin: Origin, fingerprint: str) -> str:
-    return f"{TOOL_ROWS}{origin.generation:06d}/{origin.offset:016d}/{fingerprint}"
+def account_of(spec: ToolsSpec, item_input: JsonObject) -> JsonObject:
+    """What was asked about a record and what was found, from the input of its work item."""
+    put = item_input.get(spec.into)
+    if not isinstance(put, dict):
+        return {}
+    before = {name: value for name, value in item_input.items() if name != spec.into}
+    asked = wanted(compile_tools(spec), before)
+    shown: JsonObject = {each.tool: {**told(each), "found": put.get(each.tool)} for each in asked.questions}
+    shown |= {tool: {"not_asked": note} for tool, note in asked.failed.items()}
+    return shown | {name: {"cel": text, "found": put.get(name)} for name, text in spec.calculate.items()}

@@ -28,10 +28,11 @@ from batchmill.schemas.state import Arrival
 from batchmill.streams.controlling import jobs
 from batchmill.streams.dead_lettering import of_raw
 from batchmill.streams.events import RawLimits
+from batchmill.streams.looking_up import WAITS, forget
 from batchmill.streams.normalizing import STAGE, lacking, revisit
 from batchmill.streams.orders import Delete, Order, Put
 from batchmill.streams.refusing import backoff_ms
-from batchmill.streams.tooling import WAITS, Found, Question, forget
+from batchmill.streams.tooling import Found, Question
 
 __all__ = ["Tooler"]
 

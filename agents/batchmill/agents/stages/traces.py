@@ -100,7 +100,7 @@ class Traces:
     def tool_asked(self, asked: Asked) -> None:
         """A look-up or fetch, counted and timed; traced where the source itself was asked."""
         labels = {"tool": asked.tool, "source": asked.source, "outcome": asked.outcome}
-        self.telemetry.count("batchmill.tool.calls", **labels)
+        self.telemetry.count("batchmill.tool.calls", 1, **labels)
         self.telemetry.measure("batchmill.tool.duration", asked.seconds, **labels)
         if not self.telemetry.traces or not asked.tries:
             return
