@@ -73,9 +73,9 @@ class ApiSettings(_SourceSettings):
 class ToolSettings(_Group):
     """What is kept of look-ups, and how many run."""
 
-    rows_at_once: Positive = Field(default=100, description="Waiting records one task asks about in one turn.")
-    keep_days: Positive = Field(
-        default=30, description="How long what was found for a raw event is kept for replays, if raw keeps the event."
+    turn_rows: Positive = Field(default=100, description="Waiting records one task asks about in one turn.")
+    keep_hours: Positive = Field(
+        default=720, description="How long what was found for a raw event is kept for replays, if raw keeps the event."
     )
     cache_entries_max: Positive = Field(default=10_000, description="Answers kept in memory, of each source.")
     cache_bytes_max: Positive = Field(default=16 * 2**20, description="Bytes of answers in memory, of each source.")

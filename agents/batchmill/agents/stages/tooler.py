@@ -45,7 +45,7 @@ _FORGET_SECONDS: Final = 60.0
 _FORGET_ROWS: Final = 500
 #: cuts of one such turn
 _FORGET_CUTS: Final = 200
-_MS_PER_DAY: Final = 86_400_000
+_MS_PER_HOUR: Final = 3_600_000
 
 _log = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class Tooler:
 
     async def _turn(self, task: Task, job: str, line: _Line) -> bool:
         """Ask about some of a job's waiting records; whether any of them went on."""
-        limit = 1 if task.guard.one_at_a_time else self.tools.rows_at_once
+        limit = 1 if task.guard.one_at_a_time else self.tools.turn_rows
         rows = task.view.scan("arrival", f"{WAITS}/{job}/", after=line.after, limit=limit)
         line.after = rows[-1][0] if len(rows) == limit else None
         waiting = [row for _, row in rows if isinstance(row, Arrival)]
@@ -214,7 +214,7 @@ class Tooler:
                 task.view,
                 generation=self.kit.raw_generation,
                 before_offset=start,
-                before_ms=clock.wall_ms() - self.tools.keep_days * _MS_PER_DAY,
+                before_ms=clock.wall_ms() - self.tools.keep_hours * _MS_PER_HOUR,
                 limit=_FORGET_ROWS,
             )
             self.kit.carry(task, orders, src=f"effect:{EFFECT}/forget")
