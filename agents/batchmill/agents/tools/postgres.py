@@ -27,6 +27,8 @@ logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 _BOUNDS: Final = "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)"
 #: classes of errors that say nothing about the question: connection, conflict, resources, shutdown, system
 _AWAY: Final = ("08", "28", "40", "53", "57P", "58", "3D")
+#: the server ends what takes too long; one that does not even do that is left after this
+_GRACE_SECONDS: Final = 2.0
 _CANCELLED: Final = "57014"
 _LOCKED: Final = "55P03"
 
@@ -36,6 +38,7 @@ class PostgresDatabase:
 
     def __init__(self, *, name: str, dsn: str, connections_max: int, connect_timeout_seconds: float) -> None:
         self._name, self._where = name, _where(name, dsn)
+        self._grace_seconds = connect_timeout_seconds + _GRACE_SECONDS
         self._opening = asyncio.Lock()
         self._opened = False
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
@@ -59,7 +62,10 @@ class PostgresDatabase:
         milliseconds = str(round(question.timeout_seconds * 1_000))
         try:
             await self._open()
-            async with self._pool.connection() as connection:
+            async with (
+                asyncio.timeout(question.timeout_seconds + self._grace_seconds),
+                self._pool.connection() as connection,
+            ):
                 try:
                     await connection.execute(_BOUNDS, (milliseconds, milliseconds))
                     return await _rows(connection, question)
@@ -67,6 +73,8 @@ class PostgresDatabase:
                     await connection.rollback()
         except psycopg.Error as error:
             raise self._told(error) from None
+        except TimeoutError:
+            raise TransientError("database_timeout", hint=f"{self._name} at {self._where} says nothing") from None
 
     async def probe(self) -> str:
         """Ask the server whether it would take a write; says where it is."""
