@@ -12,15 +12,16 @@ from typing import Any, Literal
 from batchmill.agents.checks import installed_checks
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
-from batchmill.schemas.state import Job
+from batchmill.schemas.state import Arrival, Job
 from batchmill.schemas.strict_json import plain
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
-from batchmill.streams.normalizing import normalize
-from batchmill.streams.orders import Emit
+from batchmill.streams.normalizing import lacking, normalize, revisit
+from batchmill.streams.orders import Emit, Put
+from batchmill.streams.tooling import LOOKUP, Found, told
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
@@ -49,7 +50,7 @@ class Sample:
     """What would become of one sample event."""
 
     number: int
-    outcome: Literal["asked", "excluded", "dead_lettered"]
+    outcome: Literal["asked", "looked_up", "excluded", "dead_lettered"]  #: looked_up: asked with what is found first
     reason: str | None = None
     note: str | None = None
     messages: tuple[Mapping[str, str], ...] = ()
@@ -57,6 +58,7 @@ class Sample:
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
     expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
     weight: Weight | None = None  #: what its tokens are spent on
+    lookups: tuple[Mapping[str, Any], ...] = ()  #: what would be looked up and fetched for it first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,9 +209,29 @@ class _Trial:
                 value=value,
                 headers=[(JOB_HEADER, self._spec.job.encode())],
             )
-            (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
-            assert isinstance(order, Emit), "a known job that is not paused parks nothing"
-            yield self._told(number, order.record)
+            orders = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
+            match orders:
+                case [Put(Arrival() as arrival), *_]:
+                    yield self._looked_up(number, raw, arrival)
+                case [Emit(record), *_]:
+                    yield self._told(number, record)
+                case _:
+                    raise AssertionError("a known job that is not paused parks nothing but look-ups")
+
+    def _looked_up(self, number: int, raw: RawRecord, arrival: Arrival) -> Sample:
+        """What would be asked first, and the question as it is when that finds nothing: nobody is asked here."""
+        view, jobs, now_ms, limits = self._view, self._jobs, self._now_ms, self._limits
+        questions, _ = lacking(view, arrival, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        found = Found()
+        for question in questions:
+            found = found.answered(question, [] if question.tool == LOOKUP else {})
+        lookups = tuple({"tool": question.tool, **told(question)} for question in questions)
+        known = replace(arrival, value_json=found.to_json())
+        orders = revisit(view, known, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        if isinstance(orders[0], Emit) and isinstance(orders[0].record, WorkItem):
+            note = "without what is to be looked up: the question will be longer"
+            return replace(self._asked(number, orders[0].record), lookups=lookups, note=note)
+        return Sample(number=number, outcome="looked_up", lookups=lookups)
 
     def _told(self, number: int, record: object) -> Sample:
         match record:
