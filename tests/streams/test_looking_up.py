@@ -233,6 +233,16 @@ def test_what_is_kept_first_stays_and_is_forgotten_with_its_event(kept, before):
     assert not view.rows(Meta.schema), "after a while everything goes"
 
 
+def test_a_kept_row_is_hardly_longer_than_its_answers():
+    origin, question = Origin(generation=1, partition=0, offset=10**12, at_ms=0), asked_of("a")
+    answer_text = "x" * 300
+    asked = Wanted(questions=(question,))
+    (order,) = record(make_view(), origin, asked, Found().answered(question, answer_text), NOW_MS, fresh=False)
+    assert isinstance(order, Put)
+    assert isinstance(order.row, Meta)
+    assert len(order.row.key) + len(order.row.value_json) < len(answer_text) + 200, "docs/tools.md says so"
+
+
 def test_forgetting_goes_in_cuts():
     view = make_view()
     for offset in range(10):

@@ -68,7 +68,7 @@ class Lookups:
 def recorded(view: StateView, origin: Origin, fingerprint: str) -> Found | None:
     """What was found out about this raw event by the same questions; None when it was never asked, or forgotten."""
     row = read.meta(view, _name(origin, fingerprint))
-    return None if row is None else Found.from_json(orjson.loads(row.value_json)["found"])
+    return None if row is None else Found(**orjson.loads(row.value_json)["found"])
 
 
 def record(view: StateView, origin: Origin, asked: Wanted, found: Found, now_ms: int, *, fresh: bool) -> list[Order]:
@@ -76,8 +76,8 @@ def record(view: StateView, origin: Origin, asked: Wanted, found: Found, now_ms:
     name = _name(origin, asked.fingerprint)
     if not asked.questions or (read.meta(view, name) is not None and not fresh):
         return []
-    value = {"at_ms": now_ms, "found": found.about(asked).to_json()}
-    return [Put(Meta(name=name, value_json=orjson.dumps(value).decode()))]
+    value = b'{"at_ms":%d,"found":%b}' % (now_ms, found.about(asked).to_json().encode())
+    return [Put(Meta(name=name, value_json=value.decode()))]
 
 
 def forget(view: StateView, *, generation: int, before_offset: int, before_ms: int, limit: int) -> list[Order]:
