@@ -12,6 +12,7 @@ from batchmill.agents.cli.door import JSON, Door, door, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.index import index_warnings
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
 from batchmill.streams.finding import Lint
@@ -238,16 +239,17 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
 
 def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
-    """The workers may have other settings than this command; without the account nothing of the job is sent."""
+    """The workers may have other settings than this command; without account and sources nothing of it is sent."""
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.jobs.problems import Problem
 
-    trouble = account_trouble(here.settings, loaded.spec.ask.model)
-    if trouble is None:
-        return []
-    lined, (what, hint) = read_yaml(loaded.file), trouble
-    line = lined.line(("ask", "model", "account"))
-    return [Problem(file=loaded.file, line=line, what=what, hint=hint, level="warning")]
+    account = account_trouble(here.settings, loaded.spec.ask.model)
+    found = [] if account is None else [(("ask", "model", "account"), *account)]
+    lined = read_yaml(loaded.file)
+    return [
+        Problem(file=loaded.file, line=lined.line(steps), what=what, hint=hint, level="warning")
+        for steps, what, hint in (*found, *source_troubles(here.settings, loaded.spec))
+    ]
 
 
 def _bounded(here: Door, loaded: "LoadedJob") -> None:
