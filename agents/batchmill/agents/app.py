@@ -40,9 +40,11 @@ from batchmill.agents.stages.reviewer import Reviewer
 from batchmill.agents.stages.rows import StateRows
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.agents.stages.tally import Tally
+from batchmill.agents.stages.tooler import Tooler
 from batchmill.agents.stages.traces import Traces
 from batchmill.agents.stages.validator import Validator
 from batchmill.agents.telemetry import RuntimeObserver, Telemetry
+from batchmill.agents.tools import ToolSources
 from batchmill.agents.topics import verify
 from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
@@ -127,8 +129,18 @@ def build_worker(settings: Settings) -> Worker:
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
     committer = _add_stages(app, settings, kit, providers, payloads, library, sinks, traces, tally)
+    sources = ToolSources(settings, on_asked=traces.tool_asked)
+    tooler = Tooler(
+        kit=kit,
+        sources=sources,
+        limits=_raw_limits(settings),
+        default_job=settings.default_job,
+        tools=settings.tools,
+        effects=settings.effects,
+    )
+    app.runtime.add_effect("tools", tooler.run)
     _follow_ownership(app, settings, providers)
-    for close in (*(sink.close for sink in sinks.values()), providers.close, foreign.close):
+    for close in (*(sink.close for sink in sinks.values()), providers.close, sources.close, foreign.close):
         app.runtime.on_end(close)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app, committer)

@@ -18,6 +18,7 @@ __all__ = [
     "PROMOTION_ROWS",
     "REDRIVE_ROWS",
     "RERUN_ROWS",
+    "TOOL_ROWS",
     "entries",
     "padded",
 ]
@@ -35,6 +36,8 @@ CORRECTION_ROWS = "correction/"
 PROMOTION_ROWS = "promotion/"
 #: meta rows of replays: raw events that are read again
 RERUN_ROWS = "rerun/"
+#: meta rows of what was looked up for raw events, kept for replays
+TOOL_ROWS = "tools/"
 #: meta rows of sinks that this task cannot write to just now
 DOWN_ROWS = "sink_down/"
 
@@ -72,6 +75,8 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("promotion", row.name),)
         case Meta() if row.name.startswith(RERUN_ROWS):
             return (("rerun", row.name),)
+        case Meta() if row.name.startswith(TOOL_ROWS):
+            return (("tools", row.name),)
         case Meta() if row.name.startswith(DOWN_ROWS):
             return (("down", row.name),)
         case _:

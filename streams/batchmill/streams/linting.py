@@ -22,6 +22,7 @@ from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
 from batchmill.streams.subschemas import members_of
+from batchmill.streams.tooling import mistakes as tool_mistakes
 
 __all__ = ["Finding", "errors", "findings"]
 
@@ -50,6 +51,7 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             attempt()
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
+    yield from () if spec.ask.tools is None else tool_mistakes(spec.ask.tools)
     yield from _unbounded(spec)
     yield from _watching_nothing(spec)
     yield from _asking_nothing(spec)

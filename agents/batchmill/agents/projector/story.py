@@ -169,10 +169,18 @@ def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
         "SELECT waiting_for FROM arrivals WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?",
         raw,
     )
-    waits = None if parked is None else f"parked until {parked['waiting_for'].replace('_', ' ')}"
+    waits = None if parked is None else _PARKED.get(parked["waiting_for"], f"what is called {parked['waiting_for']}")
     return Story(request_id=None, life=None, batch=None, hops=_ordered(hops), failed_checks=(), waits_for=waits)
 
 
+#: what a raw event waits for, in words
+_PARKED = {
+    "job_known": "its job, which nobody has applied",
+    "job_resumed": "its job, which is paused",
+    "parts": "the other parts of its whole",
+    "index": "the snapshot of an index",
+    "tools": "what is looked up for it; `batchmill doctor` tries the sources",
+}
 #: topic, table, what it says, columns worth telling
 _TELLING = (
     (

@@ -29,7 +29,7 @@ from batchmill.streams.normalizing import (
 from batchmill.streams.orders import Delete, Order
 from batchmill.streams.versioning import shadows_of
 
-__all__ = ["Normalizer"]
+__all__ = ["Normalizer", "event_gone"]
 
 STAGE = "normalizer"
 EFFECT = "arrivals"
@@ -128,7 +128,7 @@ class Normalizer:
     def _decided(self, task: Task, arrival: Arrival, record: LogRecord | None, *, drained: bool) -> list[Order]:
         now_ms = clock.wall_ms()
         if record is None:
-            return self._expired(arrival, now_ms)
+            return event_gone(self.kit, arrival, now_ms)
         raw = self.kit.raw_record(record, generation=arrival.origin.generation)
         if arrival.waiting_for == JOB_KNOWN and not _known(task, arrival):
             return give_up(arrival, raw, now_ms=now_ms) if drained else []
@@ -146,16 +146,17 @@ class Normalizer:
             return index_gone(task.view, arrival, raw, jobs=self.kit.jobs, now_ms=now_ms)
         return orders
 
-    def _expired(self, arrival: Arrival, now_ms: int) -> list[Order]:
-        """Retention took the event while it waited: said aloud, not skipped."""
-        gone = self.kit.gone(arrival.origin)
-        text = "retention removed this event from raw while it waited; publish it again"
-        letter = of_raw(gone, stage=STAGE, reason=Reason.BODY_GONE, error=text, now_ms=now_ms, job=arrival.job)
-        return [letter, Delete(arrival.schema, arrival.key)]
-
     async def _control_is_drained(self, task: Task) -> bool:
         start = read_to(task.view)
         return not await self.kit.log.has_records(self.kit.topics["control"], task.partition, start)
+
+
+def event_gone(kit: Kit, arrival: Arrival, now_ms: int) -> list[Order]:
+    """Retention took the event while it waited: said aloud, not skipped."""
+    text = "retention removed this event from raw while it waited; publish it again"
+    gone = kit.gone(arrival.origin)
+    letter = of_raw(gone, stage=STAGE, reason=Reason.BODY_GONE, error=text, now_ms=now_ms, job=arrival.job)
+    return [letter, Delete(arrival.schema, arrival.key)]
 
 
 def _known(task: Task, arrival: Arrival) -> bool:
