@@ -21,6 +21,7 @@ from batchmill.streams.judging import Judge, compile_judge
 from batchmill.streams.paths import Path, PathError, compile_path
 from batchmill.streams.rendering import RequestForm, TemplateError, request_form
 from batchmill.streams.shapes import Shape, ShapeError, compile_shape
+from batchmill.streams.staging import CompiledThen, compile_then
 
 __all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job", "lane_of"]
 
@@ -48,6 +49,7 @@ class CompiledJob:
     filter: Condition | None
     form: RequestForm
     judge: Judge
+    then: tuple[CompiledThen, ...]
     prices: Prices | None  #: frozen with the job; None: it was applied without any
 
     def costed_by(self, otherwise: PriceList) -> PriceList:
@@ -95,6 +97,7 @@ def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFuncti
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
         form=request_form(spec.ask, given, room_factor=spec.retry.truncated.factor),
         judge=compile_judge(spec, functions),
+        then=compile_then(spec),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 

@@ -4,6 +4,8 @@ One function, total over the row types. An index key is text that sorts the way 
 zero-padded milliseconds. Stores keep what this says and nothing else.
 """
 
+import json
+
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
 
@@ -13,6 +15,7 @@ __all__ = [
     "DOWN_ROWS",
     "IMPORTED_ROWS",
     "IMPORT_ROWS",
+    "PARTS_ROWS",
     "PROMOTION_ROWS",
     "REDRIVE_ROWS",
     "RERUN_ROWS",
@@ -33,6 +36,8 @@ CORRECTION_ROWS = "correction/"
 PROMOTION_ROWS = "promotion/"
 #: meta rows of replays: raw events that are read again
 RERUN_ROWS = "rerun/"
+#: meta rows of wholes whose parts wait for each other
+PARTS_ROWS = "parts/"
 #: meta rows of sinks that this task cannot write to just now
 DOWN_ROWS = "sink_down/"
 
@@ -68,10 +73,18 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("promotion", row.name),)
         case Meta() if row.name.startswith(RERUN_ROWS):
             return (("rerun", row.name),)
+        case Meta() if row.name.startswith(PARTS_ROWS):
+            return (("parts", _of_parts(row)),)
         case Meta() if row.name.startswith(DOWN_ROWS):
             return (("down", row.name),)
         case _:
             return ()
+
+
+def _of_parts(row: Meta) -> str:
+    """By job, and by when it is taken up."""
+    job, whole = row.name.removeprefix(PARTS_ROWS).split("/")
+    return f"{job}/{padded(json.loads(row.value_json)['due_at_ms'])}/{whole}"
 
 
 def _of_life(row: Life) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,7 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import Event, RawLimits, seq_of, source_of, traceparent_of
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
+from batchmill.streams.lineage import PART, parent_of, parts_of, written
 from batchmill.streams.paths import ABSENT, Path
 from batchmill.streams.unusable import Unusable
 
@@ -105,6 +106,8 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         traceparent=traceparent_of(raw),
         aside=standing.aside,
         replayed=standing.replayed,
+        parent=parent_of(event.metadata),
+        part=written(parts_of(event.metadata.get(PART))),
         origin=raw.origin,
     )
 

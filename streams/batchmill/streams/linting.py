@@ -17,6 +17,7 @@ from batchmill.streams.expressions import compile_condition
 from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
+from batchmill.streams.linting_stages import staged
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
@@ -27,7 +28,7 @@ __all__ = ["Finding", "errors", "findings"]
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
     judged = (Finding(where=where, message=message, error=error) for where, message, error in mistakes(spec))
-    found = [*_broken(spec), *judged, *_surprising(spec)]
+    found = [*_broken(spec), *judged, *staged(spec), *_surprising(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
 
 

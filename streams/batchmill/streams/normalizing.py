@@ -18,6 +18,8 @@ from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.events import Event, RawLimits, decoded, header, named_job, run_of, source_of
 from batchmill.streams.items import Standing, item_of
+from batchmill.streams.joining import coming, meet
+from batchmill.streams.lineage import JOINED
 from batchmill.streams.orders import Delete, Emit, Order, Put
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import promotion_of, shadow_run, shadows_of
@@ -56,7 +58,8 @@ def normalize(
     default_job: str | None = None,
 ) -> list[Order]:
     """What to do with one raw record: one work item, dead letter, exclusion or arrival. Beside a work item, or the
-    exclusion of a benchmark record, there may be items aside, of versions that are tried out.
+    exclusion of a benchmark record, there may be items aside, of versions that are tried out; beside the arrival of a
+    part, what becomes of its whole.
     """
     known = _Known()
     try:
@@ -78,11 +81,13 @@ def revisit(
     """Look again at a record that waited; it goes on waiting (for something else, perhaps) or leaves its arrival."""
     assert raw.origin == arrival.origin, f"arrival {arrival.key} was read back as another record"
     orders = normalize(view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job)
-    match orders:
-        case [Put(Arrival(waiting_for=still, job=job))]:
-            return [] if (still, job) == (arrival.waiting_for, arrival.job) else orders
-        case _:
-            return [*orders, Delete(Arrival.schema, arrival.key)]
+    for order in orders:
+        match order:
+            case Put(Arrival(waiting_for=still, job=job)):
+                return [] if (still, job) == (arrival.waiting_for, arrival.job) else orders
+            case _:
+                continue
+    return [*orders, Delete(Arrival.schema, arrival.key)]
 
 
 def give_up(arrival: Arrival, raw: RawRecord, *, now_ms: int) -> list[Order]:
@@ -143,6 +148,9 @@ def _decided(
     known.version = row.version
     job = _compiled(jobs, row)
     known.source_id = source_of(job, event, raw, limits)
+    if job.spec.join is not None and JOINED not in event.metadata:
+        here = coming(raw, job.spec.job, job.version, known.source_id, event)
+        return meet(view, here, job.spec.join, now_ms=now_ms, bytes_max=limits.value_bytes_max)
     beside = _shadowed(row, event, raw, jobs, limits)
     standing = Standing(promotion=promotion_of(row, row.version), run_id=run_of(raw) or live_run(row.job, row.version))
     return [_asked(item_of(job, event, raw, standing, limits)), *beside]

@@ -6,21 +6,16 @@ was overtaken by a newer one of its source before it fired does not fire any mor
 
 A child is an ordinary raw event. What it holds is what was asked and what was answered, and nothing that changes with
 the version that answered: the same answer under a newer version is the same child, and is not paid for again. What it
-stems from is told beside it, in its metadata:
-
-    batchmill-parent  REQUEST
-    batchmill-part    I/N/WHOLE/SEQ.PROMOTION ...   of a part: its number, their number, the request that was split,
-                                                    and its rank; of nested parts the innermost first
+stems from is told beside it (`lineage`).
 
 It has no rank of its own: all events of one source are written by one task in the order of its commits, into one raw
 partition, so their place in raw is the order that also knows of promotions. Its source is its parent's; that of part i
 has `#i` behind it, and lies in raw where the whole would.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -35,6 +30,7 @@ from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import FOREIGN_GENERATION, key_of_source
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.lifecycle import evolve
+from batchmill.streams.lineage import NESTED_MAX, PARENT, PART, PARTS_MAX, Part, parts_of, whole_of, written
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.paths import Path, compile_path
 from batchmill.streams.settling import life_key
@@ -44,55 +40,26 @@ from batchmill.streams.view import StateView
 __all__ = [
     "EVENT_BYTES_MAX",
     "FIRING_BYTES_MAX",
-    "NESTED_MAX",
-    "PARENT",
-    "PART",
-    "PARTS_MAX",
     "STAGE",
     "THEN_VARIABLES",
     "CompiledThen",
-    "Part",
     "again",
     "compile_then",
     "fire",
     "fire_nothing",
     "firing",
-    "parent_of",
-    "parts_of",
     "regrouped",
-    "whole_of",
-    "written",
 ]
 
 STAGE: Final = "firing"
-PARENT: Final = "batchmill-parent"
-PART: Final = "batchmill-part"
 THEN_VARIABLES: Final = frozenset({"input", "output"})
-#: parts of one whole
-PARTS_MAX: Final = 1_000
-#: wholes that are parts of wholes
-NESTED_MAX: Final = 8
 #: an event has to fit one record, whatever the limits of input and answer
 EVENT_BYTES_MAX: Final = 768 * 2**10
 #: the events of one `then` are one transaction
 FIRING_BYTES_MAX: Final = 16 * 2**20
 
-_REQUEST: Final = re.compile(r"[a-z2-7]{32}")
-_PART: Final = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})/([a-z2-7]{32})/(\d{1,19})\.(\d{1,9})")
 #: where the original of a letter lies: with the commit that fired
 _URI: Final = "then:"
-
-
-class Part(NamedTuple):
-    """Which part of which whole."""
-
-    number: int  #: from 1
-    of: int
-    whole: str  #: the request whose output or input was split
-    rank: tuple[int, int]  #: of the whole, when it was split
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}/{self.whole}/{self.rank[0]}.{self.rank[1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,38 +81,6 @@ def compile_then(spec: JobSpec) -> tuple[CompiledThen, ...]:
         )
         for each in spec.then
     )
-
-
-# -- what an event says of where it comes from -------------------------------------------------------------------------
-
-
-def parent_of(metadata: Mapping[str, str]) -> str | None:
-    """The request an event stems from; a text that is no request id is passed over: anybody may write to raw."""
-    named = metadata.get(PARENT, "")
-    return named if _REQUEST.fullmatch(named) else None
-
-
-def parts_of(text: str | None) -> tuple[Part, ...]:
-    """What `part` says, the innermost first; empty for what is no part, or cannot be read."""
-    words = (text or "").split(" ")
-    found = [_PART.fullmatch(word) for word in words[: NESTED_MAX + 1]]
-    if len(words) > NESTED_MAX or not all(found):
-        return ()
-    parts = tuple(Part(int(each[1]), int(each[2]), each[3], (int(each[4]), int(each[5]))) for each in found if each)
-    return parts if all(part.number <= part.of <= PARTS_MAX for part in parts) else ()
-
-
-def written(parts: Sequence[Part]) -> str | None:
-    """The inverse of `parts_of`."""
-    return " ".join(map(str, parts)) or None
-
-
-def whole_of(source_id: str) -> str:
-    """The source of the whole that the source of a part names."""
-    return source_id.rpartition("#")[0] or source_id
-
-
-# -- firing ------------------------------------------------------------------------------------------------------------
 
 
 def firing(view: StateView, limit: int) -> list[Life]:
@@ -236,9 +171,7 @@ def _events(life: Life, beside: dict[str, Any], each: CompiledThen, tasks: int) 
     return _split(life, beside, each, above, tasks)
 
 
-def _split(
-    life: Life, beside: dict[str, Any], each: CompiledThen, above: tuple[Part, ...], tasks: int
-) -> list[Emit]:
+def _split(life: Life, beside: dict[str, Any], each: CompiledThen, above: tuple[Part, ...], tasks: int) -> list[Emit]:
     assert each.split is not None, "what is not split has no parts"
     items = each.split.find(beside)
     if not isinstance(items, list):

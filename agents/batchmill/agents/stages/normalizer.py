@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from batchmill.agents import clock
 from batchmill.agents.runtime import LogRecord, Slice, Task
+from batchmill.agents.stages.assembler import Assembler
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Arrival, Job
@@ -52,13 +53,18 @@ class Normalizer:
         task.finish(slice_)
 
     async def run(self, task: Task) -> None:
-        """Look again at waiting records whenever a job was applied or resumed."""
+        """Look again at waiting records whenever a job was applied or resumed, and at parts that are all there."""
         while True:
             looked = 0
             for prefix in self._prefixes(task):
                 looked += await self._revisit(task, prefix)
+            looked += await self._assembler.turn(task)
             if not looked:
                 await task.rest(EFFECT, self.idle_seconds)
+
+    @property
+    def _assembler(self) -> Assembler:
+        return Assembler(kit=self.kit, limits=self.limits)
 
     def _prefixes(self, task: Task) -> list[str]:
         rows = [row for _, row in task.view.scan("job", "", limit=_JOBS_MAX)]
