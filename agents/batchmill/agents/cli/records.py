@@ -181,6 +181,8 @@ def _plain(each: "Story", bodies: "dict[At, dict[str, Any]]") -> dict[str, Any]:
         "batch": each.batch,
         "waits_for": each.waits_for,
         "failed_checks": each.failed_checks,
+        "stems_from": each.stems_from,
+        "started": each.started,
         "hops": hops,
     }
 
@@ -194,6 +196,9 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
         typer.echo(f" cost ${life.cost_nanos / 10**9:.6f}, {life.input_tokens}+{life.output_tokens} tokens")
     if each.waits_for:
         typer.echo(f"  waits for {each.waits_for}")
+    for what, relatives in (("stems from", each.stems_from), ("started", each.started)):
+        for one in relatives:
+            typer.echo(f"  {what} {one.job}/{one.source_id}  {one.request_id}  {one.status}  {_usd(one.cost_nanos)}")
     for hop in each.hops:
         detail = " ".join(f"{name}={value}" for name, value in hop.detail.items())
         typer.echo(f"  {utc(hop.at_ms)}  {hop.topic}/{hop.partition}/{hop.offset}  {hop.what}  {detail}")
@@ -205,6 +210,10 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
             f"  failed check {check['id']} ({check['severity']}) at {check['path'] or '$'}: {check['note'] or ''}"
         )
     typer.echo("")
+
+
+def _usd(nanos: int) -> str:
+    return f"${nanos / 10**9:.6f}"
 
 
 #: of a body, what a story is read for; the rest is told by the hop itself

@@ -78,6 +78,8 @@ class LifeRow:
     origin_partition: int
     origin_offset: int
     origin_at_ms: int
+    parent: str | None
+    part: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

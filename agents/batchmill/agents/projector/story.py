@@ -11,7 +11,9 @@ from typing import Any, Literal
 from batchmill.agents.projector.commits import commit_limits
 from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, freshness, life, overseen, source_lives
 from batchmill.agents.projector.reading import View
+from batchmill.agents.projector.stages import Relative, ancestors, descendants
 from batchmill.schemas.ids import parse_custom_id
+from batchmill.streams.joining import PARTS
 
 __all__ = ["Found", "Hop", "Story", "find", "raw_story", "story"]
 
@@ -43,6 +45,8 @@ class Story:
     hops: tuple[Hop, ...]
     failed_checks: tuple[dict[str, Any], ...]
     waits_for: str | None
+    stems_from: tuple[Relative, ...] = ()  #: the nearest first
+    started: tuple[Relative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,8 @@ def story(view: View, request_id: str) -> Story:
         hops=_hops(view, request_id, row),
         failed_checks=tuple(dict(each) for each in failed),
         waits_for=_waits_for(view, row, chunk),
+        stems_from=tuple(ancestors(view, request_id)),
+        started=tuple(descendants(view, request_id)),
     )
 
 
@@ -115,11 +121,18 @@ def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
         *_letters(view, "origin_generation = ? AND origin_partition = ? AND origin_offset = ?", raw),
     ]
     parked = view.row(
-        "SELECT waiting_for FROM arrivals WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?",
+        """SELECT waiting_for, "group", due_at_ms FROM arrivals
+        WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?""",
         raw,
     )
-    waits = None if parked is None else f"parked until {parked['waiting_for'].replace('_', ' ')}"
+    waits = None if parked is None else _parked(parked)
     return Story(request_id=None, life=None, batch=None, hops=_ordered(hops), failed_checks=(), waits_for=waits)
+
+
+def _parked(row: Any) -> str:
+    if row["waiting_for"] == PARTS:
+        return f"the other parts of whole {row['group']}, at most until {row['due_at_ms']}"
+    return f"parked until {row['waiting_for'].replace('_', ' ')}"
 
 
 #: topic, table, what it says, columns worth telling

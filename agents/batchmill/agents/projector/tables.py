@@ -27,7 +27,7 @@ from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Sour
 
 __all__ = ["LOG_TABLES", "STATE_TABLES", "VIEW_VERSION", "Table", "create_statements"]
 
-VIEW_VERSION = 3
+VIEW_VERSION = 4
 
 _BODIES = frozenset({"input_json", "output", "output_json", "refusal", "checks", "original"})
 _SQL_TYPES: dict[Any, str] = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT"}
@@ -147,6 +147,7 @@ STATE_TABLES: Mapping[str, Table] = {
         ("source_id",),
         ("status", "reason"),
         ("run_id", "job"),
+        ("parent",),
     ),
     Source.schema: _state("sources", Source, ("job", "source_id")),
     Arrival.schema: _state("arrivals", Arrival, ("partition", "origin_generation", "origin_offset")),
