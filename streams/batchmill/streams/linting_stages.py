@@ -23,7 +23,7 @@ _NOWHERE = "none"
 def staged(spec: JobSpec) -> Iterator[Finding]:
     """All findings about stages."""
     yield from _then(spec)
-    way = cycle(edges(spec))
+    way = cycle(edge for edge in edges(spec) if edge.kind == "then")  # a scorer of itself is the judge's matter
     if way is not None:
         yield Finding(where="$.then", message=told_cycle(way), error=True, hint="feed a job of another name")
     if spec.join is not None and (spec.ask.tools is not None or spec.ask.retrieval is not None):
