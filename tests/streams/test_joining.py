@@ -17,14 +17,16 @@ from batchmill.schemas.promotion import JoinSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, RawEvent, WorkItem
 from batchmill.schemas.state import Arrival, Job, Meta
-from batchmill.streams.assembling import assemble, offsets_of
+from batchmill.streams.assembling import again, assemble, offsets_again, offsets_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, raw_of
-from batchmill.streams.events import RawLimits
+from batchmill.streams.events import RawLimits, decoded
+from batchmill.streams.items import Standing, item_of
 from batchmill.streams.joining import due, group_of, joined_of
 from batchmill.streams.lineage import PARENT, PART, Part, written
 from batchmill.streams.normalizing import normalize, revisit
-from batchmill.streams.orders import Delete, Order, Put, Wake
+from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.unusable import Unusable
 from tests.streams.making import NOW_MS, carry_out, make_row, make_spec, make_view
 
 WHOLE, LATER = "a" * 32, "b" * 32
@@ -258,6 +260,19 @@ def test_parts_that_say_something_new_open_the_whole_again_and_the_rest_is_as_be
     assert desk.each_is_in_one_place()
 
 
+def test_a_part_that_goes_back_to_what_was_joined_takes_the_place_of_what_waits() -> None:
+    desk = Desk(joining())
+    for number in (1, 2):
+        desk.part(number, 2)
+    desk.looks()
+    desk.part(1, 2, "other")
+    desk.part(1, 2)
+    desk.looks(after_ms=DEADLINE_MS)
+    assert [item.input_json for item in desk.items] == [desk.items[0].input_json] * 2
+    assert desk.ends == [(0, Reason.JOINED), (2, Reason.SUPERSEDED)]
+    assert desk.each_is_in_one_place()
+
+
 def test_parts_of_an_older_whole_are_superseded_by_a_newer_one_that_was_joined() -> None:
     desk = Desk(joining())
     desk.part(1, 2)
@@ -399,6 +414,36 @@ def test_groups_that_are_due_come_first_and_of_one_job_only() -> None:
     assert [group.whole for group in due(desk.view, "triage", desk.now_ms, 10)] == [LATER]
     assert [group.whole for group in due(desk.view, "triage", desk.now_ms + DEADLINE_MS, 10)] == [LATER, WHOLE]
     assert due(desk.view, "tria", desk.now_ms + DEADLINE_MS, 10) == []
+
+
+def test_whoever_reads_raw_again_finds_the_whole_at_its_own_event_only() -> None:
+    desk = Desk(joining("ask"))
+    desk.part(3, 3)
+    desk.part(1, 3)
+    desk.looks(after_ms=DEADLINE_MS)
+    (item,) = desk.items
+    own = desk.raw[item.origin.offset]
+    assert offsets_again(desk.view, own, "triage") == [0, 1]
+    found = {at: desk.raw[at] for at in (0, 1)}
+    made = again(desk.view, own, "triage", found)
+    assert made is not None
+    (asked,) = normalize(desk.view, made, jobs=JOBS, now_ms=desk.now_ms, limits=RawLimits())
+    assert isinstance(asked, Emit)
+    assert asked.record == item
+    assert again(desk.view, own, "triage", {1: desk.raw[1]}) is None, "a part of it is gone"
+    assert offsets_again(desk.view, desk.raw[0], "triage") == [], "that event is accounted for by the other"
+    assert again(desk.view, desk.raw[0], "triage", found) is None
+    assert again(desk.view, replace(own, value=b"{}"), "triage", found) is None
+
+
+def test_no_version_is_ever_asked_about_a_part_as_if_it_were_a_whole() -> None:
+    desk = Desk(joining())
+    desk.part(1, 1)
+    job = JOBS.of(make_row(desk.spec))
+    assert job is not None
+    event = decoded(desk.raw[0], RawLimits(), None)
+    with pytest.raises(Unusable, match="asked about wholes"):
+        item_of(job, event, desk.raw[0], Standing(promotion=0, run_id="r"), RawLimits())
 
 
 def rows(orders: Iterable[Order]) -> list[Any]:

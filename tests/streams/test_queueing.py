@@ -14,6 +14,7 @@ from batchmill.schemas.state import Answer, Source
 from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
 from batchmill.streams.lifecycle import evolve
+from batchmill.streams.orders import Put, Wake
 from batchmill.streams.queueing import STORE_NONCE, arrive, from_store, recall
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out

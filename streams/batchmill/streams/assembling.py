@@ -5,11 +5,13 @@ event is the item's own, the events of the others end as joined. What is asked a
 
     {"parts": [what each part's event says, in order], "missing": [numbers of those that are not there]}
 
-What must not live here: when a whole is taken up, and which part counts (`joining`).
+Whoever reads raw again, as a replay does, finds the event of that last part: `again` makes the whole of it anew, from
+what was joined. What must not live here: when a whole is taken up, and which part counts (`joining`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import orjson
 
@@ -23,12 +25,12 @@ from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, key_of_source, of_raw
 from batchmill.streams.events import RawLimits
 from batchmill.streams.joining import STAGE, Group, Joined, Seen, arrival_key, excluded, group_of, joined_of
-from batchmill.streams.lineage import JOINED, PARENT, PART
+from batchmill.streams.lineage import JOINED, PARENT, PART, Part, parts_of, whole_of, written
 from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Delete, Emit, Order, Put
 from batchmill.streams.view import StateView
 
-__all__ = ["assemble", "offsets_of"]
+__all__ = ["again", "assemble", "offsets_again", "offsets_of"]
 
 
 def offsets_of(view: StateView, group: Group) -> list[int]:
@@ -72,6 +74,39 @@ def assemble(
         return [*done, *_dead(group, parts, missing, join, now_ms)]
     all_parts = {number: found[seen.offset] for number, seen in before.items()} | parts
     return [*done, *_joined(view, group, all_parts, parts, missing, jobs, now_ms, limits)]
+
+
+def offsets_again(view: StateView, raw: RawRecord, job: str) -> list[int]:
+    """Where in raw the parts of the whole lie whose own event `raw` is; none when it is not a whole's own."""
+    found = _own(view, raw, job)
+    return [] if found is None else sorted(seen.offset for seen in found[1].parts.values())
+
+
+def again(view: StateView, raw: RawRecord, job: str, found: Mapping[int, RawRecord]) -> RawRecord | None:
+    """The event of a whole that was joined, made anew of the events at `offsets_again`; None when one is gone, or when
+    `raw` stands for no whole.
+    """
+    own = _own(view, raw, job)
+    if own is None or any(seen.offset not in found for seen in own[1].parts.values()):
+        return None
+    part, rest, joined = own[0][0], written(own[0][1:]), own[1]
+    missing = sorted(set(range(1, part.of + 1)) - set(joined.parts))
+    parts = {number: found[seen.offset] for number, seen in joined.parts.items()}
+    return _event(_Whole(job, joined.source_id, joined.whole, part.of, rest), parts, missing, raw)
+
+
+def _own(view: StateView, raw: RawRecord, job: str) -> tuple[tuple[Part, ...], Joined] | None:
+    """What the event is a part of, and the note of it, if it is the one in whose place the whole was asked about."""
+    try:
+        event = codec.decode(raw.value or b"", RawEvent)
+    except codec.CodecError:
+        return None
+    parts = parts_of(event.metadata.get(PART))
+    joined = joined_of(view, job, whole_of(event.source_id or ""), parts[0].whole) if parts else None
+    if joined is None or joined.generation != raw.origin.generation:
+        return None
+    last = max(seen.offset for seen in joined.parts.values())
+    return (parts, joined) if raw.origin.offset == last else None
 
 
 def _before(view: StateView, group: Group) -> Mapping[int, Seen]:
@@ -130,7 +165,8 @@ def _joined(
 ) -> list[Order]:
     """The item, its note, and the ends of the events that are not its own."""
     last = max(parts.values(), key=lambda raw: raw.origin.offset)
-    made = normalize(view, _event(group, all_parts, missing, last), jobs=jobs, now_ms=now_ms, limits=limits)
+    whole = _Whole(group.job, group.source_id, group.whole, group.of, group.rest)
+    made = normalize(view, _event(whole, all_parts, missing, last), jobs=jobs, now_ms=now_ms, limits=limits)
     note = Joined(
         job=group.job,
         source_id=group.source_id,
@@ -146,15 +182,23 @@ def _joined(
     return [*made, Put(note.row), *(excluded(raw, group, Reason.JOINED, detail, note, now_ms) for raw in others)]
 
 
-def _event(group: Group, parts: Mapping[int, RawRecord], missing: Sequence[int], last: RawRecord) -> RawRecord:
+class _Whole(NamedTuple):
+    job: str
+    source_id: str
+    request_id: str  #: that was split
+    of: int
+    rest: str | None
+
+
+def _event(whole: _Whole, parts: Mapping[int, RawRecord], missing: Sequence[int], last: RawRecord) -> RawRecord:
     told = [orjson.Fragment(_payload(parts[number])) for number in sorted(parts)]
     event = RawEvent(
-        job=group.job,
-        source_id=group.source_id,
+        job=whole.job,
+        source_id=whole.source_id,
         payload_json=orjson.dumps({"parts": told, "missing": list(missing)}).decode(),
-        metadata={PARENT: group.whole, JOINED: str(group.of)} | ({} if group.rest is None else {PART: group.rest}),
+        metadata={PARENT: whole.request_id, JOINED: str(whole.of)} | ({} if whole.rest is None else {PART: whole.rest}),
     )
-    return replace(last, key=key_of_source(group.source_id), value=codec.encode(event))
+    return replace(last, key=key_of_source(whole.source_id), value=codec.encode(event))
 
 
 def _payload(raw: RawRecord) -> str:

@@ -16,7 +16,7 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import Event, RawLimits, seq_of, source_of, traceparent_of
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
-from batchmill.streams.lineage import PART, parent_of, parts_of, written
+from batchmill.streams.lineage import JOINED, PART, parent_of, parts_of, written
 from batchmill.streams.paths import ABSENT, Path
 from batchmill.streams.unusable import Unusable
 
@@ -72,6 +72,8 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 
 def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits) -> WorkItem:
     """What one version makes of the event; raises Unusable. The event's payload is cleaned on the way."""
+    if job.spec.join is not None and JOINED not in event.metadata:
+        raise Unusable(Reason.INVALID_INPUT, "the event is a part, and the job is asked about wholes")
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
     spec, input_json = job.spec, canonical(item_input)

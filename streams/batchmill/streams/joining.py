@@ -173,12 +173,12 @@ def meet(view: StateView, here: Coming, join: JoinSpec, *, now_ms: int, bytes_ma
     if joined is not None and joined.whole != here.part.whole and here.part.rank < joined.rank:
         return [excluded(here.raw, here, Reason.SUPERSEDED, "a newer whole of its source was joined", joined, now_ms)]
     known = joined if joined is not None and joined.whole == here.part.whole else None
-    counted = None if known is None else known.parts.get(here.part.number)
-    again = counted is not None and counted.tag == here.tag
-    if again and here.raw.redrives == 0:
-        return [excluded(here.raw, here, Reason.JOINED, "it was joined before", known, now_ms)]
     group = group_of(view, here.job, here.part.whole) or _opened(here, join, now_ms)
     waiting = group.parts.get(here.part.number)
+    counted = None if known is None else known.parts.get(here.part.number)
+    again = waiting is None and counted is not None and counted.tag == here.tag
+    if again and here.raw.redrives == 0:
+        return [excluded(here.raw, here, Reason.JOINED, "it was joined before", known, now_ms)]
     if waiting is not None and waiting.tag == here.tag and waiting.offset != here.raw.origin.offset:
         return [excluded(here.raw, here, Reason.JOINED, "the same part waits already", None, now_ms)]
     if here.part.of != group.of:
