@@ -448,8 +448,8 @@ def _asks_out_of_order(right: Any) -> Any:
 
 
 def _asks_as_the_events_own(right: Any) -> Any:
-    """Items of a shadow version are no different from those of the version in force."""
-    return lambda *told: [Emit(replace(order.record, aside=False), order.key) for order in right(*told)]
+    """Items of a shadow version are no different from those of a version that was promoted."""
+    return lambda *told: [Emit(replace(order.record, aside=False, promotion=1), order.key) for order in right(*told)]
 
 
 def _leaves_both_in_front(right: Any) -> Any:
@@ -545,6 +545,6 @@ BUGS = (
     ),
     Bug("a shadow that commits", "only_the_promoted_commit", normalizing, "_shadowed", _asks_as_the_events_own),
     Bug("nobody steps back", "one_in_front", promoting, "set_aside", _leaves_both_in_front),
-    Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has, FEW_SOURCES),
+    Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

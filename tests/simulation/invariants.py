@@ -209,20 +209,19 @@ def limit_kept(story: Story) -> Iterator[str]:
 def newest_wins(story: Story) -> Iterator[str]:
     """What stands in front for a source's newest event is what the sink holds, once it was committed."""
     cancelled = _cancelled_before(story)
-    newest: dict[str, int] = {}
+    newest: dict[str, tuple[int, set[str]]] = {}
     for item in _asked(story):
-        if item.origin.at_ms > cancelled and not item.aside:
-            newest[item.source_id] = max(newest.get(item.source_id, -1), item.seq)
-    answering: dict[str, list[Life]] = {}
-    for life in story.lives():
-        if life.job != SECOND and not life.aside and life.seq == newest.get(life.source_id):
-            answering.setdefault(life.source_id, []).append(life)
-    for source_id, lives in answering.items():
-        if len(lives) != 1 or lives[0].status is not Status.COMMITTED:
+        seq, asked = newest.get(item.source_id, (-1, set()))
+        if item.origin.at_ms > cancelled and not item.aside and item.seq >= seq:
+            newest[item.source_id] = item.seq, {item.request_id, *(asked if item.seq == seq else ())}
+    lives = {life.request_id: life for life in story.lives()}
+    for source_id, (_, asked) in newest.items():
+        told = [lives[name] for name in asked if name in lives and not lives[name].aside]
+        if len(told) != 1 or told[0].status is not Status.COMMITTED:
             continue  # who came first on equal rank is not to be read off the topic
         held = story.sink.rows.get(source_id)
-        if held is None or held.write.request_id != lives[0].request_id:
-            yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {lives[0].request_id}"
+        if held is None or held.write.request_id != told[0].request_id:
+            yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {told[0].request_id}"
 
 
 @law

@@ -94,7 +94,7 @@ def test_by_deadline_some_go_by_batch_and_some_online_and_batches_are_given_up()
 
 
 def test_calls_in_doubt_are_told_of_in_every_kind_of_online_story() -> None:
-    story = simulate(2, ONLINE)
+    story = simulate(0, ONLINE)
     assert any(record.reason is Reason.OUTCOME_UNKNOWN for record in story.world.records("results"))
     assert any(row.doubtful_nanos for task in story.tasks for row in task.view.rows(Chunk.schema))
 
