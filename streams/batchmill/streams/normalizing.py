@@ -3,7 +3,8 @@
 An event is answered by the version in force. Beside it others may be asked: shadow versions about a share of the live
 events, any version about a benchmark record. Those items stand aside. Nothing is asked of the outside; whether a
 request is new is not decided here but by its own task (`queueing`). A record waits as an `Arrival` when its job is
-unknown or paused, and while something is looked up for it. What one version makes of an event is `items`.
+unknown or paused, while its index is not loaded, and while something is looked up for it. What one version makes of an
+event is `items`.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from batchmill.streams.events import Event, RawLimits, decoded, header, named_jo
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.looking_up import WAITS, Lookups, WaitsError
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.tooling import Found, Question
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import promotion_of, shadow_run, shadows_of
@@ -27,10 +29,12 @@ from batchmill.streams.view import StateView
 
 __all__ = [
     "BENCHMARK_HEADER",
+    "INDEX_LOADED",
     "JOB_KNOWN",
     "JOB_RESUMED",
     "STAGE",
     "give_up",
+    "index_gone",
     "is_sampled",
     "lacking",
     "live_run",
@@ -44,6 +48,7 @@ BENCHMARK_HEADER: Final = "batchmill-benchmark"
 #: what an arrival waits for
 JOB_KNOWN: Final = "job_known"
 JOB_RESUMED: Final = "job_resumed"
+INDEX_LOADED: Final = "index"
 
 #: versions that one benchmark record can be asked under
 _BENCHMARKED_MAX: Final = 16
@@ -69,6 +74,8 @@ def normalize(
         return [*decided, *lookups.kept(now_ms)]
     except Unusable as wrong:
         return [_put_down(raw, known, wrong.reason, wrong.note, now_ms)]
+    except IndexAwaitedError:
+        return [Put(_waiting(raw, known, INDEX_LOADED, now_ms))]
     except WaitsError:
         return [Put(_waiting(raw, known, WAITS, now_ms)), Wake("tools")]
 
@@ -87,7 +94,7 @@ def lacking(
     lookups = Lookups(view=view, origin=raw.origin, held=Found.from_json(arrival.value_json))
     try:
         _decided(view, raw, _Known(), jobs, now_ms, limits, default_job, lookups)
-    except Unusable:
+    except (Unusable, IndexAwaitedError):
         return (), ()
     except WaitsError:
         must, may = tuple(lookups.lacking.values()), tuple(lookups.lacking_aside.values())
@@ -123,6 +130,18 @@ def give_up(arrival: Arrival, raw: RawRecord, *, now_ms: int) -> list[Order]:
     error = f"job {arrival.job!r} is not known; `batchmill job apply` it, then redrive"
     known = _Known(job=arrival.job)
     return [_put_down(raw, known, Reason.UNKNOWN_JOB, error, now_ms), Delete(Arrival.schema, arrival.key)]
+
+
+def index_gone(view: StateView, arrival: Arrival, raw: RawRecord, *, jobs: CompiledJobs, now_ms: int) -> list[Order]:
+    """Dead-letter a record whose index could not be had for as long as it is waited for."""
+    assert arrival.waiting_for == INDEX_LOADED, f"arrival {arrival.key} waits for {arrival.waiting_for}"
+    known, row = _Known(job=arrival.job), None if arrival.job is None else views.job(view, arrival.job)
+    known.version, job = (None, None) if row is None else (row.version, jobs.of(row))
+    why = "a version that is tried out wants an index that is not there"
+    if job is not None and job.retrieval is not None:
+        spec = job.retrieval.spec
+        why = f"index {spec.index}: {job.retrieval.indexes.fault(spec.sha256)}"
+    return [_put_down(raw, known, Reason.INDEX_GONE, why, now_ms), Delete(Arrival.schema, arrival.key)]
 
 
 def live_run(job: str, version: str) -> str:
@@ -217,7 +236,7 @@ def _shadowed(
             if is_sampled(source_of(job, event, raw, limits), version, share):
                 standing = Standing(promotion=0, run_id=shadow_run(row.job, version), aside=True)
                 orders.append(_asked(item_of(job, event.copied(), raw, standing, limits, lookups)))
-        except (Unusable, WaitsError):
+        except (Unusable, IndexAwaitedError, WaitsError):
             continue
     return orders
 

@@ -15,12 +15,15 @@ from batchmill.agents.cli import (
     dlq,
     drift,
     feed,
+    index,
     interchange,
     jobs,
     prices,
     records,
     review,
     running,
+    runs,
+    savings,
     start,
     status,
     tokens,
@@ -48,9 +51,10 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, batches, control, review, commits, tokens, dlq, interchange)
-    for module in (*about_jobs, *about_records):
+    about_jobs = (start, topics, jobs, index, prices, feed, running)
+    about_money = (status, costs, savings)
+    about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
+    for module in (*about_jobs, *about_money, *about_records):
         module.add(app)
     return app
 
