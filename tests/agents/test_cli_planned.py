@@ -16,7 +16,7 @@ from batchmill.schemas.codec import encode
 from batchmill.schemas.jobs import JobSpec, JudgeSpec, PlaceSpec
 from batchmill.schemas.state import Source
 from batchmill.streams.costing import parse_prices
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 from tests.streams.making import make_spec
 
 SPEC = make_spec()

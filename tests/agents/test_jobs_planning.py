@@ -9,7 +9,7 @@ from batchmill.agents.jobs.planning import plan_job
 from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.jobs import InputSpec, JobSpec, JudgeSpec, PlaceSpec
 from batchmill.streams.costing import parse_prices
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 
 PRICES = parse_prices('{"models": {"m": {"input": "1", "cached": "1", "output": "4"}}}')
 SPEC = JobSpec(

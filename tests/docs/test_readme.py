@@ -19,7 +19,7 @@ from batchmill.agents.jobs import load_job
 from batchmill.agents.jobs.planning import plan_job
 from batchmill.agents.prices import load_prices
 from batchmill.schemas.ids import partition_for
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 from batchmill.streams.topology import mermaid
 from tests.docs.pages import ROOT, blocks
 

@@ -10,7 +10,7 @@ from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter, Origin, WorkItem
 from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, of_raw
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 from batchmill.streams.redriving import command_body, waiting
 from tests.review.stage import PARTITION, MemoryLog, MemoryTask, a_kit, slice_of
 from tests.streams.making import make_row, make_spec

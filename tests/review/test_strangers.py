@@ -20,7 +20,7 @@ from batchmill.schemas.versions import version_of
 from batchmill.streams.answering import bounded
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.controlling import refusal
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 from batchmill.streams.ports import RowOutcome
 from batchmill.streams.redriving import command_body
 from batchmill.streams.validating import validate

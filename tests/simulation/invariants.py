@@ -14,8 +14,8 @@ from batchmill.schemas.records import Committed, DeadLetter, Excluded, WorkItem
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams.accounting import Books, origin_key, place_of
-from batchmill.streams.controlling import promotion_of
 from batchmill.streams.limiting import Share, counts_of
+from batchmill.streams.versioning import promotion_of
 from tests.simulation.oracle import ATTEMPTS_MAX, SECOND, WRONG, agrees, answer_to, asked_as, sha256_of
 from tests.simulation.simulation import Story
 

@@ -45,8 +45,8 @@ from batchmill.agents.telemetry import RuntimeObserver, Telemetry
 from batchmill.agents.topics import verify
 from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.events import RawLimits
 from batchmill.streams.isolating import isolate_record
-from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]
@@ -215,6 +215,7 @@ def _add_stages(
         "stored": submitter.run_stored,
         "retry": submitter.run_retry,
         "sweep": controller.run_sweep,
+        "promote": controller.run_promotions,
         "redrive": controller.run_redrive,
         "imports": importer.run,
         "dispatch": submitter.dispatch().run,

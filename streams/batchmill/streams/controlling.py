@@ -8,14 +8,13 @@ sweep, in cuts; members of chunks end when their chunk settles.
 The overseer writes commands too, each to the one task it is about. They are no operator's word: they leave the job's
 last command as it is, and a pause that it passes on holds only until an operator says anything newer.
 
-`Job.versions_json` lists the frozen versions in the order in which they were first applied; a version's place in it is
-its promotion number.
+Which version is in force is `versioning`'s to read and `promoting`'s to change: the first one that is applied is
+promoted by that, a later one is tried out beside it.
 """
 
 import json
 import re
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Final
 
 from batchmill.schemas.jobs import JobSpec
@@ -25,7 +24,7 @@ from batchmill.schemas.spec_rules import JobSpecError
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of
-from batchmill.streams import hinting, limiting, reverting
+from batchmill.streams import hinting, limiting, promoting, reverting
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
@@ -33,6 +32,7 @@ from batchmill.streams.granting import granted, heard_anew
 from batchmill.streams.linting import errors
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
+from batchmill.streams.versioning import knows, listed, promoted, tried_out
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "control",
     "jobs",
     "knows_version",
-    "promotion_of",
     "read_to",
     "read_up_to",
     "refusal",
@@ -57,7 +56,7 @@ _STAGE: Final = "controller"
 READ_TO: Final = "control_read_to"
 #: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s, `revert` and
 #: `replay` are `reverting`'s
-COMMANDS: Final = ("apply", "pause", "resume", "cancel", "approve", limiting.COMMAND)
+COMMANDS: Final = ("apply", *promoting.COMMANDS, "pause", "resume", "cancel", "approve", limiting.COMMAND)
 #: the overseer's: what a task was handed, and that a job paused by itself elsewhere
 GRANT: Final = "grant"
 PAUSE_TOO: Final = "pause_too"
@@ -68,8 +67,6 @@ _ROWS_MAX: Final = 10_000
 _VERSIONS_BYTES_MAX: Final = 800_000
 _NO_OBJECT: Final = "its body is expected to be a JSON object"
 _JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: lists of versions whose promotion numbers are remembered
-_VERSION_LISTS_MAX: Final = 256
 #: states in which certainly no batch of the chunk exists, nor may exist
 _UNSENT: Final = frozenset(
     {ChunkState.FILLING, ChunkState.SEALED, ChunkState.HELD, ChunkState.PREPARED, ChunkState.UPLOADED}
@@ -90,6 +87,10 @@ def control(view: StateView, command: Control, at_ms: int, now_ms: int) -> list[
         return []
     noted = replace(job, last_command_id=command.command_id, updated_at_ms=now_ms)
     match command.command:
+        case promoting.PROMOTE:
+            return promoting.promote(job, command, now_ms)
+        case promoting.REJECT:
+            return promoting.reject(job, command, now_ms)
         case "pause":
             return [Put(replace(noted, paused=True, pause_reason=None))]
         case "pause_too":
@@ -117,6 +118,8 @@ def refusal(view: StateView, command: Control) -> str | None:
     match command.command:
         case "apply":
             return _spec_refusal(view, command)
+        case promoting.PROMOTE | promoting.REJECT:
+            return promoting.fault(read.job(view, command.job), command)
         case "approve" | "redrive" | "grant" | "pause_too":
             body = _object(command.body_json)
             return _NO_OBJECT if body is None else _body_refusal(body)
@@ -147,7 +150,7 @@ def _spec_refusal(view: StateView, command: Control) -> str | None:
     if wrong:
         return f"the spec does not compile: {wrong[0]}"
     job = read.job(view, command.job)
-    held = 0 if job is None or command.version in _promotions(job.versions_json) else len(job.versions_json.encode())
+    held = 0 if job is None or knows(job, command.version or "") else len(job.versions_json.encode())
     if held + len(command.body_json.encode()) > _VERSIONS_BYTES_MAX:
         return f"all versions of a job take at most {_VERSIONS_BYTES_MAX} bytes together: apply it under a new job name"
     return None
@@ -218,17 +221,7 @@ def jobs(view: StateView) -> list[Job]:
 def knows_version(view: StateView, job_name: str, version: str) -> bool:
     """Whether this task has heard of a version: commands and records of other tasks arrive in no common order."""
     job = read.job(view, job_name)
-    return job is not None and version in _promotions(job.versions_json)
-
-
-def promotion_of(job: Job, version: str) -> int:
-    """The promotion number of a version of the job; KeyError for a version that was never applied."""
-    return _promotions(job.versions_json)[version]
-
-
-@lru_cache(maxsize=_VERSION_LISTS_MAX)
-def _promotions(versions_json: str) -> dict[str, int]:
-    return {version: number for number, version in enumerate(json.loads(versions_json))}
+    return job is not None and knows(job, version)
 
 
 def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
@@ -254,23 +247,36 @@ def sweep(view: StateView, job_name: str, now_ms: int) -> list[Order]:
 
 
 def _applied(view: StateView, job: Job | None, command: Control, now_ms: int) -> list[Order]:
-    """Add the version if it is new, and make it the one that new events are normalized under."""
+    """Add the version if it is new. The job's first one is in force from now on; a later one is tried out."""
     if command.version is None:
         return []
     versions: dict[str, Any] = {} if job is None else json.loads(job.versions_json)
     # A version names ask and judge only: what else the spec says (place, mode, retry) is taken as it is now.
-    versions[command.version] = json.loads(command.body_json)
-    row = Job(
-        job=command.job,
-        version=command.version,
+    spec = versions[command.version] = json.loads(command.body_json)
+    row = listed(job) if job is not None else _first(command)
+    row = replace(
+        row,
         versions_json=json.dumps(versions, separators=(",", ":")),
-        paused=False if job is None else job.paused,
-        pause_reason=None if job is None else job.pause_reason,
-        cancelled_before_ms=None if job is None else job.cancelled_before_ms,
         last_command_id=command.command_id,
         updated_at_ms=now_ms,
     )
+    if row.version != command.version:
+        row = tried_out(row, command.version, (spec.get("gate") or {}).get("live_sample", 0))
     return [Put(row), Wake("arrivals"), *heard_anew(view, row, now_ms)]
+
+
+def _first(command: Control) -> Job:
+    assert command.version is not None, "an application names its version"
+    row = Job(
+        job=command.job,
+        version=command.version,
+        versions_json="{}",
+        paused=False,
+        cancelled_before_ms=None,
+        last_command_id=command.command_id,
+        updated_at_ms=command.issued_at_ms,
+    )
+    return promoted(row, command.version, at_ms=command.issued_at_ms, command_id=command.command_id)
 
 
 def _paused_too(job: Job, body: dict[str, Any], now_ms: int) -> list[Order]:

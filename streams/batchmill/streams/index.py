@@ -87,7 +87,7 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
     if row.status is Status.FAILED_RETRYABLE:
         found.append(("retry", f"{padded(row.due_at_ms)}/{row.request_id}"))
-    elif row.status is Status.VALIDATED and not (row.reverted or row.aside):
+    elif row.status is Status.VALIDATED and not row.reverted and (row.commit_id is not None or not row.aside):
         found.append(("commit", f"{padded(row.updated_at_ms)}/{row.request_id}"))
         if row.commit_id is not None:
             # the sink was asked, and what it did is not known

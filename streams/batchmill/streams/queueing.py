@@ -3,7 +3,11 @@
 The newest event of a source wins, by rank (seq, promotion); on equal rank the request that came first. An event that is
 not the newest never gets a life and is never paid for. An event whose request is known already is a duplicate of it,
 and yet says that this content is the newest again. So it may bring back a life that had been superseded or cancelled
-(the event is then that life's own), or recall one that was committed while the sink holds another request.
+(the event is then that life's own), or recall one that was committed while the sink holds another request. A raw event
+that is read again is accounted for already: what it does not change, it says nothing about.
+
+An item aside makes a life aside, whatever else is known of its source; when the same request arrives as an event's own,
+that life comes forward with whatever answer it has.
 
 `Life.queued_at_ms` is when the newest event that asks for the life was appended; a cancellation before that instant is
 not about it.
@@ -20,9 +24,10 @@ from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.dead_lettering import key_of_source
-from batchmill.streams.facts import AnswerFound, Recalled, Redriven, Superseded
+from batchmill.streams.facts import AnswerFound, BroughtForward, Recalled, Redriven, Superseded
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.promoting import set_aside
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
 from batchmill.streams.view import StateView
 
@@ -37,16 +42,20 @@ _UNDONE_BY_EVENT: Final = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
 
 def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list[Order]:
     """What a work item at `offset` of `normalized` means for this task, which need not have heard of its job yet."""
+    if item.aside:
+        return _beside(view, item, offset, now_ms)
     source = read.source(view, item.job, item.source_id)
     if item.seq_from_log and source is not None and source.raw_partition != item.origin.partition:
         return [_moved_source(item, source, now_ms)]
     known = read.life(view, item.request_id)
-    if known is not None:
+    if known is not None and not known.aside:
         return _known(view, known, item, source, now_ms)
     if _cancelled(view, item):
-        return [_excluded(item, Reason.CANCELLED, None, now_ms)]
+        return _passed_over(item, Reason.CANCELLED, None, now_ms)
     if source is not None and not _newer(view, item, source):
-        return [_excluded(item, Reason.SUPERSEDED, source.request_id, now_ms)]
+        return _passed_over(item, Reason.SUPERSEDED, source.request_id, now_ms)
+    if known is not None:
+        return _forward(view, known, item, source, now_ms)
     return _new(view, item, offset, source, now_ms)
 
 
@@ -101,6 +110,7 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
         tier=None,
         cost_nanos=0,
         answered_by="store",
+        of_request_id=stored.request_id,
         received_at_ms=now_ms,
     )
 
@@ -112,7 +122,7 @@ def _new(view: StateView, item: WorkItem, offset: int, source: Source | None, no
     answer = read.stored_answer(view, item.ask_key)
     life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
     orders: list[Order] = [Put(life), Put(_newest(source, item, now_ms))]
-    orders += _overtaken(view, source, item.request_id, now_ms)
+    orders += _overtaken(view, source, item, now_ms)
     return [*orders, Wake("sealing" if answer is None else "stored")]
 
 
@@ -149,6 +159,12 @@ def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -
         confidence=None,
         redrives=0,
         traceparent=item.traceparent,
+        aside=item.aside,
+        epoch=item.epoch,
+        route=item.route,
+        parent=item.parent,
+        part=item.part,
+        near_key=item.near_key,
         origin=item.origin,
         updated_at_ms=now_ms,
     )
@@ -170,26 +186,51 @@ def _newest(source: Source | None, item: WorkItem, now_ms: int) -> Source:
     )
 
 
-def _overtaken(view: StateView, source: Source | None, by: str, now_ms: int) -> list[Order]:
-    """End the request that was the newest until now, if nothing of it is in flight; others end when they settle."""
-    old = None if source is None or source.request_id == by else read.life(view, source.request_id)
-    if old is None or old.chunk_id is not None or old.status not in ENDED_AT_ONCE:
+def _overtaken(view: StateView, source: Source | None, item: WorkItem, now_ms: int) -> list[Order]:
+    """End the request that was the newest until now, if nothing of it is in flight; others end when they settle. One
+    that was asked about the same raw event stands aside.
+    """
+    old = None if source is None else read.life(view, source.request_id)
+    if old is None or old.request_id == item.request_id:
+        return []
+    if old.origin == item.origin:
+        return set_aside(old, by=item.request_id, now_ms=now_ms)
+    if old.chunk_id is not None or old.status not in ENDED_AT_ONCE:
         return []
     ended = moved(old, Superseded(), now_ms)
-    return [Put(ended), obituary(ended, stage=_STAGE, error="", now_ms=now_ms, of_request_id=by)]
+    return [Put(ended), obituary(ended, stage=_STAGE, error="", now_ms=now_ms, of_request_id=item.request_id)]
+
+
+def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[Order]:
+    """A version that does not answer for the event is asked about it; once, however often the event comes."""
+    if read.life(view, item.request_id) is not None or _cancelled(view, item):
+        return []
+    answer = read.stored_answer(view, item.ask_key)
+    life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
+    return [Put(life), Wake("sealing" if answer is None else "stored")]
+
+
+def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
+    """A life that stood aside answers for this event from now on."""
+    orders: list[Order] = [Put(_newest(source, item, now_ms)), *_overtaken(view, source, item, now_ms)]
+    own = evolve(life, aside=False, origin=item.origin, run_id=item.run_id, queued_at_ms=item.origin.at_ms)
+    if life.status is Status.FAILED_TERMINAL:
+        return [*orders, *_brought_back(view, own, item, now_ms)]
+    ahead = moved(own, BroughtForward(seq=item.seq, promotion=item.promotion), now_ms)
+    return [*orders, Put(ahead), Wake("commit")]
 
 
 # -- a known request ---------------------------------------------------------------------------------------------------
 
 
 def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
-    if item.origin == life.origin:
-        return []  # the very event that made the life, read again by a replay: it is accounted for by the life
+    if item.replayed or item.origin == life.origin:
+        return []  # read again: the event is accounted for, and the life has what can be had under its version
     duplicate = _excluded(item, Reason.DUPLICATE, life.request_id, now_ms)
     if _cancelled(view, item) or source is None or item.seq <= source.seq:
         return [duplicate]
     newest = _newest(source, item, now_ms)
-    overtaken = _overtaken(view, source, life.request_id, now_ms)
+    overtaken = _overtaken(view, source, item, now_ms)
     if life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_BY_EVENT:
         return [*_brought_back(view, life, item, now_ms), Put(newest), *overtaken]
     asked = _asked_again(life, item, now_ms)
@@ -226,6 +267,11 @@ def _newer(view: StateView, item: WorkItem, source: Source) -> bool:
 def _cancelled(view: StateView, item: WorkItem) -> bool:
     job = read.job(view, item.job)
     return job is not None and job.cancelled_before_ms is not None and item.origin.at_ms <= job.cancelled_before_ms
+
+
+def _passed_over(item: WorkItem, reason: Reason, of_request_id: str | None, now_ms: int) -> list[Order]:
+    """Excluded; an event that is read again stays where it is accounted for."""
+    return [] if item.replayed else [_excluded(item, reason, of_request_id, now_ms)]
 
 
 def _excluded(item: WorkItem, reason: Reason, of_request_id: str | None, now_ms: int) -> Emit:

@@ -18,8 +18,8 @@ from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import FOREIGN_GENERATION, RawRecord, redrive
+from batchmill.streams.events import RawLimits
 from batchmill.streams.granting import output_limit
-from batchmill.streams.normalizing import RawLimits
 from batchmill.streams.orders import Emit, Put
 from batchmill.streams.redriving import Waiting, redriven
 from batchmill.streams.view import MemoryView

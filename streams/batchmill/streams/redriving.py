@@ -13,8 +13,9 @@ from batchmill.schemas.records import Control, DeadLetter
 from batchmill.schemas.state import Meta
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, raw_of, redrive
+from batchmill.streams.events import RawLimits
 from batchmill.streams.index import REDRIVE_ROWS
-from batchmill.streams.normalizing import RawLimits, normalize
+from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.view import StateView
 

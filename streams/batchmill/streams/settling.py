@@ -15,12 +15,13 @@ from typing import Final
 from batchmill.schemas.ids import dead_letter_id
 from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import Check, DeadLetter, Excluded
-from batchmill.schemas.state import Life
+from batchmill.schemas.state import Job, Life
 from batchmill.schemas.status import Status
 from batchmill.streams import view as read
-from batchmill.streams.facts import Cancelled, Fact, Superseded
+from batchmill.streams.facts import Cancelled, Fact, NotPromoted, Superseded
 from batchmill.streams.lifecycle import Impossible, step
 from batchmill.streams.orders import Emit, Order, Put
+from batchmill.streams.versioning import knows, shadows_of, was_promoted
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -66,13 +67,22 @@ def moved(life: Life, fact: Fact, now_ms: int) -> Life:
     return after
 
 
-def unwanted(view: StateView, life: Life) -> Superseded | Cancelled | None:
+def unwanted(view: StateView, life: Life) -> Superseded | Cancelled | NotPromoted | None:
     """Why nobody waits for this life any more, if so. Says nothing about whether it may be ended now."""
     job = read.job(view, life.job)
     if job is not None and job.cancelled_before_ms is not None and life.queued_at_ms <= job.cancelled_before_ms:
         return Cancelled()
+    if life.aside:
+        return _unwanted_aside(job, life)
     source = read.source(view, life.job, life.source_id)
     return Superseded() if source is not None and source.request_id != life.request_id else None
+
+
+def _unwanted_aside(job: Job | None, life: Life) -> Superseded | NotPromoted | None:
+    """A life aside is waited for as long as its version is in force or tried out, whatever its source says since."""
+    if job is None or not knows(job, life.version) or life.version in {job.version, *shadows_of(job)}:
+        return None
+    return Superseded() if was_promoted(job, life.version) else NotPromoted()
 
 
 def end_if_unwanted(view: StateView, life: Life, *, stage: str, now_ms: int) -> tuple[Life, list[Order]]:
@@ -153,6 +163,7 @@ def _excluded(
         detail=detail,
         of_request_id=of_request_id,
         cost_nanos=_cost(life),
+        aside=life.aside,
         excluded_at_ms=now_ms,
         origin=life.origin,
     )
@@ -181,6 +192,7 @@ def _dead_letter(
         original_bytes=0,
         original_uri=None,
         redrives=life.redrives,
+        aside=life.aside,
         failed_at_ms=now_ms,
         origin=life.origin,
     )

@@ -147,6 +147,7 @@ def verdict_of(life: Life, judgement: Judgement, *, status: VerdictStatus, decid
         confidence=judgement.confidence,
         target_key=life.target_key,
         decided_by=decided_by,
+        aside=life.aside,
         judged_at_ms=now_ms,
     )
 

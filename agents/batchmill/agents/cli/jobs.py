@@ -386,7 +386,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
-    from batchmill.streams.normalizing import RawLimits
+    from batchmill.streams.events import RawLimits
 
     settings = here.settings
     limits = RawLimits(

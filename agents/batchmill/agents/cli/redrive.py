@@ -200,7 +200,7 @@ async def _tried(here: Door, rows: "list[DeadLetterRow]", quoter: "Quoter") -> "
 
     from batchmill.agents.originals import originals
     from batchmill.agents.projector.letters import Taking
-    from batchmill.streams.normalizing import RawLimits
+    from batchmill.streams.events import RawLimits
     from batchmill.streams.quoting import Quote, Way
 
     limits = here.settings.limits

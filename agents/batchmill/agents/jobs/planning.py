@@ -18,7 +18,8 @@ from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
-from batchmill.streams.normalizing import RawLimits, normalize
+from batchmill.streams.events import RawLimits
+from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Emit
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean

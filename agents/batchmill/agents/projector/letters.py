@@ -21,7 +21,7 @@ from batchmill.schemas.status import Status
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import PriceList
 from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 from batchmill.streams.quoting import Kept, Quote, Way, quote, quote_event
 from batchmill.streams.remedies import REMEDIES
 from batchmill.streams.selecting import Letter, LetterCheck, Where

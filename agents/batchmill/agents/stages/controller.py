@@ -1,9 +1,10 @@
 """control -> task state: the agent of operators' commands, and the effect that brings dead letters back.
 
 What lives here: handing commands to their decisions. What must not: what a command does (`streams.controlling`,
-`streams.dead_lettering`, `streams.hinting`, `streams.importing`, `streams.reverting`).
+`streams.dead_lettering`, `streams.hinting`, `streams.importing`, `streams.promoting`, `streams.reverting`).
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,10 @@ from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
-from batchmill.streams import hinting, importing, redriving, reverting
+from batchmill.streams import hinting, importing, promoting, redriving, reverting
 from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
 from batchmill.streams.dead_lettering import RawRecord, of_raw
-from batchmill.streams.normalizing import RawLimits
+from batchmill.streams.events import RawLimits
 from batchmill.streams.orders import Order
 from batchmill.streams.redriving import Waiting, redrive_command, redriven, waiting
 
@@ -76,6 +77,27 @@ class Controller:
                 swept = swept or bool(orders)
             if not swept:
                 await task.rest("sweep", self.effects.idle_seconds)
+
+    async def run_promotions(self, task: Task) -> None:
+        """Bring forward the lives of a version that was promoted, end those of one that was rejected, cut by cut."""
+        while True:
+            under_way = promoting.sweeps(task.view)
+            for sweep_ in under_way:
+                await task.capacity()
+                self._promote(task, sweep_)
+                await asyncio.sleep(0)
+            if not under_way:
+                await task.rest("promote", self.effects.idle_seconds)
+
+    def _promote(self, task: Task, sweep_: promoting.Sweep) -> None:
+        """No await in here: a cut and how far it got are one transaction, and each life sees what became of others."""
+        lives, after = promoting.next_cut(task.view, sweep_)
+        outcomes: list[str] = []
+        for life in lives:
+            outcome, orders = promoting.come_forward(task.view, sweep_, life, clock.wall_ms())
+            outcomes.append(outcome)
+            self.kit.carry(task, orders, src=f"effect:promote/{life.request_id}")
+        self.kit.carry(task, promoting.carried_on(task.view, after, outcomes), src=f"effect:promote/{sweep_.job}")
 
     async def run_redrive(self, task: Task) -> None:
         """Read letters that were asked back, and their events, and normalize those again."""

@@ -14,7 +14,8 @@ from batchmill.schemas.state import Arrival, Job
 from batchmill.streams import view as read
 from batchmill.streams.controlling import read_to
 from batchmill.streams.dead_lettering import of_raw
-from batchmill.streams.normalizing import JOB_KNOWN, JOB_RESUMED, RawLimits, give_up, normalize, revisit
+from batchmill.streams.events import RawLimits
+from batchmill.streams.normalizing import JOB_KNOWN, JOB_RESUMED, give_up, normalize, revisit
 from batchmill.streams.orders import Delete, Order
 
 __all__ = ["Normalizer"]
