@@ -79,9 +79,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One record under both."""
+    """One record under both. `key` is its own, `source_id` perhaps not."""
 
     key: str
+    source_id: str = ""
     a: Outcome
     b: Outcome
     truth: Mapping[str, Any] | None = None
@@ -143,6 +144,7 @@ class Changed:
     """One record on which they differ, and in what."""
 
     key: str
+    source_id: str
     fields: tuple[str, ...]
     a: Outcome
     b: Outcome
@@ -360,4 +362,4 @@ def _spent(outcomes: Iterable[Outcome], of: Callable[[Outcome], int | None]) -> 
 
 def _changed(pair: Pair, shown: Mapping[str, Path]) -> Changed:
     differ = [name for name, path in shown.items() if not _same_at(path, pair.a.output, pair.b.output)]
-    return Changed(key=pair.key, fields=tuple(differ), a=pair.a, b=pair.b, truth=pair.truth)
+    return Changed(key=pair.key, source_id=pair.source_id, fields=tuple(differ), a=pair.a, b=pair.b, truth=pair.truth)

@@ -1,0 +1,356 @@
+"""Two contenders' answers, out of the read model and the log, and what their comparison and the gate say of them.
+
+What lives here: which pairs are read (all of the benchmark, and a sample of the others that is drawn by what A said),
+reading them in cuts, and putting one `Report` together. What must not: statistics (`streams.comparing`), conditions
+(`streams.gating`), words for people (`cli`).
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Final, Protocol
+
+import orjson
+
+from batchmill.agents.bodies import At, LogBodies
+from batchmill.agents.projector.comparing import (
+    CURRENT,
+    Contender,
+    ContenderError,
+    Match,
+    Standing,
+    Told,
+    contender,
+    job_row,
+    matches,
+    reruns,
+    specs_of,
+    standing,
+    told,
+)
+from batchmill.agents.projector.reading import View
+from batchmill.agents.rivals import Baseline, rival
+from batchmill.agents.settings import Settings
+from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.promotion import GateSpec
+from batchmill.streams.baselines import Contest
+from batchmill.streams.cleaning import Cleaner, compile_cleaner
+from batchmill.streams.comparing import Comparison, Ended, Outcome, Pair, compare
+from batchmill.streams.drawing import Drawing
+from batchmill.streams.estimating import Share
+from batchmill.streams.gating import Gate, gate
+from batchmill.streams.golden import GOLD_MAX, Gold, answers, gold_of, run_of_gold
+
+__all__ = [
+    "PAIRS_MAX",
+    "Bodies",
+    "Coverage",
+    "Noise",
+    "Report",
+    "Wanted",
+    "gate_of",
+    "gate_report",
+    "gold_of_gate",
+    "report",
+    "wanted_by",
+]
+
+#: pairs that are read at most, beside those of the benchmark
+PAIRS_MAX: Final = 10_000
+_NOISE_PAIRS_MAX: Final = 1_000
+_CUT_PAIRS: Final = 500
+_SEED: Final = "compare"
+
+
+class Bodies(Protocol):
+    """The log's values by their places; what is gone is absent."""
+
+    async def read(self, places: Iterable[At]) -> dict[At, dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is compared, and how."""
+
+    fields: tuple[str, ...] = ()
+    confidence: float = 0.95
+    gold: Mapping[str, Gold] = field(default_factory=dict)
+    baselines: tuple[Baseline, ...] = ()
+    limit: int = PAIRS_MAX
+    seed: str = _SEED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How many records the figures stand on, and what is missing."""
+
+    matched: int = 0  #: records that both have a life for
+    waiting: int = 0  #: one of them has no answer yet
+    outside: int = 0  #: cancelled, superseded and the like before there was an answer
+    gone: int = 0  #: the log has one of the answers no more
+    benchmark: int = 0  #: records whose right output is known
+    benchmark_waiting: int = 0
+    benchmark_settled: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How far a version agrees with itself when it is asked again."""
+
+    first: Contender
+    again: Contender
+    agreement: Share | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All there is to say about two contenders. `right_by`: what baselines are held against."""
+
+    a: Contender
+    b: Contender
+    coverage: Coverage
+    comparison: Comparison
+    contests: tuple[Contest, ...] = ()
+    right_by: str = "gold"  #: gold | a
+    noise: tuple[Noise, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_rerun(self) -> bool:
+        """One version against itself: what differs is the provider's doing."""
+        return self.a.version == self.b.version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """A pair, and what was asked."""
+
+    pair: Pair
+    item: At
+
+
+async def gate_report(settings: Settings, job: str, version: str) -> tuple[Gate | None, Report]:
+    """The gate of `version` over what it and the version in force have answered; None where its job declares no gate.
+
+    ContenderError: there is no such version, or it is in force already.
+    """
+    async with LogBodies(settings) as bodies:
+        with View(settings.view_path) as view:
+            row = job_row(view, job)
+            a, b = contender(view, row, CURRENT), contender(view, row, version)
+            if a == b:
+                raise ContenderError(
+                    f"version {b} of job {job} is in force already; there is nothing to compare it with"
+                )
+            spec = specs_of(row)[b.version]
+            found = await report(view, bodies, a, b, wanted_by(spec))
+            return gate_of(spec, found), found
+
+
+def gate_of(spec: JobSpec, found: Report) -> Gate | None:
+    """What the gate of B's version says."""
+    if spec.gate is None:
+        return None
+    coverage = found.coverage
+    return gate(spec.gate, found.comparison, benchmark=coverage.benchmark, waiting=coverage.benchmark_waiting)
+
+
+def wanted_by(spec: JobSpec) -> Wanted:
+    """What the gate of a version asks for; what it has no word on is as usual."""
+    if spec.gate is None:
+        return Wanted()
+    return Wanted(fields=spec.gate.fields, confidence=spec.gate.confidence, gold=gold_of_gate(spec.gate))
+
+
+def gold_of_gate(spec: GateSpec | None) -> dict[str, Gold]:
+    """The benchmark of a gate, by id; empty where there is none."""
+    text = None if spec is None else spec.benchmark_json
+    return {} if text is None else gold_of(enumerate(orjson.loads(text), start=1))
+
+
+async def report(view: View, bodies: Bodies, a: Contender, b: Contender, wanted: Wanted) -> Report:
+    """Compare them. Raises BaselineError, PathError or PluginError where what is wanted cannot be had."""
+    cleaners = {version: compile_cleaner(spec.input) for version, spec in specs_of(job_row(view, a.job)).items()}
+    gathered = _Gathered.of(view, a, b, wanted, cleaners)
+    read = [each async for each in _pairs(view, bodies, gathered, cleaners, wanted)]
+    pairs = [each.pair for each in read]
+    comparison = compare(pairs, fields=wanted.fields, confidence=wanted.confidence)
+    coverage = replace(
+        gathered.coverage,
+        gone=gathered.chosen - len(pairs),
+        benchmark=len(wanted.gold),
+        benchmark_settled=sum(pair.truth is not None for pair in pairs),
+    )
+    found = Report(a=a, b=b, coverage=coverage, comparison=comparison)
+    if wanted.baselines:
+        found = await _with_rivals(found, bodies, read, wanted)
+    return found if found.is_rerun else replace(found, noise=await _noise(view, bodies, (a, b), wanted, cleaners))
+
+
+# -- which pairs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gathered:
+    """The pairs that will be read."""
+
+    coverage: Coverage
+    golden: list[Match]
+    drawn: list[Match]
+
+    @property
+    def chosen(self) -> int:
+        return len(self.golden) + len(self.drawn)
+
+    @classmethod
+    def of(cls, view: View, a: Contender, b: Contender, wanted: Wanted, cleaners: Mapping[str, Cleaner]) -> "_Gathered":
+        golden: Drawing[Match] = Drawing(limit=GOLD_MAX, seed=wanted.seed)
+        others: Drawing[Match] = Drawing(limit=wanted.limit, seed=wanted.seed)
+        late: list[Match] = []
+        counts = dict.fromkeys(Standing, 0)
+        for match in matches(view, a, b):
+            now = _standing(match)
+            counts[now] += 1
+            if now is Standing.WAITING and match.source_id in wanted.gold:
+                late.append(match)
+            elif now is Standing.SETTLED:
+                drawing = golden if match.source_id in wanted.gold else others
+                drawing.offer(match.a, f"{match.a_status}/{match.a_output_sha256}", match)
+        waiting = [
+            each for each in islice(late, GOLD_MAX) if _truth(_both(view, each), wanted.gold, cleaners) is not None
+        ]
+        coverage = Coverage(
+            matched=sum(counts.values()),
+            waiting=counts[Standing.WAITING],
+            outside=counts[Standing.OUTSIDE],
+            benchmark_waiting=len(waiting),
+        )
+        return cls(coverage=coverage, golden=golden.drawn(), drawn=others.drawn())
+
+
+def _standing(match: Match) -> Standing:
+    """The less settled of both."""
+    both = (
+        standing(match.a_status, match.a_reason, answered=match.a_output_sha256 is not None),
+        standing(match.b_status, match.b_reason, answered=match.b_output_sha256 is not None),
+    )
+    for less in (Standing.OUTSIDE, Standing.WAITING):
+        if less in both:
+            return less
+    return Standing.SETTLED
+
+
+_Both = tuple[Told, Told]
+
+
+def _both(view: View, match: Match) -> _Both | None:
+    """None: one has expired since."""
+    found = list(told(view, (match.a, match.b)))
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _truth(both: _Both | None, gold: Mapping[str, Gold], cleaners: Mapping[str, Cleaner]) -> Mapping[str, Any] | None:
+    """The right output, where one of the lives was asked the very record of the benchmark."""
+    known = None if both is None else gold.get(both[0].source_id)
+    if both is None or known is None:
+        return None
+    run = run_of_gold(gold)
+    asked = any(
+        answers(known, run=run, run_id=each.run_id, input_sha256=each.input_sha256, cleaner=cleaners[each.version])
+        for each in both
+    )
+    return known.output if asked else None
+
+
+# -- what they said ----------------------------------------------------------------------------------------------------
+
+
+async def _pairs(
+    view: View, bodies: Bodies, gathered: _Gathered, cleaners: Mapping[str, Cleaner], wanted: Wanted
+) -> AsyncIterator[_Read]:
+    """Those whose answers the log still has."""
+    for cut in _cuts([*gathered.golden, *gathered.drawn]):
+        known = [both for match in cut if (both := _both(view, match)) is not None]
+        found = await bodies.read(
+            _verdict_at(each) for both in known for each in both if each.verdict_offset is not None
+        )
+        for both in known:
+            a, b = (_outcome(each, found.get(_verdict_at(each))) for each in both)
+            if a is not None and b is not None:
+                truth = _truth(both, wanted.gold, cleaners)
+                pair = Pair(key=both[0].request_id, source_id=both[0].source_id, a=a, b=b, truth=truth)
+                yield _Read(pair=pair, item=("normalized", both[0].partition, both[0].input_offset))
+
+
+def _cuts(found: Sequence[Match]) -> Iterator[Sequence[Match]]:
+    for at in range(0, len(found), _CUT_PAIRS):
+        yield found[at : at + _CUT_PAIRS]
+
+
+def _verdict_at(life: Told) -> At:
+    return "validated", life.partition, -1 if life.verdict_offset is None else life.verdict_offset
+
+
+def _outcome(life: Told, verdict: Mapping[str, Any] | None) -> Outcome | None:
+    """None: the answer is not there any more."""
+    if life.is_dead:
+        checks = _passed(orjson.loads(life.letter_checks_json or "[]"))
+        return Outcome(ended=Ended.DEAD, checks=checks, cost_nanos=life.cost_nanos, tokens=life.tokens)
+    if verdict is None or verdict.get("request_id") != life.request_id:
+        return None
+    return Outcome(
+        ended=Ended(verdict["status"]),
+        output=orjson.loads(verdict["output_json"]),
+        checks=_passed(verdict["checks"]),
+        cost_nanos=life.cost_nanos,
+        tokens=life.tokens,
+    )
+
+
+def _passed(checks: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """One check may have been made at several places: it passed if it did at all of them."""
+    found: dict[str, bool] = {}
+    for check in checks:
+        found[check["id"]] = found.get(check["id"], True) and bool(check["passed"])
+    return found
+
+
+# -- baselines and noise -----------------------------------------------------------------------------------------------
+
+
+async def _with_rivals(found: Report, bodies: Bodies, read: Sequence[_Read], wanted: Wanted) -> Report:
+    by_gold = any(each.pair.truth is not None for each in read)
+    judged = [each for each in (read if by_gold else map(_by_a, read)) if each.pair.truth is not None]
+    inputs: dict[At, Any] = {}
+    for at in range(0, len(judged), _CUT_PAIRS):
+        cut = await bodies.read(each.item for each in judged[at : at + _CUT_PAIRS])
+        inputs |= {place: orjson.loads(body["input_json"]) for place, body in cut.items() if "input_json" in body}
+    told_inputs = [(each.pair, inputs[each.item]) for each in judged if each.item in inputs]
+    contests, notes = [], []
+    for baseline in wanted.baselines:
+        contest, said = rival(baseline, told_inputs, fields=wanted.fields, confidence=wanted.confidence)
+        contests += [] if contest is None else [contest]
+        notes += said
+    return replace(found, contests=tuple(contests), right_by="gold" if by_gold else "a", notes=(*found.notes, *notes))
+
+
+def _by_a(each: _Read) -> _Read:
+    """With what A said for right, where there is nothing better."""
+    valid = each.pair.a.ended is Ended.VALIDATED and isinstance(each.pair.a.output, dict)
+    return replace(each, pair=replace(each.pair, truth=each.pair.a.output if valid else None))
+
+
+async def _noise(
+    view: View, bodies: Bodies, contenders: Iterable[Contender], wanted: Wanted, cleaners: Mapping[str, Cleaner]
+) -> tuple[Noise, ...]:
+    """Of each version that was asked again, by its newest rerun."""
+    limits = Wanted(fields=wanted.fields, confidence=wanted.confidence, limit=_NOISE_PAIRS_MAX, seed=wanted.seed)
+    found = []
+    for first in contenders:
+        for run in reruns(view, first.job, first.version)[:1]:
+            again = replace(first, run=run)
+            gathered = _Gathered.of(view, replace(first, run=None), again, limits, cleaners)
+            pairs = [each.pair async for each in _pairs(view, bodies, gathered, cleaners, limits)]
+            agreement = compare(pairs, fields=wanted.fields, confidence=wanted.confidence).agreement
+            found.append(Noise(first=first, again=again, agreement=agreement))
+    return tuple(found)
