@@ -1,4 +1,4 @@
-"""Two contenders out of a view and a log: who is meant, which lives belong together, what is read, what the gate says."""
+"""Two contenders out of a view and a log: who is meant, which lives belong together, what they said, and the gate."""
 
 import json
 from collections.abc import Iterator
@@ -295,7 +295,8 @@ async def test_a_function_that_fails_has_no_answer_and_is_told(
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[batchmill.baselines]\nguess = acme_guess:guess\n")
     (site / "acme_guess.py").write_text(
-        "def guess(given):\n    given['body'] = given['body'][1:]\n    return {'label': {'0': 'pos', '1': 'neg'}[given['body']]}\n"
+        "def guess(given):\n    given['body'] = given['body'][1:]\n"
+        "    return {'label': {'0': 'pos', '1': 'neg'}[given['body']]}\n"
     )
     monkeypatch.syspath_prepend(str(site))
     benchmarked(world, 0)

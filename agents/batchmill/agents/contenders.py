@@ -169,7 +169,7 @@ def gold_of_gate(spec: GateSpec | None) -> dict[str, Gold]:
 
 
 async def report(view: View, bodies: Bodies, a: Contender, b: Contender, wanted: Wanted) -> Report:
-    """Compare them. Raises BaselineError, PathError or PluginError where what is wanted cannot be had."""
+    """Compare them. Raises BaselineError, PathError or JsonLinesError where what is wanted cannot be had."""
     cleaners = {version: compile_cleaner(spec.input) for version, spec in specs_of(job_row(view, a.job)).items()}
     gathered = _Gathered.of(view, a, b, wanted, cleaners)
     read = [each async for each in _pairs(view, bodies, gathered, cleaners, wanted)]

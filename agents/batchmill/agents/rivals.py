@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from batchmill.agents.json_lines import json_lines
-from batchmill.agents.plugins import Plugin, load
+from batchmill.agents.plugins import Plugin, PluginError, load
 from batchmill.streams.baselines import BaselineError, Contest, contest, keyword, majority, rules
 from batchmill.streams.comparing import Pair, truth_fields
 
@@ -70,9 +70,16 @@ def _answered(wanted: Baseline, asked: Asked, fields: Sequence[str]) -> tuple[st
             made = rules(json_lines(Path(wanted.argument)))
             return wanted.name, {pair.key: keyword(made, given) for pair, given in asked}, []
         case "function":
-            plugin = load(GROUP, wanted.argument, what="baseline")
+            plugin = _installed(wanted.argument)
             name = f"{wanted.name}@{plugin.sha256[:_HASH_CHARS]}"
             return name, *_called(plugin, asked, name)
+
+
+def _installed(name: str) -> Plugin:
+    try:
+        return load(GROUP, name, what="baseline")
+    except PluginError as error:
+        raise BaselineError(f"{error}; {error.hint}") from None
 
 
 def _majority(wanted: Baseline, pairs: Sequence[Pair], fields: Sequence[str]) -> Answers:

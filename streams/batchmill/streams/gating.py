@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from batchmill.schemas.promotion import GateSpec
 from batchmill.streams.comparing import Comparison, Contended
-from batchmill.streams.estimating import Interval, Share, drop_p, holm
+from batchmill.streams.estimating import Interval, Share, drop_of, drop_p, holm
 
 __all__ = ["Condition", "Finding", "Gate", "Rule", "gate", "sentence"]
 
@@ -167,12 +167,14 @@ def _no_worse(limit: float, comparison: Comparison, *, few: bool) -> Condition:
     surest = min(met, key=lambda name: (_drop(met[name]) <= limit, ps[name], -_drop(met[name]), name))
     found = met[surest]
     worse = _drop(found) > limit and ps[surest] <= 1 - comparison.confidence
+    # as wide as for all checks together, else it would look surer than it is
+    together = 1 - (1 - comparison.confidence) / len(met)
     return Condition(
         rule=Rule.MAX_RULE_DROP,
         finding=Finding.CANNOT_TELL if few else _by(not worse),
         figure=_drop(found),
         limit=limit,
-        interval=found.drop,
+        interval=drop_of(found.lost, found.won, found.a.of, together),
         p=ps[surest],
         note=f"{surest}: passed by {found.a.value:.1%} before, {found.b.value:.1%} now; {len(met)} checks",
     )

@@ -10,6 +10,7 @@ import typer
 from batchmill.agents.cli import (
     batches,
     commits,
+    compare,
     control,
     costs,
     dlq,
@@ -49,7 +50,20 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, batches, control, review, commits, tokens, dlq, interchange)
+    about_records = (
+        status,
+        costs,
+        drift,
+        compare,
+        records,
+        batches,
+        control,
+        review,
+        commits,
+        tokens,
+        dlq,
+        interchange,
+    )
     for module in (*about_jobs, *about_records):
         module.add(app)
     return app
