@@ -16,7 +16,7 @@ from batchmill.streams.cleaning import Cleaner
 from batchmill.streams.jsontext import canonical
 from batchmill.streams.unusable import Unusable
 
-__all__ = ["GOLD_MAX", "RUN_PREFIX", "Gold", "GoldError", "answers", "gold_of", "run_of_gold"]
+__all__ = ["GOLD_MAX", "RUN_PREFIX", "Gold", "GoldError", "answers", "asked_sha256", "gold_of", "run_of_gold"]
 
 #: records of one set
 GOLD_MAX: Final = 20_000
@@ -62,10 +62,11 @@ def answers(gold: Gold, *, run: str, run_id: str, input_sha256: str | None, clea
     """Whether a life of the gold's source, of this run and input, was asked this record; `run` is the set's own."""
     if gold.input is None or run_id == run:
         return True
-    return input_sha256 is not None and input_sha256 == _asked(gold.input, cleaner)
+    return input_sha256 is not None and input_sha256 == asked_sha256(gold.input, cleaner)
 
 
-def _asked(given: Mapping[str, Any], cleaner: Cleaner) -> str | None:
+def asked_sha256(given: Mapping[str, Any], cleaner: Cleaner) -> str | None:
+    """Of an input as a version asks it; None where it has none."""
     payload = copy.deepcopy(dict(given))
     try:
         cleaner.apply(payload)

@@ -9,6 +9,7 @@ import typer
 
 from batchmill.agents.cli import (
     batches,
+    benchmark,
     commits,
     compare,
     control,
@@ -50,21 +51,9 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (
-        status,
-        costs,
-        drift,
-        compare,
-        records,
-        batches,
-        control,
-        review,
-        commits,
-        tokens,
-        dlq,
-        interchange,
-    )
-    for module in (*about_jobs, *about_records):
+    about_records = (status, costs, drift, records, batches, control, review, commits, tokens, dlq, interchange)
+    about_versions = (compare, benchmark)
+    for module in (*about_jobs, *about_records, *about_versions):
         module.add(app)
     return app
 
