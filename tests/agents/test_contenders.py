@@ -117,6 +117,15 @@ async def test_a_rerun_is_compared_with_the_first_answers_and_never_with_itself(
     assert (await compared(world, "current@again", "current@again")).coverage.matched == 0
 
 
+async def test_noise_is_of_the_members_that_count(world: World) -> None:
+    world.both("s", POS | {"why": "x"}, POS | {"why": "y"})
+    world.answered(FIRST, "s", POS | {"why": "z"}, run="again", epoch=1)
+    gold = gold_of([(1, {"id": "s", "output": POS})])
+    (noise,) = (await compared(world, wanted=Wanted(gold=gold))).noise
+    assert noise.agreement is not None
+    assert noise.agreement.value == 1
+
+
 async def test_the_noise_of_a_version_that_was_asked_again_is_told_beside(world: World) -> None:
     world.both("s", POS, POS)
     world.answered(FIRST, "s", NEG, run="again", epoch=1)

@@ -34,7 +34,7 @@ from batchmill.agents.settings import Settings
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.promotion import GateSpec
 from batchmill.streams.baselines import Contest
-from batchmill.streams.cleaning import Cleaner, compile_cleaner
+from batchmill.streams.cleaning import compile_cleaner
 from batchmill.streams.comparing import Comparison, Ended, Outcome, Pair, compare
 from batchmill.streams.drawing import Drawing
 from batchmill.streams.estimating import Share
@@ -170,9 +170,9 @@ def gold_of_gate(spec: GateSpec | None) -> dict[str, Gold]:
 
 async def report(view: View, bodies: Bodies, a: Contender, b: Contender, wanted: Wanted) -> Report:
     """Compare them. Raises BaselineError, PathError or JsonLinesError where what is wanted cannot be had."""
-    cleaners = {version: compile_cleaner(spec.input) for version, spec in specs_of(job_row(view, a.job)).items()}
-    gathered = _Gathered.of(view, a, b, wanted, cleaners)
-    read = [each async for each in _pairs(view, bodies, gathered, cleaners, wanted)]
+    golden = _Golden(view, a.job, wanted.gold)
+    gathered = _Gathered.of(view, a, b, wanted, golden)
+    read = [each async for each in _pairs(view, bodies, gathered, golden)]
     pairs = [each.pair for each in read]
     comparison = compare(pairs, fields=wanted.fields, confidence=wanted.confidence)
     coverage = replace(
@@ -184,7 +184,9 @@ async def report(view: View, bodies: Bodies, a: Contender, b: Contender, wanted:
     found = Report(a=a, b=b, coverage=coverage, comparison=comparison)
     if wanted.baselines:
         found = await _with_rivals(found, bodies, read, wanted)
-    return found if found.is_rerun else replace(found, noise=await _noise(view, bodies, (a, b), wanted, cleaners))
+    if found.is_rerun:
+        return found
+    return replace(found, noise=await _noise(view, bodies, (a, b), replace(wanted, fields=comparison.judged)))
 
 
 # -- which pairs -------------------------------------------------------------------------------------------------------
@@ -203,8 +205,8 @@ class _Gathered:
         return len(self.golden) + len(self.drawn)
 
     @classmethod
-    def of(cls, view: View, a: Contender, b: Contender, wanted: Wanted, cleaners: Mapping[str, Cleaner]) -> "_Gathered":
-        golden: Drawing[Match] = Drawing(limit=GOLD_MAX, seed=wanted.seed)
+    def of(cls, view: View, a: Contender, b: Contender, wanted: Wanted, golden: "_Golden") -> "_Gathered":
+        known: Drawing[Match] = Drawing(limit=GOLD_MAX, seed=wanted.seed)
         others: Drawing[Match] = Drawing(limit=wanted.limit, seed=wanted.seed)
         late: list[Match] = []
         counts = dict.fromkeys(Standing, 0)
@@ -214,18 +216,16 @@ class _Gathered:
             if now is Standing.WAITING and match.source_id in wanted.gold:
                 late.append(match)
             elif now is Standing.SETTLED:
-                drawing = golden if match.source_id in wanted.gold else others
+                drawing = known if match.source_id in wanted.gold else others
                 drawing.offer(match.a, f"{match.a_status}/{match.a_output_sha256}", match)
-        waiting = [
-            each for each in islice(late, GOLD_MAX) if _truth(_both(view, each), wanted.gold, cleaners) is not None
-        ]
+        told_late = [both for match in islice(late, GOLD_MAX) if (both := _both(view, match)) is not None]
         coverage = Coverage(
             matched=sum(counts.values()),
             waiting=counts[Standing.WAITING],
             outside=counts[Standing.OUTSIDE],
-            benchmark_waiting=len(waiting),
+            benchmark_waiting=sum(golden.truth(both) is not None for both in told_late),
         )
-        return cls(coverage=coverage, golden=golden.drawn(), drawn=others.drawn())
+        return cls(coverage=coverage, golden=known.drawn(), drawn=others.drawn())
 
 
 def _standing(match: Match) -> Standing:
@@ -249,25 +249,30 @@ def _both(view: View, match: Match) -> _Both | None:
     return (found[0], found[1]) if len(found) == 2 else None
 
 
-def _truth(both: _Both | None, gold: Mapping[str, Gold], cleaners: Mapping[str, Cleaner]) -> Mapping[str, Any] | None:
-    """The right output, where one of the lives was asked the very record of the benchmark."""
-    known = None if both is None else gold.get(both[0].source_id)
-    if both is None or known is None:
-        return None
-    run = run_of_gold(gold)
-    asked = any(
-        answers(known, run=run, run_id=each.run_id, input_sha256=each.input_sha256, cleaner=cleaners[each.version])
-        for each in both
-    )
-    return known.output if asked else None
+class _Golden:
+    """The benchmark, and which lives were asked its records."""
+
+    def __init__(self, view: View, job: str, gold: Mapping[str, Gold]) -> None:
+        self.gold = gold
+        self._run = run_of_gold(gold)
+        self._cleaners = {
+            version: compile_cleaner(spec.input) for version, spec in specs_of(job_row(view, job)).items()
+        }
+
+    def truth(self, both: _Both) -> Mapping[str, Any] | None:
+        """The right output, where one of the lives was asked the very record."""
+        known = self.gold.get(both[0].source_id)
+        return known.output if known is not None and any(self._asked(known, each) for each in both) else None
+
+    def _asked(self, known: Gold, life: Told) -> bool:
+        cleaner = self._cleaners[life.version]
+        return answers(known, run=self._run, run_id=life.run_id, input_sha256=life.input_sha256, cleaner=cleaner)
 
 
 # -- what they said ----------------------------------------------------------------------------------------------------
 
 
-async def _pairs(
-    view: View, bodies: Bodies, gathered: _Gathered, cleaners: Mapping[str, Cleaner], wanted: Wanted
-) -> AsyncIterator[_Read]:
+async def _pairs(view: View, bodies: Bodies, gathered: _Gathered, golden: _Golden) -> AsyncIterator[_Read]:
     """Those whose answers the log still has."""
     for cut in _cuts([*gathered.golden, *gathered.drawn]):
         known = [both for match in cut if (both := _both(view, match)) is not None]
@@ -277,7 +282,7 @@ async def _pairs(
         for both in known:
             a, b = (_outcome(each, found.get(_verdict_at(each))) for each in both)
             if a is not None and b is not None:
-                truth = _truth(both, wanted.gold, cleaners)
+                truth = golden.truth(both)
                 pair = Pair(key=both[0].request_id, source_id=both[0].source_id, a=a, b=b, truth=truth)
                 yield _Read(pair=pair, item=("normalized", both[0].partition, both[0].input_offset))
 
@@ -340,17 +345,16 @@ def _by_a(each: _Read) -> _Read:
     return replace(each, pair=replace(each.pair, truth=each.pair.a.output if valid else None))
 
 
-async def _noise(
-    view: View, bodies: Bodies, contenders: Iterable[Contender], wanted: Wanted, cleaners: Mapping[str, Cleaner]
-) -> tuple[Noise, ...]:
+async def _noise(view: View, bodies: Bodies, contenders: Iterable[Contender], wanted: Wanted) -> tuple[Noise, ...]:
     """Of each version that was asked again, by its newest rerun."""
-    limits = Wanted(fields=wanted.fields, confidence=wanted.confidence, limit=_NOISE_PAIRS_MAX, seed=wanted.seed)
+    limits = replace(wanted, gold={}, limit=_NOISE_PAIRS_MAX)
     found = []
     for first in contenders:
+        golden = _Golden(view, first.job, limits.gold)
         for run in reruns(view, first.job, first.version)[:1]:
             again = replace(first, run=run)
-            gathered = _Gathered.of(view, replace(first, run=None), again, limits, cleaners)
-            pairs = [each.pair async for each in _pairs(view, bodies, gathered, cleaners, limits)]
+            gathered = _Gathered.of(view, replace(first, run=None), again, limits, golden)
+            pairs = [each.pair async for each in _pairs(view, bodies, gathered, golden)]
             agreement = compare(pairs, fields=wanted.fields, confidence=wanted.confidence).agreement
             found.append(Noise(first=first, again=again, agreement=agreement))
     return tuple(found)
