@@ -15,7 +15,7 @@ from batchmill.schemas.promotion import GateSpec
 from batchmill.streams.comparing import Comparison, Contended
 from batchmill.streams.estimating import Interval, Share, drop_of, drop_p, holm
 
-__all__ = ["Condition", "Finding", "Gate", "Rule", "gate", "sentence"]
+__all__ = ["Condition", "Finding", "Gate", "Rule", "gate", "number", "sentence"]
 
 
 class Rule(StrEnum):
@@ -64,12 +64,17 @@ def gate(spec: GateSpec, comparison: Comparison, *, benchmark: int = 0, waiting:
 
 def sentence(condition: Condition) -> str:
     """One condition, as people read it."""
-    figure = "no figure" if condition.figure is None else f"{condition.figure:.4g}"
+    figure = "no figure" if condition.figure is None else number(condition.figure)
     around = condition.interval
-    between = "" if around is None else f" [{around.low:.4g}, {around.high:.4g}]"
+    between = "" if around is None else f" [{number(around.low)}, {number(around.high)}]"
     sure = "" if condition.p is None else f", p {condition.p:.2g}"
     note = f": {condition.note}" if condition.note else ""
     return f"{condition.rule} {condition.limit:g} {condition.finding}, {figure}{between}{sure}{note}"
+
+
+def number(figure: float) -> str:
+    """A count in full, a share or a quotient to four digits."""
+    return f"{figure:,.0f}" if figure >= 1_000 else f"{figure:.4g}"
 
 
 def _conditions(spec: GateSpec, comparison: Comparison, benchmark: int, waiting: int) -> Iterator[Condition]:

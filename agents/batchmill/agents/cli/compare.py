@@ -317,14 +317,19 @@ def _said(each: Any, side: str) -> str:
 
 
 def _gate(here: Door, verdict: "Gate") -> None:
+    from batchmill.streams.gating import number
+
     typer.echo(f"\ngate: {'passed' if verdict.passed else 'NOT PASSED'}")
     rows = [
-        [each.rule, f"{each.limit:g}", each.figure, "" if each.interval is None else _limits(each.interval), each.p,
-         each.finding, each.note]
+        [
+            each.rule,
+            f"{each.limit:g}",
+            None if each.figure is None else number(each.figure),
+            None if each.interval is None else f"{number(each.interval.low)} to {number(each.interval.high)}",
+            each.p,
+            each.finding,
+            each.note,
+        ]
         for each in verdict.conditions
-    ]  # fmt: skip
+    ]
     here.table(("condition", "limit", "found", "between", "p", "finding", "of what"), rows)
-
-
-def _limits(found: "Interval") -> str:
-    return f"{found.low:.4g} to {found.high:.4g}"

@@ -70,14 +70,16 @@ def _parts(told: "Report", verdict: "Gate | None") -> Iterator[Iterable[str]]:
 
 
 def _gate(verdict: "Gate") -> Iterator[str]:
+    from batchmill.streams.gating import number
+
     word, kind = ("passed", "met") if verdict.passed else ("not passed", "unmet")
     yield f'<h2>Gate: <span class="{kind}">{word}</span></h2>'
     rows = [
         (
             escape(each.rule),
             f"{each.limit:g}",
-            "" if each.figure is None else f"{each.figure:.4g}",
-            "" if each.interval is None else f"{each.interval.low:.4g} to {each.interval.high:.4g}",
+            "" if each.figure is None else number(each.figure),
+            "" if each.interval is None else f"{number(each.interval.low)} to {number(each.interval.high)}",
             "" if each.p is None else f"{each.p:.2g}",
             f'<span class="{"met" if each.finding == "met" else "unmet"}">{escape(each.finding)}</span>',
             escape(each.note),
