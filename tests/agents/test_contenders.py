@@ -1,13 +1,16 @@
 """Two contenders out of a view and a log: who is meant, which lives belong together, what they said, and the gate."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from batchmill.agents.contenders import Report, Wanted, gate_of, report, wanted_by
+from batchmill.agents import contenders
+from batchmill.agents.contenders import Report, Wanted, gate_of, gate_report, report, wanted_by
 from batchmill.agents.projector.comparing import (
     Contender,
     ContenderError,
@@ -19,6 +22,7 @@ from batchmill.agents.projector.comparing import (
     told,
 )
 from batchmill.agents.rivals import baseline
+from batchmill.agents.settings import load_settings
 from batchmill.schemas.promotion import GateSpec
 from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.status import Status, VerdictStatus
@@ -247,6 +251,40 @@ async def test_the_gate_is_judged_by_the_benchmark(world: World, wrong: int, pas
     assert (verdict.passed, found.coverage.benchmark, found.coverage.benchmark_settled) == (passed, 50, 50)
     assert found.comparison.accuracy is not None
     assert found.comparison.accuracy.whole.b.count == 50 - wrong
+
+
+class _Reader:
+    """Stands where the broker would."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self, _settings: object) -> "_Reader":
+        return self
+
+    async def __aenter__(self) -> World:
+        return self._world
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+
+async def test_who_promotes_asks_for_the_gate_of_a_version(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "LogBodies", _Reader(world))
+    world.applied(two_versions(FIRST, GATED))
+    benchmarked(world, 12)
+    world.folded()
+    settings = load_settings({"view.path": str(world.path)})
+    verdict, found = await gate_report(settings, "triage", TWO)
+    assert verdict is not None
+    assert (verdict.passed, found.a.version, found.b.version, found.comparison.pairs) == (False, ONE, TWO, 50)
+    with pytest.raises(ContenderError, match="in force already"):
+        await gate_report(settings, "triage", "current")
+
+
+def test_whoever_promotes_needs_no_command_line() -> None:
+    script = "import sys, batchmill.agents.contenders; sys.exit('batchmill.agents.cli' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
 
 
 async def test_a_benchmark_record_on_its_way_keeps_the_gate_shut(world: World) -> None:

@@ -27,7 +27,12 @@ _HASH_CHARS: Final = 12
 
 
 class GoldError(ValueError):
-    """The set cannot be read; says which line, and what belongs there."""
+    """The set cannot be read; says which record, and what belongs there."""
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        super().__init__(message if line is None else f"line {line}: {message}")
+        self.message = message
+        self.line = line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +50,10 @@ def gold_of(lines: Iterable[tuple[int, Any]]) -> dict[str, Gold]:
     for number, told in lines:
         gold = _gold(number, told)
         if gold.id in found:
-            raise GoldError(f"line {number}: the id of an earlier line; each record has its own")
+            raise GoldError("the id of an earlier line; each record has its own", line=number)
         found[gold.id] = gold
         if len(found) > GOLD_MAX:
-            raise GoldError(f"line {number}: at most {GOLD_MAX} records are taken")
+            raise GoldError(f"at most {GOLD_MAX} records are taken", line=number)
     return found
 
 
@@ -76,19 +81,18 @@ def asked_sha256(given: Mapping[str, Any], cleaner: Cleaner) -> str | None:
 
 
 def _gold(number: int, told: Any) -> Gold:
-    where = f"line {number}"
     if not isinstance(told, dict) or told.keys() - _MEMBERS:
-        raise GoldError(f"{where}: a record is an object with id, input and output")
+        raise GoldError("a record is an object with id, input and output", line=number)
     name, given, output = told.get("id"), told.get("input"), told.get("output")
     name = str(name) if type(name) is int else name
     if not isinstance(name, str) or not name:
-        raise GoldError(f"{where}: `id` must be a text or a whole number")
+        raise GoldError("`id` must be a text or a whole number", line=number)
     if not isinstance(output, dict) or not output:
-        raise GoldError(f"{where}: `output` must be an object with the members that are known")
+        raise GoldError("`output` must be an object with the members that are known", line=number)
     if given is not None and not isinstance(given, dict):
-        raise GoldError(f"{where}: `input` must be an object")
+        raise GoldError("`input` must be an object", line=number)
     try:
         canonical_json(told)
     except StrictJsonError as error:
-        raise GoldError(f"{where}: {error}") from None
+        raise GoldError(str(error), line=number) from None
     return Gold(id=name, input=given, output=output)

@@ -16,6 +16,7 @@ from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
 from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
+from batchmill.streams.linting_gate import gate_findings
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
@@ -44,6 +45,7 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             yield Finding(where=where, message=str(fault), error=True)
     yield from _unbounded(spec)
     yield from _watching_nothing(spec)
+    yield from gate_findings(spec, _declared(spec))
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:
