@@ -1,11 +1,16 @@
 """Baselines: what each answers, and that a report says when one is as good as the model."""
 
+import json
+import random
+from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from batchmill.streams.baselines import (
     BaselineError,
+    Contest,
     Standing,
     contest,
     keyword,
@@ -62,6 +67,7 @@ def test_a_baseline_is_judged_by_what_it_answers_and_no_answer_is_wrong() -> Non
     assert contest("none", GOOD, dict.fromkeys(answers), fields=(), confidence=0.95) is None
 
 
+POS, NEG = {"label": "pos"}, {"label": "neg"}
 RULES = [
     (1, {"when": 'input.text.contains("good")', "output": {"label": "pos"}}),
     (2, {"when": "input.stars < 2", "output": {"label": "neg"}}),
@@ -98,3 +104,41 @@ def test_a_rule_that_is_none_is_named_by_its_line(line: Any, why: str) -> None:
 def test_rules_are_bounded() -> None:
     with pytest.raises(BaselineError, match="0 rules"):
         rules([])
+
+
+# -- on labelled sentences ---------------------------------------------------------------------------------------------
+
+WORDS = [
+    (
+        1,
+        {
+            "when": 'input.text.matches("(?i)(not |n.t |no |bad|worst|hate|sad|fail|lack|dull|bor(ed|ing))")',
+            "output": NEG,
+        },
+    ),
+    (2, {"output": POS}),
+]
+
+
+def sentences(records: int) -> list[dict[str, str]]:
+    text = files("batchmill.agents.demo").joinpath("data/sentiment.jsonl").read_text("utf-8")
+    return random.Random(5).sample([json.loads(line) for line in text.splitlines()], records)
+
+
+def keyword_contest(said: Callable[[str], str]) -> Contest:
+    known = sentences(400)
+    pairs = [a_pair(at, said(row["label"]), row["label"]) for at, row in enumerate(known)]
+    made = rules(WORDS)
+    answers = {str(at): keyword(made, {"text": row["text"]}) for at, row in enumerate(known)}
+    found = contest("keyword", pairs, answers, fields=("label",), confidence=0.95)
+    assert found is not None
+    return found
+
+
+def test_two_rules_beat_a_model_that_has_not_understood_and_lose_to_one_that_has() -> None:
+    chance = random.Random(9)
+    labels = ("pos", "neg", "neu")
+    lost = keyword_contest(lambda _: chance.choice(labels))
+    won = keyword_contest(lambda truth: truth if chance.random() < 0.9 else chance.choice(labels))
+    assert (lost.standing, won.standing) == (Standing.BETTER, Standing.WORSE)
+    assert 0.45 < lost.found.a.value < 0.7

@@ -5,7 +5,7 @@ reading them in cuts, and putting one `Report` together. What must not: statisti
 (`streams.gating`), words for people (`cli`).
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -172,12 +172,12 @@ async def report(view: View, bodies: Bodies, a: Contender, b: Contender, wanted:
     """Compare them. Raises BaselineError, PathError or JsonLinesError where what is wanted cannot be had."""
     golden = _Golden(view, a.job, wanted.gold)
     gathered = _Gathered.of(view, a, b, wanted, golden)
-    read = [each async for each in _pairs(view, bodies, gathered, golden)]
+    read = await _pairs(view, bodies, gathered, golden)
     pairs = [each.pair for each in read]
     comparison = compare(pairs, fields=wanted.fields, confidence=wanted.confidence)
     coverage = replace(
         gathered.coverage,
-        gone=gathered.chosen - len(pairs),
+        gone=len(gathered.chosen) - len(pairs),
         benchmark=len(wanted.gold),
         benchmark_settled=sum(pair.truth is not None for pair in pairs),
     )
@@ -201,8 +201,8 @@ class _Gathered:
     drawn: list[Match]
 
     @property
-    def chosen(self) -> int:
-        return len(self.golden) + len(self.drawn)
+    def chosen(self) -> list[Match]:
+        return [*self.golden, *self.drawn]
 
     @classmethod
     def of(cls, view: View, a: Contender, b: Contender, wanted: Wanted, golden: "_Golden") -> "_Gathered":
@@ -272,22 +272,22 @@ class _Golden:
 # -- what they said ----------------------------------------------------------------------------------------------------
 
 
-async def _pairs(view: View, bodies: Bodies, gathered: _Gathered, golden: _Golden) -> AsyncIterator[_Read]:
-    """Those whose answers the log still has."""
-    for cut in _cuts([*gathered.golden, *gathered.drawn]):
-        known = [both for match in cut if (both := _both(view, match)) is not None]
-        found = await bodies.read(
-            _verdict_at(each) for both in known for each in both if each.verdict_offset is not None
-        )
-        for both in known:
+async def _pairs(view: View, bodies: Bodies, gathered: _Gathered, golden: _Golden) -> list[_Read]:
+    """Those whose answers the log still has, in the order of their names, which says nothing of them."""
+    known = [both for match in gathered.chosen if (both := _both(view, match)) is not None]
+    read: list[_Read] = []
+    for cut in _cuts(sorted(known, key=lambda both: _verdict_at(both[0]))):  # neighbours in the log are read at once
+        places = [_verdict_at(each) for both in cut for each in both if each.verdict_offset is not None]
+        found = await bodies.read(places)
+        for both in cut:
             a, b = (_outcome(each, found.get(_verdict_at(each))) for each in both)
             if a is not None and b is not None:
-                truth = golden.truth(both)
-                pair = Pair(key=both[0].request_id, source_id=both[0].source_id, a=a, b=b, truth=truth)
-                yield _Read(pair=pair, item=("normalized", both[0].partition, both[0].input_offset))
+                pair = Pair(key=both[0].request_id, source_id=both[0].source_id, a=a, b=b, truth=golden.truth(both))
+                read.append(_Read(pair=pair, item=("normalized", both[0].partition, both[0].input_offset)))
+    return sorted(read, key=lambda each: each.pair.key)
 
 
-def _cuts(found: Sequence[Match]) -> Iterator[Sequence[Match]]:
+def _cuts(found: Sequence[_Both]) -> Iterator[Sequence[_Both]]:
     for at in range(0, len(found), _CUT_PAIRS):
         yield found[at : at + _CUT_PAIRS]
 
@@ -327,8 +327,9 @@ async def _with_rivals(found: Report, bodies: Bodies, read: Sequence[_Read], wan
     by_gold = any(each.pair.truth is not None for each in read)
     judged = [each for each in (read if by_gold else map(_by_a, read)) if each.pair.truth is not None]
     inputs: dict[At, Any] = {}
-    for at in range(0, len(judged), _CUT_PAIRS):
-        cut = await bodies.read(each.item for each in judged[at : at + _CUT_PAIRS])
+    places = sorted(each.item for each in judged)
+    for at in range(0, len(places), _CUT_PAIRS):
+        cut = await bodies.read(places[at : at + _CUT_PAIRS])
         inputs |= {place: orjson.loads(body["input_json"]) for place, body in cut.items() if "input_json" in body}
     told_inputs = [(each.pair, inputs[each.item]) for each in judged if each.item in inputs]
     contests, notes = [], []
@@ -354,7 +355,7 @@ async def _noise(view: View, bodies: Bodies, contenders: Iterable[Contender], wa
         for run in reruns(view, first.job, first.version)[:1]:
             again = replace(first, run=run)
             gathered = _Gathered.of(view, replace(first, run=None), again, limits, golden)
-            pairs = [each.pair async for each in _pairs(view, bodies, gathered, golden)]
+            pairs = [each.pair for each in await _pairs(view, bodies, gathered, golden)]
             agreement = compare(pairs, fields=wanted.fields, confidence=wanted.confidence).agreement
             found.append(Noise(first=first, again=again, agreement=agreement))
     return tuple(found)
