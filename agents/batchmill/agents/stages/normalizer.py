@@ -68,7 +68,7 @@ class Normalizer:
         task.finish(slice_)
 
     async def run(self, task: Task) -> None:
-        """Look again at waiting records whenever a job was applied or resumed, an index was loaded, or all parts are there."""
+        """Look again at waiting records whenever a job, an index or the last part of a whole has come."""
         while True:
             looked = 0
             rows = [row for _, row in task.view.scan("job", "", limit=_JOBS_MAX)]
