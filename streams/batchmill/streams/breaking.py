@@ -69,7 +69,9 @@ def outcome_of(before: Life | None, life: Life) -> Outcome | None:
         return None
     if before.status is Status.PROCESSING:
         return _asked(life)
-    return _judged(life) if before.status is Status.SUCCEEDED_UNVALIDATED else None
+    if before.status is not Status.SUCCEEDED_UNVALIDATED or before.route != life.route:
+        return None  # the cascade goes on: that answer was not the version's last word
+    return _judged(life)
 
 
 def _asked(life: Life) -> Outcome | None:

@@ -14,9 +14,11 @@ from batchmill.schemas.state import Meta
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, raw_of, redrive
 from batchmill.streams.events import RawLimits
+from batchmill.streams.following import Askers
 from batchmill.streams.index import REDRIVE_ROWS
 from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Delete, Order, Put, Wake
+from batchmill.streams.staging import again
 from batchmill.streams.view import StateView
 
 __all__ = ["COMMAND", "Waiting", "command_body", "redrive_command", "redriven", "waiting"]
@@ -40,8 +42,9 @@ def redrive_command(view: StateView, command: Control, partition: int, now_ms: i
     """What this task does about a redrive command: its own lives and letters, nothing else."""
     body: dict[str, Any] = json.loads(command.body_json)
     orders: list[Order] = []
+    askers = Askers(view)
     for request_id in body.get("requests", ()):
-        orders += redrive(view, request_id, now_ms=now_ms)
+        orders += redrive(view, request_id, now_ms=now_ms, askers=askers)
     offsets = [offset for at, offset in body.get("letters", ()) if at == partition]
     orders += [Put(Meta(name=f"{REDRIVE_ROWS}{offset:016d}", value_json=str(offset))) for offset in offsets]
     return [*orders, Wake("redrive")] if offsets else orders
@@ -64,9 +67,12 @@ def redriven(
     limits: RawLimits,
     default_job: str | None,
 ) -> list[Order]:
-    """Normalize the event of a letter again; `event` is what raw still holds of it. All gone: only the row goes."""
+    """Normalize the event of a letter again; `event` is what raw still holds of it. All gone: only the row goes.
+
+    What a commit was to start and could not is tried again by firing the commit.
+    """
     done: list[Order] = [Delete(Meta.schema, asked.row.key)]
     raw = None if letter is None else raw_of(letter, event)
     if raw is None:
-        return done
+        return done if letter is None else [*again(view, letter), *done]
     return [*normalize(view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job), *done]

@@ -9,6 +9,9 @@ import typer
 from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.graph import applied_specs, graph, refuse_circle
+from batchmill.agents.cli.index import index_warnings
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
 from batchmill.agents.cli.versions import add as add_versions
@@ -35,7 +38,7 @@ wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for e
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Validate, plan and apply jobs.")
-    for command in (validate, plan, apply):
+    for command in (validate, plan, apply, graph):
         group.command()(command)
     add_versions(group)
     app.add_typer(group, name="job")
@@ -44,6 +47,10 @@ def add(app: typer.Typer) -> None:
 def validate(
     context: typer.Context,
     folder: Annotated[Path, FOLDER],
+    with_: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="FOLDER", help="A job it feeds or is fed by: no circle of them. Repeatable."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a job that is warned of.")] = False,
     allow: Annotated[
         list[Lint] | None, typer.Option(metavar="LINT", help="Do not warn of this; the name in brackets. Repeatable.")
@@ -62,6 +69,7 @@ def validate(
     try:
         loaded = _load(here, folder, quietly=True)
         found = [*loaded.warnings, *_price_warnings(here, loaded), *_weight_warnings(here, loaded)]
+        refuse_circle([loaded.spec, *(_load(here, each, quietly=True).spec for each in with_ or ())])
     except JobFileError as error:
         if not json:
             raise
@@ -146,6 +154,8 @@ def apply(
             here.emit("job.apply", unchanged | told)
         here.say(f"job {known.job} is applied already, version {known.version} ({stands}); nothing was changed")
         return
+    if loaded.spec.then or loaded.spec.judge.scoring is not None:
+        refuse_circle([loaded.spec], applied_specs(here))
     issued = asyncio.run(_apply(here, loaded, prices, actor, wait))
     if json:
         here.emit(
@@ -192,34 +202,43 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
     loaded = load_job(folder)
     _bounded(here, loaded)
-    loaded = replace(loaded, warnings=(*loaded.warnings, *_account_warnings(here, loaded)))
+    odd = (*_account_warnings(here, loaded), *index_warnings(here, loaded))
+    loaded = replace(loaded, warnings=(*loaded.warnings, *odd))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
 
 
 def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
-    """The workers may have other settings than this command; without the account nothing of the job is sent."""
+    """The workers may have other settings than this command; without account and sources nothing of it is sent."""
     from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
+    from batchmill.streams.routing import models_of
 
-    trouble = account_trouble(here.settings, loaded.spec.ask.model)
-    if trouble is None:
-        return []
-    lined, (what, hint) = read_yaml(loaded.file), trouble
-    line = lined.line(("ask", "model", "account"))
-    return [Problem(file=loaded.file, line=line, what=what, hint=hint, level="warning")]
+    lined, found = read_yaml(loaded.file), dict[str, Problem]()
+    accounts = ((where, account_trouble(here.settings, model)) for where, model in models_of(loaded.spec.ask).items())
+    told = [((*steps_of(where), "account"), *trouble) for where, trouble in accounts if trouble is not None]
+    for steps, what, hint in (*told, *source_troubles(here.settings, loaded.spec)):
+        problem = Problem(file=loaded.file, line=lined.line(steps), what=what, hint=hint, level="warning")
+        found.setdefault(what, problem)
+    return list(found.values())
 
 
 def _bounded(here: Door, loaded: "LoadedJob") -> None:
-    """A budget is kept by reserving the most a request can cost: the price list has to know the model."""
+    """A budget is kept by reserving the most a request can cost: the price list has to know every model."""
     from batchmill.agents.jobs import JobFileError, Problem
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.settings import env_name
+    from batchmill.streams.routing import models_of
 
     spec = loaded.spec
-    if spec.budget is not None and _prices_of(here, spec).of(spec.ask.model.name) is None:
-        what = f"budget: the price list has no model {spec.ask.model.name!r}, so nobody knows what may be spent"
+    if spec.budget is None:
+        return
+    prices = _prices_of(here, spec)
+    unknown = [model.name for model in models_of(spec.ask).values() if prices.of(model.name) is None]
+    if unknown:
+        what = f"budget: the price list has no model {unknown[0]!r}, so nobody knows what may be spent"
         hint = f"name a price list that has it: {env_name('prices_file')}; or leave the budget out"
         line = read_yaml(loaded.file).line(("budget",))
         raise JobFileError([Problem(file=loaded.file, line=line, what=what, hint=hint)])
@@ -234,11 +253,17 @@ def _prices_of(here: Door, spec: "JobSpec") -> "Prices":
 
 def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
     from batchmill.streams.costing import brief
+    from batchmill.streams.routing import models_of
 
-    price = prices.of(spec.ask.model.name)
-    if price is None:
-        return f"{spec.ask.model.name} is unpriced: {prices.source} does not list it for {spec.ask.model.provider}"
-    return f"prices {prices.id}, {prices.source} as of {prices.as_of}: {brief(price)}"
+    models = {model.name: model for model in models_of(spec.ask).values()}
+    told = []
+    for name, model in models.items():
+        price, said = prices.of(name), f"{name}: " if len(models) > 1 else ""
+        if price is None:
+            told.append(f"{name} is unpriced: {prices.source} does not list it for {model.provider}")
+        else:
+            told.append(f"prices {prices.id}, {prices.source} as of {prices.as_of}: {said}{brief(price)}")
+    return "\n".join(told)
 
 
 def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
@@ -255,21 +280,23 @@ def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
 def _price_warnings(here: Door, loaded: "LoadedJob") -> list["Problem"]:
     """What `validate` says of a model without a price: legal, but its cost will not be known."""
     from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
     from batchmill.agents.settings import env_name
+    from batchmill.streams.routing import models_of
 
-    model = loaded.spec.ask.model
-    prices = _prices_of(here, loaded.spec)
-    if prices.of(model.name) is not None:
-        return []
-    warning = Problem(
-        file=loaded.file,
-        line=read_yaml(loaded.file).line(("ask", "model", "name")),
-        what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
-        hint=f"name a list that has it: {env_name('prices_file')}",
-        level="warning",
-    )
-    return [warning]
+    prices, lined = _prices_of(here, loaded.spec), read_yaml(loaded.file)
+    return [
+        Problem(
+            file=loaded.file,
+            line=lined.line((*steps_of(where), "name")),
+            what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
+            hint=f"name a list that has it: {env_name('prices_file')}",
+            level="warning",
+        )
+        for where, model in models_of(loaded.spec.ask).items()
+        if prices.of(model.name) is None
+    ]
 
 
 def _weight_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
@@ -341,6 +368,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
+    from batchmill.agents.retrieval.looking import Shelf
     from batchmill.streams.events import RawLimits
 
     settings = here.settings
@@ -362,6 +390,7 @@ def _planned(
         prices=prices,
         limits=limits,
         now_ms=clock.wall_ms(),
+        indexes=Shelf(settings),
     )
 
 

@@ -11,8 +11,10 @@ from typing import Any, Literal
 from batchmill.agents.projector.commits import commit_limits
 from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, freshness, life, overseen, source_lives
 from batchmill.agents.projector.reading import View
+from batchmill.agents.projector.stages import Relative, ancestors, descendants
 from batchmill.schemas.ids import parse_custom_id
 from batchmill.schemas.status import Status
+from batchmill.streams.joining import PARTS
 
 __all__ = ["Beside", "Found", "Hop", "Story", "find", "raw_story", "story"]
 
@@ -46,6 +48,8 @@ class Story:
     waits_for: str | None
     aside: str | None = None  #: of a life aside: what answers for its raw event
     beside: tuple["Beside", ...] = ()  #: other versions' lives of the same raw event
+    stems_from: tuple[Relative, ...] = ()  #: the nearest first
+    started: tuple[Relative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,8 @@ def story(view: View, request_id: str) -> Story:
         waits_for=_waits_for(view, row, chunk),
         aside=None if row is None or not row.aside else _aside(view, row),
         beside=() if row is None else _beside(view, row),
+        stems_from=tuple(ancestors(view, request_id)),
+        started=tuple(descendants(view, request_id)),
     )
 
 
@@ -166,13 +172,27 @@ def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
         *_letters(view, "origin_generation = ? AND origin_partition = ? AND origin_offset = ?", raw),
     ]
     parked = view.row(
-        "SELECT waiting_for FROM arrivals WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?",
+        """SELECT waiting_for, "group", due_at_ms FROM arrivals
+        WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?""",
         raw,
     )
-    waits = None if parked is None else f"parked until {parked['waiting_for'].replace('_', ' ')}"
+    waits = None if parked is None else _parked(parked)
     return Story(request_id=None, life=None, batch=None, hops=_ordered(hops), failed_checks=(), waits_for=waits)
 
 
+def _parked(row: Any) -> str:
+    if row["waiting_for"] == PARTS:
+        return f"the other parts of whole {row['group']}, at most until {row['due_at_ms']}"
+    return _PARKED.get(row["waiting_for"], f"what is called {row['waiting_for']}")
+
+
+#: what a raw event waits for, in words
+_PARKED = {
+    "job_known": "its job, which nobody has applied",
+    "job_resumed": "its job, which is paused",
+    "index": "the snapshot of an index",
+    "tools": "what is looked up for it; `batchmill doctor` tries the sources",
+}
 #: topic, table, what it says, columns worth telling
 _TELLING = (
     (
@@ -193,6 +213,7 @@ _TELLING = (
             "http_status",
             "error_code",
             "model",
+            "route",
             "input_tokens",
             "output_tokens",
             "cost_nanos",
@@ -325,6 +346,12 @@ def _limited(view: View, row: LifeRow) -> str | None:
     return f"`batchmill commits go {row.job}`: {held[0].why}" if held else None
 
 
+def _waits_unsent(row: LifeRow) -> str:
+    if row.result_offset is not None:
+        return "the stored answer to its question, which is read again"
+    return "a batch to fill up" if row.follows is None else f"the answer of request {row.follows}, which asks the same"
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
@@ -342,7 +369,7 @@ def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str |
         return f"the answer to request {row.follows}, which asks the same"
     match row.status.value:
         case "queued":
-            return paused or "a batch to fill up"
+            return paused or _waits_unsent(row)
         case "failed_retryable":
             return f"its next attempt, due at {row.due_at_ms}"
         case "needs_review":
