@@ -35,6 +35,7 @@ from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
+from batchmill.agents.stages.rerunner import Rerunner
 from batchmill.agents.stages.reviewer import Reviewer
 from batchmill.agents.stages.rows import StateRows
 from batchmill.agents.stages.submitter import Submitter
@@ -47,6 +48,7 @@ from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.events import RawLimits
 from batchmill.streams.isolating import isolate_record
+from batchmill.streams.rerunning import Reading
 from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]
@@ -182,6 +184,12 @@ def _add_stages(
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
     )
+    rerunner = Rerunner(
+        kit=kit,
+        payloads=payloads,
+        reading=Reading(limits=limits, default_job=settings.default_job, prices=prices),
+        effects=effects,
+    )
     caller = Caller(
         kit=kit,
         providers=providers,
@@ -218,6 +226,7 @@ def _add_stages(
         "promote": controller.run_promotions,
         "redrive": controller.run_redrive,
         "imports": importer.run,
+        "rerun": rerunner.run,
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,

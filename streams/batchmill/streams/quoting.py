@@ -24,7 +24,7 @@ from batchmill.streams.orders import Emit, Put
 from batchmill.streams.redriving import Waiting, redriven
 from batchmill.streams.view import MemoryView
 
-__all__ = ["STAYS", "Kept", "Quote", "Way", "attempts_max", "quote", "quote_event"]
+__all__ = ["STAYS", "Kept", "Quote", "Way", "attempts_max", "cost_of", "quote", "quote_event"]
 
 
 class Way(StrEnum):
@@ -144,15 +144,22 @@ def _has(kept: Kept, topic: str, offset: int | None) -> bool:
     return offset is not None and offset >= kept.get(topic, 0)
 
 
-def _priced(way: Way, tokens: int, job: CompiledJob, prices: PriceList) -> Quote:
-    """A job that chooses its mode by deadline pays batch as a rule, and online at most."""
+def cost_of(tokens: int, job: CompiledJob, prices: PriceList) -> tuple[int | None, int | None]:
+    """What a question of so many tokens is expected to cost, and the most that all its attempts can; None: unknown.
+
+    A job that chooses its mode by deadline pays batch as a rule, and online at most.
+    """
     model, prefer = job.spec.ask.model.name, job.spec.mode.prefer
     dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
     limit = output_limit(job.spec, job.form)
     expected = expected_nanos(prices, model, usual, input_tokens=tokens, output_tokens_max=limit)
     if limit is None:
-        return Quote(way=way, expected_nanos=expected, most_nanos=None)
+        return expected, None
     room = job.form.output_tokens_max(job.spec.retry.truncated.times) or limit
     most = worst_case_nanos(prices, model, dearest, input_tokens=tokens, output_tokens_max=room)
-    attempts = attempts_max(job.spec.retry)
-    return Quote(way=way, expected_nanos=expected, most_nanos=None if most is None else most * attempts)
+    return expected, None if most is None else most * attempts_max(job.spec.retry)
+
+
+def _priced(way: Way, tokens: int, job: CompiledJob, prices: PriceList) -> Quote:
+    expected, most = cost_of(tokens, job, prices)
+    return Quote(way=way, expected_nanos=expected, most_nanos=most)
