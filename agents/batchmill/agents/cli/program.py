@@ -19,6 +19,7 @@ from batchmill.agents.cli import (
     jobs,
     prices,
     records,
+    replay,
     review,
     running,
     start,
@@ -49,7 +50,7 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, batches, control, review, commits, tokens, dlq, interchange)
+    about_records = (status, costs, drift, records, batches, control, replay, review, commits, tokens, dlq, interchange)
     for module in (*about_jobs, *about_records):
         module.add(app)
     return app
