@@ -22,6 +22,7 @@ from batchmill.agents.cli import (
     replay,
     review,
     running,
+    schedules,
     start,
     status,
     tokens,
@@ -50,7 +51,21 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, batches, control, replay, review, commits, tokens, dlq, interchange)
+    about_records = (
+        status,
+        costs,
+        drift,
+        records,
+        batches,
+        control,
+        replay,
+        schedules,
+        review,
+        commits,
+        tokens,
+        dlq,
+        interchange,
+    )
     for module in (*about_jobs, *about_records):
         module.add(app)
     return app

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batchmill.agents.projector.reading import View
     from batchmill.streams.quoting import Kept, Quote
 
-__all__ = ["nanos", "redrive", "usd"]
+__all__ = ["EXECUTE", "MAX_COST", "nanos", "redrive", "usd"]
 
 #: letters of one command; its body must stay far below the size of a record
 AT_ONCE: Final = 5_000

@@ -11,7 +11,7 @@ from batchmill.agents.cli.door import JSON, Door, door, known_job, utc
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.jobs import wait_option
-from batchmill.agents.cli.redrive import nanos, usd
+from batchmill.agents.cli.redrive import EXECUTE, MAX_COST, nanos, usd
 
 if TYPE_CHECKING:
     from batchmill.agents.projector.reruns import ReplayRow
@@ -52,17 +52,13 @@ def replay(
     ] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="So many of them, each class with its share.")] = None,
     seed: Annotated[str, typer.Option(help="Same seed, same sample.")] = "0",
-    max_cost: Annotated[
-        str | None, typer.Option(metavar="DOLLARS", help="Refuse if it can cost more than this, or nobody knows.")
-    ] = None,
+    max_cost: Annotated[str | None, MAX_COST] = None,
     rate: Annotated[float | None, typer.Option(help="Records a second that are read, all tasks together.")] = None,
     version: Annotated[str | None, typer.Option(help="A frozen version; default: the one in force.")] = None,
     aside: Annotated[bool, typer.Option("--aside", help="Ask and judge only: nothing of it is written.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, whatever was answered before.")] = False,
     run: Annotated[str | None, typer.Option(help="Name of this run; default: a new one.")] = None,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Do it. Without this it is only counted and priced.")
-    ] = False,
+    execute: Annotated[bool, EXECUTE] = False,
     wait: Annotated[float, wait_option] = _WAIT_SECONDS,
     actor: Annotated[str | None, ACTOR] = None,
     json: Annotated[bool, JSON] = False,
