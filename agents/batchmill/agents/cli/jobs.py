@@ -164,6 +164,7 @@ def apply(
         )
     here.say(f"job {loaded.spec.job} is applied, version {loaded.version}")
     here.say(_priced_by(loaded.spec, prices))
+    _say_of_place(here, active, loaded)
     _warn_of_scorer(here, loaded.spec)
     if not issued.effective:
         here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
@@ -276,6 +277,18 @@ def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
     if price is None:
         return f"{spec.ask.model.name} is unpriced: {prices.source} does not list it for {spec.ask.model.provider}"
     return f"prices {prices.id}, {prices.source} as of {prices.as_of}: {brief(price)}"
+
+
+def _say_of_place(here: Door, active: "AppliedVersion | None", loaded: "LoadedJob") -> None:
+    """A new place asks and judges nothing anew, so what is committed has to be told to move."""
+    from batchmill.schemas.versions import place_fingerprint
+
+    same = active is not None and active.version == loaded.version
+    if active is not None and same and place_fingerprint(active.spec) != place_fingerprint(loaded.spec):
+        here.say(
+            f"only the place changed: later commits go there; `batchmill commits replay --job {loaded.spec.job}` writes"
+            " what is committed once more, without asking anything"
+        )
 
 
 def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:

@@ -10,18 +10,18 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 import orjson
 import structlog
-from cronsim import CronSim, CronSimError
 
 from batchmill.agents import clock
 from batchmill.agents.prices import load_prices
 from batchmill.agents.projector.reading import View
 from batchmill.agents.projector.reruns import ReplayRow, replays
 from batchmill.agents.replays.choosing import Asked
+from batchmill.agents.replays.cron import ticks_around
 from batchmill.agents.replays.planning import ReplayError, plan_replay
 from batchmill.agents.replays.starting import skip_replay, start_replay
 from batchmill.agents.settings import Settings
@@ -31,14 +31,13 @@ from batchmill.schemas.promotion import ScheduleSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.strict_json import canonical_json, plain
 
-__all__ = ["LATE_SECONDS_MAX", "Scheduled", "Scheduler", "Tick", "cron_fault", "scheduled"]
+__all__ = ["LATE_SECONDS_MAX", "Scheduled", "Scheduler", "Tick", "scheduled"]
 
 #: a tick that was missed by more is not run any more
 LATE_SECONDS_MAX: Final = 6 * 3_600
 #: between two looks at the clock
 LOOK_SECONDS: Final = 10.0
 ACTOR: Final = "schedule"
-_MINUTE: Final = timedelta(minutes=1)
 
 _log = structlog.get_logger(__name__)
 
@@ -64,14 +63,6 @@ class Tick:
     found: ReplayRow | None  #: its run, if the tasks know it
 
 
-def cron_fault(text: str) -> str | None:
-    """Why nobody can tell when that is, or None."""
-    try:
-        return None if next(CronSim(text, datetime(2000, 1, 1, tzinfo=UTC)), None) else "it never comes"
-    except CronSimError as error:
-        return str(error)
-
-
 def scheduled(view: View, now_ms: int, job: str | None = None) -> list[Scheduled]:
     """Every schedule of the versions in force."""
     known = {row.run: row for row in replays(view, job)}
@@ -89,7 +80,7 @@ def _of_job(view: View, row: Job, now_ms: int, known: dict[str, ReplayRow]) -> I
         (row.job, row.version),
     )
     for schedule in spec.schedules:
-        at_ms, next_ms = _ticks(schedule.cron, now_ms)
+        at_ms, next_ms = ticks_around(schedule.cron, now_ms)
         last = None
         if at_ms is not None and at_ms > holds_from_ms:
             run = _run_name(row.job, schedule, at_ms)
@@ -97,19 +88,6 @@ def _of_job(view: View, row: Job, now_ms: int, known: dict[str, ReplayRow]) -> I
         yield Scheduled(
             job=row.job, version=row.version, paused=row.paused, schedule=schedule, last=last, next_ms=next_ms
         )
-
-
-def _ticks(cron: str, now_ms: int) -> tuple[int | None, int | None]:
-    """The newest that has come, and the next."""
-    now = datetime.fromtimestamp(now_ms / 1_000, UTC)
-    with suppress(CronSimError):
-        last = next(CronSim(cron, now.replace(second=0, microsecond=0) + _MINUTE, reverse=True), None)
-        return _ms(last), _ms(next(CronSim(cron, now), None))
-    return None, None  # whoever wrote it was told when it was linted
-
-
-def _ms(moment: datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1_000)
 
 
 def _run_name(job: str, schedule: ScheduleSpec, tick_ms: int) -> str:
