@@ -19,9 +19,11 @@ from batchmill.streams import (
     collecting,
     committing,
     granting,
+    items,
     lifecycle,
     normalizing,
     overseeing,
+    promoting,
     queueing,
     reverting,
     reviewing,
@@ -445,6 +447,23 @@ def _asks_out_of_order(right: Any) -> Any:
     return lambda cut, life: False
 
 
+def _asks_as_the_events_own(right: Any) -> Any:
+    """Items of a shadow version are no different from those of the version in force."""
+    return lambda *told: [Emit(replace(order.record, aside=False), order.key) for order in right(*told)]
+
+
+def _leaves_both_in_front(right: Any) -> Any:
+    """The life that answered until now does not know that another one does."""
+    del right
+    return lambda front, *, by, now_ms: [Put(front)]
+
+
+def _forgets_what_it_has(right: Any) -> Any:
+    """A promotion is about new events only."""
+    del right
+    return lambda view, sweep, life, now_ms: ("elsewhere", [])
+
+
 CHANGES = Scale(sources=8, changes=True)
 BLIND = Scale(sources=4, compares=False)
 LIMITED = Scale(stop_after=4)
@@ -483,7 +502,7 @@ BUGS = (
     Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers, MANY_SOURCES),
     Bug("cost counted twice", "cost_conserved", lifecycle, "_posted", _counts_cost_twice),
     Bug("cancel after commit", "committed_stays", stages.controlling, "sweep", _cancels_the_committed),
-    Bug("a new version reusing an old id", "id_never_reused", normalizing, "request_id", _forgets_the_version),
+    Bug("a new version reusing an old id", "id_never_reused", items, "request_id", _forgets_the_version),
     Bug("create retried blindly", "paid_once", stages.submitting, "todo", _creates_blindly),
     Bug("believing the first look", "paid_once", stages.submitting, "after_look", _adopts_nothing_and_gives_up_early),
     Bug("commit after cancel", "no_commit_after_cancel", committing, "end_if_unwanted", _commits_the_cancelled),
@@ -524,5 +543,8 @@ BUGS = (
         _counts_only_the_dead,
         PROSE,
     ),
+    Bug("a shadow that commits", "only_the_promoted_commit", normalizing, "_shadowed", _asks_as_the_events_own),
+    Bug("nobody steps back", "one_in_front", promoting, "set_aside", _leaves_both_in_front),
+    Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has, FEW_SOURCES),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

@@ -13,9 +13,10 @@ from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import Committed, DeadLetter, Excluded, WorkItem
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
-from batchmill.streams.accounting import Books, origin_key, place_of
+from batchmill.streams import view as read
+from batchmill.streams.accounting import Books, OriginKey, origin_key, place_of
 from batchmill.streams.limiting import Share, counts_of
-from batchmill.streams.versioning import promotion_of
+from batchmill.streams.versioning import promotions_of
 from tests.simulation.oracle import ATTEMPTS_MAX, SECOND, WRONG, agrees, answer_to, asked_as, sha256_of
 from tests.simulation.simulation import Story
 
@@ -42,7 +43,7 @@ def ends(story: Story) -> Iterator[str]:
     if not story.finished:
         yield "there is work left"
     for life in story.lives():
-        if life.status is Status.VALIDATED and life.reverted:
+        if life.status is Status.VALIDATED and (life.reverted or life.aside):
             continue
         if life.status not in {Status.COMMITTED, Status.FAILED_TERMINAL, Status.NEEDS_REVIEW}:
             yield f"{life.request_id} is {life.status}"
@@ -57,9 +58,13 @@ def never_lost(story: Story) -> Iterator[str]:
     raw = sum(len(story.world.log["raw", partition]) for partition in range(story.world.partitions))
     lives = {life.request_id: life for life in story.lives()}
     for life in lives.values():
-        books.is_in(origin_key(life.origin), place_of(life))
-    for record in _put_down(story):
-        _count(books, record, lives)
+        if not life.aside:
+            books.is_in(origin_key(life.origin), place_of(life))
+    again = _asked_again(story)
+    claimed = {origin_key(life.origin) for life in lives.values() if not life.aside} & again
+    for record in _put_down(story, again):
+        if origin_key(record.origin) not in claimed:  # else it has got a life after all
+            _count(books, record, lives)
     for task in story.tasks:
         for row in task.view.rows(Arrival.schema):
             assert isinstance(row, Arrival)
@@ -70,9 +75,17 @@ def never_lost(story: Story) -> Iterator[str]:
         yield "a place names a raw record that never came in"
 
 
-def _put_down(story: Story) -> list[Excluded | DeadLetter]:
-    """Every exclusion and letter; of a life that was put down for one event more than once, as one that was declined,
-    brought back and then superseded, the last.
+def _asked_again(story: Story) -> set[OriginKey]:
+    """Events that were read again, or that more than one version was asked about."""
+    versions: dict[OriginKey, set[str]] = {}
+    for item in _asked(story):
+        versions.setdefault(origin_key(item.origin), set()).add(item.version)
+    return {(0, *place) for place in story.worker.reread} | {key for key, told in versions.items() if len(told) > 1}
+
+
+def _put_down(story: Story, again: set[OriginKey]) -> list[Excluded | DeadLetter]:
+    """Every exclusion and letter; of an event that was put down more than once, as one whose life was declined, brought
+    back and then superseded, or that several versions were asked about, the last.
     """
     told: dict[object, tuple[int, Excluded | DeadLetter]] = {}
     for topic in ("excluded", "dead-letter"):
@@ -81,7 +94,10 @@ def _put_down(story: Story) -> list[Excluded | DeadLetter]:
                 record = entry.value
                 assert isinstance(record, Excluded | DeadLetter)
                 ended = record.reason is not Reason.DUPLICATE and record.request_id in story.undone
-                about = (record.request_id, record.origin) if ended else (topic, partition, offset)
+                about: object = (record.request_id, record.origin) if ended else (topic, partition, offset)
+                about = origin_key(record.origin) if origin_key(record.origin) in again else about
+                if record.aside:
+                    continue
                 if about not in told or told[about][0] < entry.at_ms:
                     told[about] = entry.at_ms, record
     return [record for _, record in told.values()]
@@ -89,6 +105,8 @@ def _put_down(story: Story) -> list[Excluded | DeadLetter]:
 
 def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life]) -> None:
     """An obituary is counted through its life, unless a newer event took the life over."""
+    if record.aside:
+        return  # another life answers for the event
     life = lives.get(record.request_id or "")
     if life is None or life.origin != record.origin:
         place = Place.EXCLUDED if info(record.reason).excluded else Place.DEAD_LETTERED
@@ -189,40 +207,69 @@ def limit_kept(story: Story) -> Iterator[str]:
 
 @law
 def newest_wins(story: Story) -> Iterator[str]:
-    """What a source's newest event asks for is what the sink holds, once it was committed."""
-    newest: dict[str, tuple[tuple[int, int], WorkItem]] = {}
-    order = {version: number for number, version in enumerate(_applied(story))}
+    """What stands in front for a source's newest event is what the sink holds, once it was committed."""
     cancelled = _cancelled_before(story)
+    newest: dict[str, int] = {}
     for item in _asked(story):
-        rank = (item.seq, order[item.version])
-        if item.origin.at_ms > cancelled and (item.source_id not in newest or rank > newest[item.source_id][0]):
-            newest[item.source_id] = (rank, item)
-    lives = {life.request_id: life for life in story.lives()}
-    for source_id, (_, item) in newest.items():
+        if item.origin.at_ms > cancelled and not item.aside:
+            newest[item.source_id] = max(newest.get(item.source_id, -1), item.seq)
+    answering: dict[str, list[Life]] = {}
+    for life in story.lives():
+        if life.job != SECOND and not life.aside and life.seq == newest.get(life.source_id):
+            answering.setdefault(life.source_id, []).append(life)
+    for source_id, lives in answering.items():
+        if len(lives) != 1 or lives[0].status is not Status.COMMITTED:
+            continue  # who came first on equal rank is not to be read off the topic
         held = story.sink.rows.get(source_id)
-        life = lives.get(item.request_id)
-        if life is None or life.status is not Status.COMMITTED or not _tells(story, item):
-            continue
-        if held is None or held.write.request_id != item.request_id:
-            yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {item.request_id}"
+        if held is None or held.write.request_id != lives[0].request_id:
+            yield f"{source_id}: the sink holds {held and held.write.request_id}, newest is {lives[0].request_id}"
 
 
-def _tells(story: Story, item: WorkItem) -> bool:
-    """Whether this is the newest without a tie: who came first on equal rank is not to be read off the topic."""
-    same = [each for each in _asked(story) if each.source_id == item.source_id and each.seq == item.seq]
-    return len({each.request_id for each in same}) == 1
+@law
+def one_in_front(story: Story) -> Iterator[str]:
+    """Of all versions' lives of one raw event one answers for it, and no other; none of a source stands behind it."""
+    fronts = Counter(origin_key(life.origin) for life in story.lives() if not life.aside)
+    yield from (f"{count} lives answer for {origin}" for origin, count in fronts.items() if count > 1)
+    for task in story.tasks:
+        for row in task.view.rows(Source.schema):
+            assert isinstance(row, Source)
+            front = task.view.get(Life.schema, row.request_id)
+            if isinstance(front, Life) and front.aside:
+                yield f"{row.key} is answered for by {front.request_id}, which stands aside"
 
 
-def _applied(story: Story) -> list[str]:
+@law
+def only_the_promoted_commit(story: Story) -> Iterator[str]:
+    """Nothing of a version is written before it is promoted."""
+    promoted = {promotion.version for promotion in promotions_of(_job(story))}
+    for record in _commits(story):
+        if record.version not in promoted:
+            yield f"{record.request_id} of {record.version} was committed, which never was promoted"
+
+
+@law
+def promotion_is_whole(story: Story) -> Iterator[str]:
+    """Whatever the version in force has for an event that another version answers for, it has in front."""
+    for task in story.tasks:
+        job = task.view.get(Job.schema, "sim")
+        assert isinstance(job, Job)
+        for life in (row for row in task.view.rows(Life.schema) if isinstance(row, Life)):
+            if not life.aside or life.version != job.version or life.status is Status.FAILED_TERMINAL:
+                continue
+            source = read.source(task.view, life.job, life.source_id)
+            front = None if source is None else read.life(task.view, source.request_id)
+            if front is not None and front.origin == life.origin and front.version != life.version:
+                yield f"{life.request_id} has an answer for {life.origin}, and {front.version} stands in front"
+
+
+def _job(story: Story) -> Job:
     job = story.tasks[0].view.get(Job.schema, "sim")
     assert isinstance(job, Job)
-    return sorted(json.loads(job.versions_json), key=lambda version: promotion_of(job, version))
+    return job
 
 
 def _cancelled_before(story: Story) -> int:
-    job = story.tasks[0].view.get(Job.schema, "sim")
-    assert isinstance(job, Job)
-    return job.cancelled_before_ms or 0
+    return _job(story).cancelled_before_ms or 0
 
 
 @law

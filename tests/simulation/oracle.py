@@ -37,6 +37,7 @@ from batchmill.schemas.jobs import (
     RuleSpec,
     ScoringSpec,
 )
+from batchmill.schemas.promotion import GateSpec
 
 Prefer = Literal["batch", "online", "auto"]
 #: by checks of the answer alone; by rules over the input too, and two people; by a second job on top of that
@@ -126,6 +127,7 @@ def spec_of(
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
         breaker=breaker,
         commit=CommitSpec(stop_after=stop_after),
+        gate=GateSpec(live_sample=0.5),
     )
 
 

@@ -15,7 +15,7 @@ from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.status import Status
 from batchmill.schemas.versions import version_of
-from batchmill.streams import controlling, limiting, reverting
+from batchmill.streams import controlling, limiting, promoting, reverting
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.scoring import actor_of
 from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
@@ -240,7 +240,7 @@ def _waiting(story: Story) -> bool:
             return True
         if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
             return True
-        if reverting.under_way(task.view):
+        if reverting.under_way(task.view) or promoting.sweeps(task.view):
             return True
     return False
 
@@ -299,13 +299,19 @@ class _Operator:
         cancels = ("cancel",) if story.world.chance.random() < 0.3 else ()
         budgets = ("raise", "raise", "lower") if specs[0].budget is not None else ()
         goes = ("go",) if specs[0].commit.stop_after is not None else ()
-        self.habits = ("pause", "resume", "resume", "approve", "approve", "apply", *cancels, *budgets, *goes)
+        versions = ("apply", "apply", "promote", "promote", "reread", "reread", "reject")
+        self.habits = ("pause", "resume", "resume", "approve", "approve", *versions, *cancels, *budgets, *goes)
 
     def meddle(self) -> None:
         match self.story.world.chance.choice(self.habits):
             case "apply":
                 self.version = 1
                 self.command("apply", version=1)
+            case "promote" | "reject" as command:
+                spec = self.story.world.chance.choice(self.specs)
+                self._issue(command, spec.job, version_of(spec), "{}")
+            case "reread":
+                self.reread()
             case "raise":
                 self.raise_budget(self.story.budgets[-1] * 3 // 2)
             case "lower":
@@ -314,6 +320,14 @@ class _Operator:
                 self.go()
             case command:
                 self.command(command)
+
+    def reread(self) -> None:
+        """Have a stretch of raw read again under whatever version is in force by then."""
+        world = self.story.world
+        partition = world.chance.randrange(world.partitions)
+        last = len(world.log["raw", partition])
+        first = world.chance.randrange(last + 1)
+        self.story.worker.rereads += [(partition, offset) for offset in range(first, min(last, first + 8))]
 
     def go(self) -> None:
         self.story.goes += 1
@@ -335,7 +349,8 @@ class _Operator:
         """Apply the same version with another budget; lower ones too."""
         self.story.budgets.append(nanos)
         self.specs = [replace(spec, budget=BudgetSpec(job_nanos=nanos)) for spec in self.specs]
-        self.command("apply", version=self.version)
+        for number in range(self.version + 1):
+            self.command("apply", version=number)
 
     def command(self, command: str, *, version: int | None = None, body_json: str = "{}") -> None:
         if version is not None:

@@ -19,10 +19,13 @@ from batchmill.streams import (
     collecting,
     committing,
     controlling,
+    events,
     granting,
     hastening,
+    items,
     limiting,
     normalizing,
+    promoting,
     queueing,
     refusing,
     retrying,
@@ -32,6 +35,7 @@ from batchmill.streams import (
     sealing,
     submitting,
     validating,
+    versioning,
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
@@ -48,13 +52,14 @@ from batchmill.streams.ports import (
 )
 from batchmill.streams.sinks import SINKS
 from batchmill.streams.submitting import Todo
+from batchmill.streams.unusable import Unusable
 from tests.simulation.provider import OUTPUT_TOKEN_NANOS, PRICES, SimProvider, price
 from tests.simulation.sink import SimSink
 from tests.simulation.world import Killed, SimTask, World
 
 __all__ = ["EFFECTS", "TOPICS", "Worker", "raw_record"]
 
-LIMITS = normalizing.RawLimits()
+LIMITS = events.RawLimits()
 POLLS = collecting.PollSchedule(wait_ms_min=2_000, wait_ms_max=20_000)
 GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
@@ -90,6 +95,9 @@ class Worker:
     unintended: list[str] = field(default_factory=list)
     #: writes first asked of the sink for lives whose cancellation was known
     late_writes: list[str] = field(default_factory=list)
+    #: places in raw that are to be read again
+    rereads: list[tuple[int, int]] = field(default_factory=list)
+    reread: set[tuple[int, int]] = field(default_factory=set)  #: those that were
     #: chunks a step is under way for, by loop: each of the two loops begins one step of a chunk at a time
     busy: set[str] = field(default_factory=set)
     _inside: bool = False
@@ -110,7 +118,7 @@ class Worker:
         try:
             for consume in TOPICS.values():
                 consume(self, task, 3)
-            for name in ("sealing", "sweep", "retry", "judge", "commit", "change", "dispatch", "poll"):
+            for name in ("sealing", "sweep", "promote", "retry", "judge", "commit", "change", "dispatch", "poll"):
                 EFFECTS[name](self, task)
         finally:
             self._inside = False
@@ -170,7 +178,7 @@ def controller(worker: Worker, task: SimTask, limit: int) -> bool:
     for offset, entry in found:
         if entry.value.command in reverting.COMMANDS:
             task.apply(reverting.change_command(task.view, entry.value, offset))
-        else:
+        elif controlling.refusal(task.view, entry.value) is None:
             task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
     return bool(found)
 
@@ -265,6 +273,46 @@ def sweep(worker: Worker, task: SimTask) -> bool:
         task.apply(orders)
         did = did or bool(orders)
     return did
+
+
+def promote(worker: Worker, task: SimTask) -> bool:
+    under_way = promoting.sweeps(task.view)
+    for each in under_way:
+        lives, after = promoting.next_cut(task.view, each)
+        outcomes: list[str] = []
+        for life in lives:
+            outcome, orders = promoting.come_forward(task.view, each, life, worker.world.now_ms)
+            task.apply(orders)
+            outcomes.append(outcome)
+        task.apply(promoting.carried_on(task.view, after, outcomes))
+    return bool(under_way)
+
+
+def reread(worker: Worker, task: SimTask) -> bool:
+    """Raw events that an operator wants to have read again, as a replay does it."""
+    due = {(task.partition, offset) for offset in range(task.read["raw"])}  # none before it was read at all
+    here = sorted(due.intersection(worker.rereads))
+    worker.rereads = [place for place in worker.rereads if place not in due]
+    for _, offset in here:
+        worker.reread.add((task.partition, offset))
+        entry = worker.world.log["raw", task.partition][offset]
+        raw = raw_record(task, offset, entry.value, entry.at_ms)
+        waits = f"{raw.origin.generation}/{raw.origin.offset:016d}"
+        if task.view.get(Arrival.schema, waits) is not None:
+            continue  # it will be taken up for the first time
+        try:
+            event = events.decoded(raw, LIMITS, None)
+        except Unusable:
+            continue
+        row = read.job(task.view, event.job or "")
+        job = None if row is None else task.jobs.of(row)
+        if row is None or job is None:
+            continue
+        number = versioning.promotion_of(row, row.version)
+        standing = items.Standing(promotion=number, run_id="replay:again", replayed=True)
+        item = items.item_of(job, event, raw, standing, LIMITS)
+        task.apply([Emit(item, item.request_id.encode())])
+    return bool(here)
 
 
 def write(worker: Worker, task: SimTask) -> bool:
@@ -453,6 +501,8 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "dispatch": dispatch,
     "poll": poll,
     "sweep": sweep,
+    "promote": promote,
+    "reread": reread,
     "judge": judge,
     "commit": write,
     "change": change,

@@ -12,14 +12,15 @@ from batchmill.schemas.state import Chunk, Job
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
-from batchmill.streams.controlling import control, jobs, knows_version, promotion_of, refusal, sweep
+from batchmill.streams.controlling import control, jobs, knows_version, refusal, sweep
+from batchmill.streams.versioning import former_of, promotion_of, shadows_of
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out
 from tests.streams.rows import NOW_MS, make_chunk, make_job, make_life, make_source, put_rows
 
 
-def told(view: MemoryView, command: str, *, name: str = "c1", at_ms: int = NOW_MS, **changes: Any) -> list[Any]:
-    order = Control(
+def a_command(command: str, name: str, **changes: Any) -> Control:
+    return Control(
         **{
             "command_id": name,
             "command": command,
@@ -31,7 +32,10 @@ def told(view: MemoryView, command: str, *, name: str = "c1", at_ms: int = NOW_M
             **changes,
         }
     )
-    return carry_out(view, control(view, order, at_ms, NOW_MS))
+
+
+def told(view: MemoryView, command: str, *, name: str = "c1", at_ms: int = NOW_MS, **changes: Any) -> list[Any]:
+    return carry_out(view, control(view, a_command(command, name, **changes), at_ms, NOW_MS))
 
 
 def job(view: MemoryView) -> Job:
@@ -55,13 +59,24 @@ def test_the_first_version_becomes_the_job() -> None:
     assert jobs(view) == [job(view)]
 
 
-def test_a_later_version_is_active_and_ranks_above_the_earlier_one() -> None:
+def test_a_later_version_is_tried_out_until_it_is_promoted_and_then_ranks_above_the_earlier_one() -> None:
     view = put_rows(make_job(paused=True))
-    told(view, "apply", version="v2", body_json="{}")
-    assert (job(view).version, job(view).paused) == ("v2", True)
+    told(view, "apply", version="v2", body_json='{"gate":{"live_sample":0.25}}')
+    assert (job(view).version, job(view).paused) == ("v1", True)
+    assert dict(shadows_of(job(view))) == {"v2": 0.25}
+    told(view, "promote", name="c2", version="v2")
+    assert (job(view).version, dict(shadows_of(job(view)))) == ("v2", {})
     assert (promotion_of(job(view), "v1"), promotion_of(job(view), "v2")) == (0, 1)
-    told(view, "apply", name="c2", version="v1", body_json="{}")
-    assert (job(view).version, promotion_of(job(view), "v2")) == ("v1", 1)
+    told(view, "promote", name="c3", version="v1")
+    assert (job(view).version, former_of(job(view))) == ("v1", "v2")
+    assert (promotion_of(job(view), "v1"), promotion_of(job(view), "v2")) == (2, 1)
+
+
+def test_a_version_that_nobody_applied_is_neither_promoted_nor_rejected_and_the_one_in_force_is_not_rejected() -> None:
+    view = put_rows(make_job())
+    for command, version in (("promote", "v9"), ("reject", "v9"), ("reject", "v1"), ("promote", None)):
+        assert refusal(view, a_command(command, "c9", version=version)) is not None, (command, version)
+    assert refusal(view, a_command("promote", "c9", version="v1")) is None
 
 
 def test_a_version_brings_along_what_it_does_not_name() -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "PROMOTE",
     "REJECT",
     "Sweep",
+    "answers_for",
     "bring_forward",
     "carried_on",
     "come_forward",
@@ -149,18 +150,19 @@ def come_forward(view: StateView, sweep: Sweep, life: Life, now_ms: int) -> tupl
     if sweep.kind == REJECT:
         return _ended(view, sweep, life, now_ms)
     source = read.source(view, life.job, life.source_id)
-    front = None if source is None else read.life(view, source.request_id)
-    if source is None or front is None or front.origin != life.origin or _is_measurement(life):
-        return "elsewhere", []
-    if front.version == life.version:
+    if source is None or not answers_for(view, life, source):
         return "elsewhere", []
     if life.status is Status.FAILED_TERMINAL:
         return "failed", []
     return "done", bring_forward(view, life, source, sweep.number, now_ms)
 
 
-def _is_measurement(life: Life) -> bool:
-    return life.epoch > 0 and life.status is not Status.COMMITTED
+def answers_for(view: StateView, life: Life, source: Source) -> bool:
+    """Whether a life aside is about the very event that another version's life answers for in front of it."""
+    front = read.life(view, source.request_id)
+    is_measurement = life.epoch > 0 and life.status is not Status.COMMITTED
+    same_event = front is not None and front.origin == life.origin and front.version != life.version
+    return same_event and not is_measurement
 
 
 def _ended(view: StateView, sweep: Sweep, life: Life, now_ms: int) -> tuple[str, list[Order]]:

@@ -27,8 +27,9 @@ from batchmill.streams.dead_lettering import key_of_source
 from batchmill.streams.facts import AnswerFound, BroughtForward, Recalled, Redriven, Superseded
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
-from batchmill.streams.promoting import set_aside
+from batchmill.streams.promoting import answers_for, bring_forward, set_aside
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.versioning import promotion_of
 from batchmill.streams.view import StateView
 
 __all__ = ["STORE_NONCE", "arrive", "from_store", "recall"]
@@ -47,6 +48,8 @@ def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list
     source = read.source(view, item.job, item.source_id)
     if item.seq_from_log and source is not None and source.raw_partition != item.origin.partition:
         return [_moved_source(item, source, now_ms)]
+    if item.replayed and _is_outdated(view, item):
+        return []
     known = read.life(view, item.request_id)
     if known is not None and not known.aside:
         return _known(view, known, item, source, now_ms)
@@ -57,6 +60,14 @@ def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list
     if known is not None:
         return _forward(view, known, item, source, now_ms)
     return _new(view, item, offset, source, now_ms)
+
+
+def _is_outdated(view: StateView, item: WorkItem) -> bool:
+    """Another version was promoted since the event was read again: it has answers of its own, or a replay of its own."""
+    job = read.job(view, item.job)
+    if job is None or job.version == item.version or not knows_version(view, item.job, item.version):
+        return False
+    return promotion_of(job, job.version) > item.promotion
 
 
 def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
@@ -207,7 +218,12 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
         return []
     answer = read.stored_answer(view, item.ask_key)
     life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
-    return [Put(life), Wake("sealing" if answer is None else "stored")]
+    job, source = read.job(view, item.job), read.source(view, item.job, item.source_id)
+    woken = Wake("sealing" if answer is None else "stored")
+    if job is not None and job.version == item.version and source is not None and answers_for(view, life, source):
+        # its version was promoted while the item was on the way
+        return [*bring_forward(view, life, source, promotion_of(job, item.version), now_ms), woken]
+    return [Put(life), woken]
 
 
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
