@@ -5,10 +5,13 @@ each task's part is a file of the payload store with one `Line` for each raw eve
 far the task has got; it is put in the same transaction as the work items of a cut, so a crash repeats a cut as a whole
 or not at all. Nothing here guards money: a request that is known is not made again, whatever was selected.
 
+A run that *writes* asks nothing: it names requests of the task itself, and what of them is committed and still the
+newest is written once more, at the place that the job names by now.
+
 A run in front answers for its events at the number of the promotion that was in force when it was commanded. A fresh
-one is a promotion of the same version for that, in every task at the same command, so that its answers outrank the
-former ones; once anything else is promoted, the run is overtaken. A run aside is asked and judged, and nothing of it is
-written.
+one, and one that writes, is a promotion of the same version for that, in every task at the same command, so that what
+comes of it outranks what was there; once anything else is promoted, the run is overtaken. A run aside is asked and
+judged, and nothing of it is written.
 
 What one version makes of an event is `items`. What its filter or schema does not take is counted and no letter: the
 event is accounted for already. Whatever has to be looked up for a question (tools, retrieval) belongs into `_again`.
@@ -25,18 +28,20 @@ from typing import Any, Final
 import orjson
 
 from batchmill.schemas.records import Control, WorkItem
-from batchmill.schemas.state import Chunk, Job, Meta
-from batchmill.schemas.status import ChunkState
+from batchmill.schemas.state import Chunk, Job, Life, Meta, Source
+from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import RawLimits, decoded, header
+from batchmill.streams.facts import BroughtForward
 from batchmill.streams.index import RERUN_ROWS
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.quoting import cost_of
+from batchmill.streams.settling import moved
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import knows, promoted, promotion_of
 from batchmill.streams.view import StateView
@@ -49,6 +54,7 @@ __all__ = [
     "STEERS",
     "TRIES_MAX",
     "Fate",
+    "Kind",
     "Line",
     "Next",
     "Part",
@@ -70,6 +76,7 @@ __all__ = [
     "start_body",
     "steer_body",
     "under_way",
+    "write_cut",
 ]
 
 COMMAND: Final = "rerun"
@@ -115,6 +122,13 @@ STEERS: Final[Mapping[str, tuple[frozenset[RunState], RunState]]] = {
 }
 
 
+class Kind(StrEnum):
+    """What a run does again."""
+
+    ASK = "ask"
+    WRITE = "write"
+
+
 class Fate(StrEnum):
     """What became of one line."""
 
@@ -125,6 +139,8 @@ class Fate(StrEnum):
     CANCELLED = "cancelled"  #: the job was cancelled after it
     FOREIGN = "foreign"  #: an event of another job, or a benchmark record
     UNREADABLE = "unreadable"  #: of the part
+    WRITTEN = "written"  #: once more
+    LEFT = "left"  #: not committed, or not the newest: not written again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +171,7 @@ class Progress:
     version: str
     at_ms: int  #: when the command was appended
     part: Part
+    kind: Kind = Kind.ASK
     aside: bool = False
     promotion: int = 0
     state: RunState = RunState.RUNNING
@@ -174,8 +191,10 @@ class Progress:
 # -- the part ----------------------------------------------------------------------------------------------------------
 
 
-def line_of(line: Line) -> bytes:
-    """A line of a part."""
+def line_of(line: Line | str) -> bytes:
+    """A line of a part; of one that is written: a request id."""
+    if isinstance(line, str):
+        return line.encode("ascii") + b"\n"
     return orjson.dumps([line.offset, line.epoch, line.known], option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -201,6 +220,7 @@ def start_body(
     *,
     run: str,
     parts: Mapping[int, Part],
+    kind: Kind = Kind.ASK,
     aside: bool = False,
     fresh: bool = False,
     epoch: int = 0,
@@ -211,6 +231,7 @@ def start_body(
     """The body of a command that starts a run. `selection` is for people: how it was chosen, and the counts."""
     told = {
         "run": run,
+        "kind": kind,
         "aside": aside,
         "fresh": fresh,
         "epoch": epoch,
@@ -243,6 +264,8 @@ def fault(job: Job | None, version: str | None, body: Mapping[str, Any]) -> str 
         return "it names a version that was not applied"
     if not body.get("aside") and version != job.version:
         return "the version is not in force: promote it first, or let its answers stand aside"
+    if body.get("kind", Kind.ASK) not in set(Kind) or (body.get("kind") == Kind.WRITE and body.get("aside")):
+        return f"`kind` is expected to be one of {', '.join(Kind)}; what stands aside is not written"
     parts = body.get("parts")
     if not isinstance(parts, dict) or not all(_is_part(part) for part in parts.values()):
         return "`parts` is expected to name a part {uri, lines, per_second, max_nanos} by partition"
@@ -272,9 +295,9 @@ def _started(
     view: StateView, job: Job, command: Control, body: Mapping[str, Any], partition: int, at_ms: int
 ) -> list[Order]:
     assert command.version is not None, "a run without a version was refused"
-    aside, parts = bool(body.get("aside")), body["parts"]
+    aside, kind, parts = bool(body.get("aside")), Kind(body.get("kind", Kind.ASK)), body["parts"]
     orders: list[Order] = []
-    if body.get("fresh") and not aside and parts:
+    if parts and not aside and (body.get("fresh") or kind is Kind.WRITE):
         job = promoted(job, job.version, at_ms=command.issued_at_ms, command_id=command.command_id)
         orders.append(Put(job))
     told = parts.get(str(partition))
@@ -287,6 +310,7 @@ def _started(
         version=command.version,
         at_ms=at_ms,
         part=part,
+        kind=kind,
         aside=aside,
         promotion=0 if aside else promotion_of(job, command.version),
         state=state,
@@ -327,8 +351,8 @@ def current(view: StateView, run: str) -> Progress | None:
 def progress_of(name: str, value_json: str) -> Progress:
     """A run from its row, here or in the read model."""
     told = json.loads(value_json)
-    part, state = Part(**told.pop("part")), RunState(told.pop("state"))
-    return Progress(run=name.removeprefix(RERUN_ROWS), part=part, state=state, **told)
+    part, state, kind = Part(**told.pop("part")), RunState(told.pop("state")), Kind(told.pop("kind"))
+    return Progress(run=name.removeprefix(RERUN_ROWS), part=part, state=state, kind=kind, **told)
 
 
 def _found(view: StateView, run: str) -> Progress | None:
@@ -364,8 +388,8 @@ def next_of(view: StateView, progress: Progress, jobs: CompiledJobs) -> tuple[Ne
         return Next.WAIT, []
     if progress.done >= progress.part.lines:
         return Next.END, ended(progress, RunState.DONE)
-    compiled = _compiled(job, progress, jobs)
-    return (Next.WAIT if _is_full(view, compiled) else Next.READ), []
+    full = progress.kind is Kind.ASK and _is_full(view, _compiled(job, progress, jobs))
+    return (Next.WAIT if full else Next.READ), []
 
 
 def ended(progress: Progress, state: RunState, note: str = "") -> list[Order]:
@@ -446,6 +470,32 @@ def rerun_cut(
         counts=dict(fates),
     )
     return [*orders, Put(after.row)]
+
+
+def write_cut(
+    view: StateView, progress: Progress, requests: Sequence[str], *, size_bytes: int, now_ms: int
+) -> list[Order]:
+    """Let the next requests of the part be written once more, at the run's promotion."""
+    fates: Counter[str] = Counter(progress.counts)
+    orders: list[Order] = []
+    for request_id in requests:
+        life = read.life(view, request_id)
+        source = None if life is None else read.source(view, life.job, life.source_id)
+        if life is None or source is None or not _is_written(life, source, progress):
+            fates[Fate.LEFT] += 1
+            continue
+        fates[Fate.WRITTEN] += 1
+        orders.append(Put(moved(life, BroughtForward(seq=source.seq, promotion=progress.promotion), now_ms)))
+    done, at_byte = progress.done + len(requests), progress.at_byte + size_bytes
+    after = replace(progress, done=done, at_byte=at_byte, tries=0, counts=dict(fates))
+    return [*orders, Put(after.row), Wake("commit")]
+
+
+def _is_written(life: Life, source: Source, progress: Progress) -> bool:
+    """What the sink holds of the source's newest event, under the run's version."""
+    in_front = source.request_id == source.committed_request_id == life.request_id and not life.aside
+    ours = (life.job, life.version) == (progress.job, progress.version)
+    return in_front and ours and life.status is Status.COMMITTED and life.promotion < progress.promotion
 
 
 def _again(

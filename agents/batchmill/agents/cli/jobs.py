@@ -286,8 +286,8 @@ def _say_of_place(here: Door, active: "AppliedVersion | None", loaded: "LoadedJo
     same = active is not None and active.version == loaded.version
     if active is not None and same and place_fingerprint(active.spec) != place_fingerprint(loaded.spec):
         here.say(
-            f"only the place changed: later commits go there; `batchmill commits replay --job {loaded.spec.job}` writes"
-            " what is committed once more, without asking anything"
+            f"only the place changed: later commits go there; `batchmill replay --job {loaded.spec.job} --write` writes"
+            " what is committed there, too, without asking anything"
         )
 
 

@@ -57,6 +57,10 @@ def replay(
     version: Annotated[str | None, typer.Option(help="A frozen version; default: the one in force.")] = None,
     aside: Annotated[bool, typer.Option("--aside", help="Ask and judge only: nothing of it is written.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, whatever was answered before.")] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Ask nothing: write what is committed once more, at the place of now."),
+    ] = False,
     run: Annotated[str | None, typer.Option(help="Name of this run; default: a new one.")] = None,
     execute: Annotated[bool, EXECUTE] = False,
     wait: Annotated[float, wait_option] = _WAIT_SECONDS,
@@ -73,6 +77,7 @@ def replay(
       batchmill replay --job triage
       batchmill replay --job triage --select stale --rate 50 --max-cost 20 --execute
       batchmill replay --job triage --version abcdefghijklmnop --select all --sample 500 --execute
+      batchmill replay --job triage --write --execute
       batchmill replay --job triage --select 'record.confidence < 0.6 && output.label == "other"'
     """
     if context.invoked_subcommand is not None:
@@ -93,7 +98,7 @@ def replay(
         raise CommandError(f"--run {name[:130]}: 1 to 120 letters, digits, '.', '_', ':', '/' or '-'", ExitCode.USAGE)
     asked = Asked(
         job=job,
-        select=select,
+        select="all" if write and select == "stale" else select,
         since_ms=None if since is None else moment_ms(since, now_ms, option="--since"),
         until_ms=None if until is None else moment_ms(until, now_ms, option="--until"),
         ranges=tuple(_range(text) for text in offsets or ()),
@@ -104,6 +109,7 @@ def replay(
         version=version,
         aside=aside,
         fresh=fresh,
+        write=write,
     )
     asyncio.run(_replay(here, asked, name, now_ms, execute=execute, wait=wait, actor=actor, json=json))
 
@@ -362,9 +368,10 @@ def _sentences(plan: "Plan") -> list[str]:
         said.append(f"only rules changed: {free:,} stored answers are judged again, 0 requests")
     if total and already == total:
         said.append(
-            "nothing to ask: all of them were asked under this version already. If only the place changed,"
-            " `batchmill commits replay` writes what is committed once more"
+            "nothing to ask: all of them were asked under this version already. If only the place changed, say --write"
         )
+    if written := plan.count(Way.WRITTEN):
+        said.append(f"{written:,} are written once more, at the place that the job names now; 0 requests")
     seconds = plan.seconds
     if seconds is not None and plan.handed:
         said.append(f"reading takes about {seconds:,.0f} s at {plan.asked.per_second:g} records a second")

@@ -46,6 +46,7 @@ class Asked:
     version: str | None = None  #: None: the one in force
     aside: bool = False
     fresh: bool = False
+    write: bool = False  #: nothing is asked: what is committed is written once more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +133,12 @@ def candidates(view: View, asked: Asked, selecting: Selecting) -> Iterator[Candi
     joined = _FRONT + (_NEWEST if selecting.by_source else "")
     meaning = _MEANING.get(asked.select, _NOT_ENDED)
     front = f"{joined} WHERE l.job = :job AND NOT l.aside AND l.origin_generation = :generation AND {meaning}"
+    if asked.write:
+        front += f" AND l.status = '{Status.COMMITTED}' AND l.version = :target AND NOT l.reverted"
     queries = [front]
-    if asked.select != "stale":
+    if asked.select != "stale" and not asked.write:
         queries.append(_DEAD_LETTERS)
-    if asked.select not in {"stale", "failed"}:
+    if asked.select not in {"stale", "failed"} and not asked.write:
         queries.append(_FILTERED)
     for query in queries:
         yield from view.each(Candidate, f"SELECT * FROM ({query}) WHERE {narrowed} ORDER BY partition, offset", bound)

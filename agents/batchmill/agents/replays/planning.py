@@ -26,7 +26,6 @@ from batchmill.agents.settings import Settings
 from batchmill.agents.topics import KafkaUnreachableError
 from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.jobs import JobSpec
-from batchmill.schemas.records import Control
 from batchmill.schemas.state import Job
 from batchmill.schemas.status import Status
 from batchmill.schemas.versions import ask_fingerprint
@@ -37,7 +36,7 @@ from batchmill.streams.events import RawLimits, decoded
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.quoting import cost_of
-from batchmill.streams.rerunning import COMMAND, Line
+from batchmill.streams.rerunning import COMMAND, Line, line_of
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import knows, promotions_of
 
@@ -76,10 +75,11 @@ class Way(StrEnum):
     ALREADY = "nothing: asked already"  #: the same request
     REDRIVEN = "redriven"  #: a failure under the version itself
     GONE = "gone from the log"
+    WRITTEN = "written again"  #: as it is committed
 
 
 #: what costs nothing
-_FREE: Final = frozenset({Way.JUDGED, Way.ALREADY, Way.GONE})
+_FREE: Final = frozenset({Way.JUDGED, Way.ALREADY, Way.GONE, Way.WRITTEN})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,8 +102,8 @@ class Plan:
     in_force: str
     epoch: int  #: of a fresh one; 0 else
     groups: Mapping[tuple[str, str, Way], Group]  #: by version, status and way
-    lines: Mapping[int, Sequence[Line]]  #: what is handed over, by raw partition, in order of offset
-    most_nanos: Mapping[int, int]  #: at most, by raw partition
+    lines: Mapping[int, Sequence[Line | str]]  #: what is handed over, by task, in order
+    most_nanos: Mapping[int, int]  #: at most, by task
     redriven: Sequence[str]  #: requests
     sampled_from: int  #: as many had been chosen before the sample was drawn
     strata: Mapping[str, int] = field(default_factory=dict)  #: of the sample, by class
@@ -121,7 +121,7 @@ class Plan:
 
     @property
     def handed(self) -> int:
-        """Raw events that are read again."""
+        """Raw events that are read again, or requests that are written."""
         return sum(len(lines) for lines in self.lines.values())
 
     @property
@@ -170,6 +170,8 @@ async def plan_replay(settings: Settings, view: View, asked: Asked, *, prices: P
         raise ReplayError(
             f"job {asked.job} has no version {target}; see `batchmill job show {asked.job}`", missing=True
         )
+    if asked.write and (asked.aside or asked.fresh or target != row.version):
+        raise ReplayError("what is written again is the version in force: not aside, not fresh, and nothing is asked")
     if target != row.version and not asked.aside:
         asked = replace(asked, aside=True)
     async with opened(settings) as bodies:
@@ -238,23 +240,26 @@ class _Planning:
     async def _epochs(self) -> tuple[Mapping[str, int], int]:
         """The epochs that commands have given out, by command, and the next that is free."""
         most = self._view.number("SELECT MAX(epoch) FROM lives WHERE job = ?", (self._asked.job,))
+        sql = "SELECT command_id, body_json FROM commands WHERE job = ? AND command = ? AND partition = 0"
+        rows = self._view.rows(sql, (self._asked.job, COMMAND))
+        given = {row["command_id"]: _epoch_of(row["body_json"]) for row in rows}
         try:
             commands = await read_commands(self._settings, self._asked.job)
         except (KafkaUnreachableError, KafkaConnectionError):
             self._notes.append("no Kafka broker answers: what the read model has not heard of is not known")
-            return {}, most + 1
-        given = {each.command_id: _epoch_of(each) for each in commands if each.command == COMMAND}
+            return given, max([most, *given.values()]) + 1
+        given |= {each.command_id: _epoch_of(each.body_json) for each in commands if each.command == COMMAND}
         return given, max([most, *given.values()]) + 1
 
     def _refreshed(self, epochs: Mapping[str, int]) -> tuple[int, int]:
         """The promotion from which the target's answers are fresh, and the epoch of those; -1: it was never refreshed.
 
-        A version that follows itself was promoted for a fresh start.
+        A version that follows itself was promoted for a fresh start, or for being written again: that has no epoch.
         """
         promotions = promotions_of(self._row)
         for before, each in reversed(list(pairwise(promotions))):
-            if each.version == before.version == self._target:
-                return each.number, epochs.get(each.command_id, 0)
+            if each.version == before.version == self._target and epochs.get(each.command_id):
+                return each.number, epochs[each.command_id]
         return -1, 0
 
     def _line(
@@ -281,6 +286,8 @@ class _Planning:
         known: Mapping[tuple[int, int, int], str],
         first: Mapping[int, int],
     ) -> tuple[Line, Way]:
+        if self._asked.write:
+            return line, Way.WRITTEN
         own = row.version == self._target and row.status is Status.FAILED_TERMINAL and not self._asked.fresh
         if own and not self._asked.aside and self._asked.select != "all":
             return line, Way.REDRIVEN
@@ -395,14 +402,16 @@ class _Planning:
         costed = self._job.costed_by(self._prices)
         cost = cache(lambda tokens: cost_of(tokens, self._job, costed))
         groups: dict[tuple[str, str, Way], Group] = {}
-        lines: dict[int, list[Line]] = {}
+        lines: dict[int, list[Line | str]] = {}
         most: Counter[int] = Counter()
         redriven: list[str] = []
         for row, line, way in placed:
             status = "" if row.status is None else row.status.value
             group = groups.setdefault((row.version or "", status or f"no request: {row.reason}", way), Group())
             group.count += 1
-            if way is Way.REDRIVEN and row.request_id is not None:
+            if way is Way.WRITTEN and row.request_id is not None:
+                lines.setdefault(row.task, []).append(row.request_id)
+            elif way is Way.REDRIVEN and row.request_id is not None:
                 redriven.append(row.request_id)
             elif way is not Way.GONE:
                 lines.setdefault(row.partition, []).append(line)
@@ -422,7 +431,7 @@ class _Planning:
             in_force=self._row.version,
             epoch=epoch,
             groups=groups,
-            lines={partition: sorted(each, key=lambda line: line.offset) for partition, each in lines.items()},
+            lines=lines,
             most_nanos=most,
             redriven=redriven,
             sampled_from=sampled_from,
@@ -470,13 +479,13 @@ def _class(row: Candidate, label: str | None, output: Any) -> str:
     return f"{row.version or '-'}/{told}"
 
 
-def _epoch_of(command: Control) -> int:
-    body = orjson.loads(command.body_json)
+def _epoch_of(body_json: str) -> int:
+    body = orjson.loads(body_json)
     epoch = body.get("epoch") if isinstance(body, dict) else None
     return epoch if type(epoch) is int else 0
 
 
-def selection_sha256(lines: Mapping[int, Sequence[Line]]) -> str:
+def selection_sha256(lines: Mapping[int, Sequence[Line | str]]) -> str:
     """Names the whole list."""
-    told = {str(partition): [[each.offset, each.epoch] for each in part] for partition, part in sorted(lines.items())}
+    told = {str(task): [content_sha256(line_of(each)) for each in part] for task, part in sorted(lines.items())}
     return content_sha256(orjson.dumps(told))

@@ -21,6 +21,7 @@ from batchmill.streams.rerunning import (
     COMMAND,
     OVER,
     STEERS,
+    Kind,
     Line,
     Part,
     line_of,
@@ -44,6 +45,7 @@ async def start_replay(settings: Settings, plan: Plan, *, run: str, actor: str, 
     body = start_body(
         run=run,
         parts=parts,
+        kind=Kind.WRITE if plan.asked.write else Kind.ASK,
         aside=plan.asked.aside,
         fresh=plan.asked.fresh,
         epoch=plan.epoch,
@@ -120,7 +122,7 @@ def _share(plan: Plan, partition: int) -> int:
     return allowed * len(plan.lines[partition]) // plan.handed
 
 
-async def _content(lines: Sequence[Line]) -> AsyncIterator[bytes]:
+async def _content(lines: Sequence[Line | str]) -> AsyncIterator[bytes]:
     for start in range(0, len(lines), _LINES_AT_ONCE):
         yield b"".join(line_of(line) for line in lines[start : start + _LINES_AT_ONCE])
 

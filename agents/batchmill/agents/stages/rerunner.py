@@ -1,4 +1,4 @@
-"""raw -> normalized, once more: the effect of replays.
+"""raw -> normalized, once more, and validated -> committed: the effect of replays.
 
 What lives here: bringing this task's part of a run out of the payload store, reading its raw events, in cuts, at the
 run's pace. What must not: which events are read, or what becomes of one (`streams.rerunning`). A part that is not in
@@ -22,6 +22,7 @@ from batchmill.streams.orders import Order
 from batchmill.streams.rerunning import (
     CUT_LINES,
     LINE_BYTES_MAX,
+    Kind,
     Line,
     Next,
     Progress,
@@ -34,6 +35,7 @@ from batchmill.streams.rerunning import (
     read_line,
     rerun_cut,
     under_way,
+    write_cut,
 )
 
 __all__ = ["Rerunner"]
@@ -117,19 +119,31 @@ class Rerunner:
         return min(CUT_LINES, int(pace.bucket.tokens))
 
     async def _cut(self, task: Task, progress: Progress, pace: _Pace, room: int) -> bool:
-        lines, size_bytes = await self._lines(progress, pace, room)
-        offsets = [line.offset for line in lines if line is not None]
-        events = await self.kit.bodies(task, "raw", offsets)
+        texts, size_bytes = await self._texts(progress, pace, room)
+        if progress.kind is Kind.WRITE:
+            requests = [text.decode("ascii", "replace") for text in texts]
+            orders: Sequence[Order] = write_cut(
+                task.view, progress, requests, size_bytes=size_bytes, now_ms=clock.wall_ms()
+            )
+        else:
+            orders = await self._asked(task, progress, [read_line(text) for text in texts], size_bytes)
         if current(task.view, progress.run) != progress:
             return True  # a person has spoken meanwhile: look anew
-        found = [(line, self._event(line, events)) for line in lines]
-        orders = rerun_cut(task.view, progress, found, size_bytes=size_bytes, jobs=self.kit.jobs, reading=self.reading)
         self._carry(task, progress, orders)
         if pace.bucket is not None:
-            pace.bucket = Bucket(pace.bucket.tokens - len(lines), pace.bucket.at_s)
+            pace.bucket = Bucket(pace.bucket.tokens - len(texts), pace.bucket.at_s)
         return True
 
-    async def _lines(self, progress: Progress, pace: _Pace, room: int) -> tuple[Sequence[Line | None], int]:
+    async def _asked(
+        self, task: Task, progress: Progress, lines: Sequence[Line | None], size_bytes: int
+    ) -> Sequence[Order]:
+        """What a cut comes to, of the rows as they are when its events have been read."""
+        offsets = [line.offset for line in lines if line is not None]
+        events = await self.kit.bodies(task, "raw", offsets)
+        found = [(line, self._event(line, events)) for line in lines]
+        return rerun_cut(task.view, progress, found, size_bytes=size_bytes, jobs=self.kit.jobs, reading=self.reading)
+
+    async def _texts(self, progress: Progress, pace: _Pace, room: int) -> tuple[Sequence[bytes], int]:
         """The next lines of the part, and their bytes. The part was read through once: it is what it was named for."""
         part = progress.part
         if not pace.verified:
@@ -140,7 +154,7 @@ class Rerunner:
         texts = read.split(b"\n")[:-1][:wanted]
         if not texts:
             raise PayloadDamagedError(f"{part.uri} has fewer lines than the {part.lines} it was told to have")
-        return [read_line(text) for text in texts], sum(len(text) + 1 for text in texts)
+        return texts, sum(len(text) + 1 for text in texts)
 
     def _event(self, line: Line | None, events: Mapping[int, LogRecord]) -> RawRecord | None:
         found = None if line is None else events.get(line.offset)
