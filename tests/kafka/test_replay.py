@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 
+from batchmill.agents import clock
 from batchmill.agents.commands import issue
 from batchmill.agents.demo.rig import Rig
 from batchmill.agents.kafka import RunningCluster
 from batchmill.agents.projector.reading import View, ViewMissingError
 from batchmill.agents.projector.reruns import ReplayRow, replay
+from batchmill.agents.replays.scheduling import Scheduler, scheduled
 from batchmill.agents.simulator import read_ledger
 from batchmill.schemas.asking import AskSpec, ModelSpec
 from batchmill.schemas.ids import parse_custom_id
 from batchmill.schemas.jobs import ChunkSpec, JobSpec, JudgeSpec, ModeSpec, PlaceSpec, RuleSpec
+from batchmill.schemas.promotion import ScheduleSpec
 from batchmill.schemas.versions import version_of
 from batchmill.streams.costing import parse_prices, write_prices
 from batchmill.streams.rerunning import RunState
@@ -186,3 +189,33 @@ async def flow(rig: Rig, texts: Mapping[str, str]) -> None:
     for source, text in texts.items():
         await publish(rig, V1.job, {source: text})
         await asyncio.sleep(0.1)
+
+
+async def test_a_tick_is_run_once_whoever_looks_at_the_clock(
+    broker: RunningCluster, topic_prefix: str, tmp_path: Path
+) -> None:
+    spec = replace(V1, schedules=(ScheduleSpec(cron="0 2 * * *", select="all"),))
+    day_ms = 86_400_000
+    async with small_rig(tmp_path, broker, spec, {"topic_prefix": topic_prefix}) as rig:
+        await publish(rig, spec.job, {"s1": text_of(1)})
+        await eventually("it is committed", lambda: len(committed(rig, spec)) == 1)
+        with View(rig.settings.view_path) as view:
+            (found,) = scheduled(view, clock.wall_ms())
+        assert found.next_ms is not None
+        first, second = (Scheduler(rig.settings, ready=lambda: True) for _ in range(2))
+        tick_ms = found.next_ms
+        (name,) = await first.look(tick_ms + 1_000)
+        assert await second.look(tick_ms + 1_000) in ([name], [])  # it may not have heard of it yet
+        assert await first.look(tick_ms + 2_000) == []
+        run = await done(rig, name)
+        assert (run.lines, run.done, run.counts) == (1, 1, {"known": 1})
+
+        (missed,) = await second.look(tick_ms + day_ms + 8 * 3_600_000)
+        late = await eventually("it is told", lambda: the_run(rig, missed))
+        assert late.state is RunState.SKIPPED
+        assert late.note.startswith("missed")
+        await give(rig, "pause", spec)
+        await eventually("the view knows", lambda: all(row["paused"] for row in rows(rig, "SELECT paused FROM jobs")))
+        (held,) = await second.look(tick_ms + 2 * day_ms)
+        skipped = await eventually("it is told", lambda: the_run(rig, held))
+        assert (skipped.state, skipped.note) == (RunState.SKIPPED, "the job was paused")
