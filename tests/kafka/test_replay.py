@@ -6,8 +6,10 @@ What lives here: only what a broker and processes can show. The laws are those o
 import asyncio
 import json
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +193,7 @@ async def flow(rig: Rig, texts: Mapping[str, str]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_tick_is_run_once_whoever_looks_at_the_clock(
+async def test_a_tick_is_run_once_whoever_looks_and_a_new_place_is_written_without_asking(
     broker: RunningCluster, topic_prefix: str, tmp_path: Path
 ) -> None:
     spec = replace(V1, schedules=(ScheduleSpec(cron="0 2 * * *", select="all"),))
@@ -209,6 +211,17 @@ async def test_a_tick_is_run_once_whoever_looks_at_the_clock(
         assert await first.look(tick_ms + 2_000) == []
         run = await done(rig, name)
         assert (run.lines, run.done, run.counts) == (1, 1, {"known": 1})
+
+        # only the place changed: what is committed is written there, too, and nobody is asked
+        moved = replace(spec, place=PlaceSpec(sink="sqlite", table="moved"))
+        assert version_of(moved) == version_of(spec)
+        await give(rig, "apply", moved)
+        plan = await said(rig, "replay", "--job", spec.job, "--write", "--run", "moved", "--execute")
+        assert plan["by_way"] == {"written again": 1}
+        await eventually("it is written twice", lambda: committed(rig, spec) == {"s1": 2})
+        with closing(sqlite3.connect(rig.settings.sink_path)) as sink:
+            assert sink.execute("SELECT COUNT(*) FROM moved").fetchone() == (1,)
+        assert asked(rig).total() == 1
 
         (missed,) = await second.look(tick_ms + day_ms + 8 * 3_600_000)
         late = await eventually("it is told", lambda: the_run(rig, missed))
