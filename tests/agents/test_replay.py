@@ -218,7 +218,7 @@ def test_another_question_is_priced_and_nothing_is_done(
     told, said = planned(at, capsys)
     compiled = CompiledJobs().of(job_in(ASKED), V2)
     assert compiled is not None
-    expected, most = cost_of(TOKENS, compiled, PRICES)
+    expected, most = cost_of("", TOKENS, compiled, PRICES)
     assert expected is not None
     assert most is not None
     assert (told["executed"], told["version"], told["by_way"]) == (False, V2, {"asked": 2})

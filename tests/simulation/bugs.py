@@ -27,10 +27,12 @@ from batchmill.streams import (
     queueing,
     reverting,
     reviewing,
+    routing,
     submitting,
+    validating,
 )
 from batchmill.streams import view as read
-from batchmill.streams.facts import ReviewUndone, TakenBack
+from batchmill.streams.facts import Rejected, ReviewUndone, TakenBack
 from batchmill.streams.orders import Emit, Order, Put
 from batchmill.streams.ports import NotStartedError, SinkOutcome, SinkResult
 from tests.simulation import provider as simulated
@@ -42,6 +44,7 @@ __all__ = [
     "BAD_ROWS",
     "BLIND",
     "BUGS",
+    "CASCADE",
     "CHANGES",
     "FEW_SOURCES",
     "LIMITED",
@@ -448,8 +451,8 @@ def _asks_out_of_order(right: Any) -> Any:
 
 
 def _asks_as_the_events_own(right: Any) -> Any:
-    """Items of a shadow version are no different from those of the version in force."""
-    return lambda *told: [Emit(replace(order.record, aside=False), order.key) for order in right(*told)]
+    """Items of a shadow version are no different from those of a version that was promoted."""
+    return lambda *told: [Emit(replace(order.record, aside=False, promotion=1), order.key) for order in right(*told)]
 
 
 def _leaves_both_in_front(right: Any) -> Any:
@@ -488,7 +491,32 @@ PROSE = Scale(
     breaker=BreakerSpec(consecutive=3, window=6),
 )
 
+#: routes, and answers that are asked for again by another
+CASCADE = Scale(cascade=True)
+
+
+def _asks_on_whatever_came(right: Any) -> Any:
+    """The cascade is gone through to its end, however good the answer."""
+
+    def escalated(life: Life, job: Any, _judgement: Any, _due_at_ms: Any) -> Any:
+        return routing.next_route(job.routes, life.route)
+
+    del right
+    return escalated
+
+
+def _stays_on_its_route(right: Any) -> Any:
+    """What is to be asked on is asked by the same route again."""
+
+    def changes(life: Life, fact: Any) -> Any:
+        return right(life, replace(fact, route=None) if isinstance(fact, Rejected) else fact)
+
+    return changes
+
+
 BUGS = (
+    Bug("asked on for nothing", "asked_on_for_a_reason", validating, "_escalated", _asks_on_whatever_came, CASCADE),
+    Bug("a step of the cascade not made", "attempts_bounded", lifecycle, "_changes", _stays_on_its_route, CASCADE),
     Bug("a change settled twice", "changed_once", reverting, "settle_change", _settles_changes_again, CHANGES),
     Bug("a revert forgotten", "commit_once", lifecycle, "_changes", _forgets_what_was_taken_back, CHANGES),
     Bug("conflicts not heard", "changed_once", reverting, "settle_change", _hears_no_conflict, CHANGES),
@@ -545,6 +573,6 @@ BUGS = (
     ),
     Bug("a shadow that commits", "only_the_promoted_commit", normalizing, "_shadowed", _asks_as_the_events_own),
     Bug("nobody steps back", "one_in_front", promoting, "set_aside", _leaves_both_in_front),
-    Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has, FEW_SOURCES),
+    Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

@@ -51,6 +51,7 @@ class Scale:
     budget_nanos: int | None = None  #: the job's, at first; with one there is an overseer
     judged: Judged = "plainly"  #: how answers are judged
     breaker: BreakerSpec | None = None
+    cascade: bool = False  #: whether there are routes, and an answer that is no good is asked for again by another
     compares: bool = True  #: whether the sink does
     changes: bool = False  #: commits are taken back and put back
     stop_after: int | None = None  #: commits of a version until the operator says `go`
@@ -122,6 +123,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             judged=scale.judged,
             breaker=scale.breaker,
             stop_after=scale.stop_after,
+            cascade=scale.cascade,
         )
         for number in range(len(PROMPTS))
     ]

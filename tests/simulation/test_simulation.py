@@ -17,6 +17,7 @@ from tests.simulation.bugs import (
     BAD_ROWS,
     BLIND,
     BUGS,
+    CASCADE,
     CHANGES,
     FEW_SOURCES,
     LIMITED,
@@ -29,7 +30,7 @@ from tests.simulation.bugs import (
     planted,
 )
 from tests.simulation.invariants import INVARIANTS, broken
-from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
+from tests.simulation.oracle import AGAIN, ATTEMPTS_MAX, Prefer
 from tests.simulation.simulation import Scale, Story, simulate
 
 #: seeds that once broke a law: 7 paid twice, when a frozen create arrived just ahead of the deletion of its input file
@@ -56,6 +57,20 @@ def test_every_law_holds_one_call_at_a_time_and_by_deadline(prefer: Prefer, seed
 @pytest.mark.parametrize("seed", range(SEEDS // 2))
 def test_every_law_holds_with_rules_over_the_input_two_reviewers_and_second_opinions(seed: int, scale: Scale) -> None:
     assert broken(simulate(seed, scale)) == {}, f"seed {seed}, {scale.judged}"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_every_law_holds_while_answers_that_are_no_good_are_asked_for_again_by_another_route(seed: int) -> None:
+    assert broken(simulate(seed, CASCADE)) == {}, f"seed {seed}"
+
+
+def test_by_the_cascade_some_answers_are_mended_and_some_are_not() -> None:
+    """Else the stories with routes prove nothing."""
+    lives = [life for seed in range(SEEDS // 4) for life in simulate(seed, CASCADE).lives()]
+    ends = {(life.route, str(life.status)) for life in lives}
+    assert ends >= {("", "committed"), ("third", "committed"), (AGAIN, "committed"), (AGAIN, "needs_review")}
+    assert not {("", "needs_review"), ("third", "needs_review")} & ends
+    assert any(life.attempt > 1 for life in lives if life.route == AGAIN)
 
 
 def test_people_and_scores_are_of_every_opinion() -> None:
@@ -94,7 +109,7 @@ def test_by_deadline_some_go_by_batch_and_some_online_and_batches_are_given_up()
 
 
 def test_calls_in_doubt_are_told_of_in_every_kind_of_online_story() -> None:
-    story = simulate(2, ONLINE)
+    story = simulate(0, ONLINE)
     assert any(record.reason is Reason.OUTCOME_UNKNOWN for record in story.world.records("results"))
     assert any(row.doubtful_nanos for task in story.tasks for row in task.view.rows(Chunk.schema))
 

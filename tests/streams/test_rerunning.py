@@ -297,7 +297,7 @@ def test_a_task_stops_in_front_of_the_event_that_might_exceed_its_part() -> None
     assert compiled is not None
     start(view, version_of(ASKED), aside=True, lines=9)
     (probe,) = read_again(view, [(Line(offset=0), event(0))])
-    _, most = cost_of(probe.tokens_estimate, compiled, PRICES)
+    _, most = cost_of(probe.route, probe.tokens_estimate, compiled, PRICES)
     assert most is not None
     part = Part(uri="u", lines=9, max_nanos=3 * most)
     start(view, version_of(ASKED), aside=True, run="limited", parts={PARTITION: part})

@@ -12,17 +12,17 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.state import Job
 from batchmill.schemas.versions import ask_fingerprint
 from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
-from batchmill.streams.chunking import BATCH, ONLINE
 from batchmill.streams.cleaning import Cleaner, compile_cleaner
 from batchmill.streams.costing import PriceError, PriceList, Prices, parse_prices
 from batchmill.streams.exemplifying import ExampleError
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.judging import Judge, compile_judge
 from batchmill.streams.paths import Path, PathError, compile_path
-from batchmill.streams.rendering import RequestForm, TemplateError, request_form
+from batchmill.streams.rendering import TemplateError
+from batchmill.streams.routing import Routes, compile_routes
 from batchmill.streams.shapes import Shape, ShapeError, compile_shape
 
-__all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job", "lane_of"]
+__all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job"]
 
 #: what compiling a spec can raise; each message names the mistake
 FAULTS = (TemplateError, ExampleError, ShapeError, PathError, ConditionError, PriceError)
@@ -38,7 +38,6 @@ class CompiledJob:
     spec: JobSpec
     version: str
     ask_fingerprint: str
-    lane: str
     id_path: Path | None
     seq_path: Path | None  #: None: by place in the log
     target_path: Path | None  #: None: the source id
@@ -46,7 +45,7 @@ class CompiledJob:
     input_shape: Shape | None
     required: tuple[Path, ...]
     filter: Condition | None
-    form: RequestForm
+    routes: Routes  #: by which its records are asked
     judge: Judge
     prices: Prices | None  #: frozen with the job; None: it was applied without any
 
@@ -85,7 +84,6 @@ def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFuncti
         spec=spec,
         version=version,
         ask_fingerprint=ask_fingerprint(spec),
-        lane=lane_of(spec),
         id_path=None if spec.id_path is None else compile_path(spec.id_path),
         seq_path=None if seq == "log" else compile_path(seq),
         target_path=None if key == "source_id" else compile_path(key),
@@ -93,17 +91,10 @@ def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFuncti
         input_shape=None if given.schema_json is None else compile_shape(orjson.loads(given.schema_json)),
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
-        form=request_form(spec.ask, given, room_factor=spec.retry.truncated.factor),
+        routes=compile_routes(spec),
         judge=compile_judge(spec, functions),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
-
-
-def lane_of(spec: JobSpec) -> str:
-    """What may share a chunk: account|model|endpoint|mode. `auto` begins as batch; `hastening` moves what is late."""
-    model = spec.ask.model
-    mode = ONLINE if spec.mode.prefer == ONLINE else BATCH
-    return f"{model.account}|{model.name}|{model.endpoint}|{mode}"
 
 
 def _from_row(row: Job, version: str, functions: Mapping[str, CheckFunction]) -> CompiledJob | None:

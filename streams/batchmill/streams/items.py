@@ -17,6 +17,7 @@ from batchmill.streams.events import Event, RawLimits, seq_of, source_of, tracep
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
 from batchmill.streams.paths import ABSENT, Path
+from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
 
 __all__ = ["Standing", "item_of"]
@@ -81,9 +82,10 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         )
     sha256 = content_sha256(input_json)
     named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe)
-    body_bytes = len(job.form.body(input_json))
-    tokens = estimate_tokens(body_bytes)
-    if body_bytes + LINE_FRAMING_BYTES > spec.mode.chunk.max_bytes or tokens > spec.mode.chunk.max_tokens:
+    route = route_of(job.routes, item_input)
+    body_bytes, bytes_max = sizes_of(job.routes, route, input_json)
+    chunk = spec.mode.chunk
+    if body_bytes + LINE_FRAMING_BYTES > chunk.max_bytes or estimate_tokens(body_bytes) > chunk.max_tokens:
         raise Unusable(Reason.TOO_LARGE_FOR_PROVIDER, f"{body_bytes} bytes rendered: above mode.chunk's limits")
     return WorkItem(
         request_id=named,
@@ -96,12 +98,13 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         seq_from_log=job.seq_path is None,
         run_id=standing.run_id,
         epoch=standing.epoch,
-        lane=job.lane,
+        lane=route.lane,
+        route=route.name,
         input_json=input_json.decode(),
         input_sha256=sha256,
         target_key=_target_key(job.target_path, item_input, source_id, limits),
-        tokens_estimate=tokens,
-        bytes_estimate=body_bytes + LINE_FRAMING_BYTES,
+        tokens_estimate=estimate_tokens(bytes_max),
+        bytes_estimate=bytes_max + LINE_FRAMING_BYTES,
         traceparent=traceparent_of(raw),
         aside=standing.aside,
         replayed=standing.replayed,

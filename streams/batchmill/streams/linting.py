@@ -17,6 +17,7 @@ from batchmill.streams.expressions import compile_condition
 from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
+from batchmill.streams.linting_routes import choices, on_all_routes
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
@@ -26,9 +27,15 @@ __all__ = ["Finding", "errors", "findings"]
 
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    judged = (Finding(where=where, message=message, error=error) for where, message, error in mistakes(spec))
-    found = [*_broken(spec), *judged, *_surprising(spec)]
+    found = [*on_all_routes(spec, _of_question), *choices(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
+
+
+def _of_question(spec: JobSpec) -> Iterator[Finding]:
+    yield from _broken(spec)
+    for where, message, error in mistakes(spec):
+        yield Finding(where=where, message=message, error=error)
+    yield from _surprising(spec)
 
 
 def errors(spec: JobSpec) -> tuple[Finding, ...]:
@@ -52,7 +59,7 @@ def _unbounded(spec: JobSpec) -> Iterator[Finding]:
         form = request_form(spec.ask, spec.input)
     except FAULTS:
         return  # told already
-    if spec.budget is not None and output_limit(spec, form, _output_default(spec)) is None:
+    if spec.budget is not None and output_limit(spec.ask.model, form, _output_default(spec)) is None:
         what = "a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent"
         yield Finding(where="$.budget", message=what, error=True)
 

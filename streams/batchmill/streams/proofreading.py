@@ -18,6 +18,7 @@ from batchmill.streams.dialects import Loss, losses
 from batchmill.streams.exemplifying import examples_of
 from batchmill.streams.finding import Finding, Lint
 from batchmill.streams.judging import compile_judge
+from batchmill.streams.linting_routes import on_all_routes
 from batchmill.streams.rendering import RequestForm, bare_prompt, request_form
 from batchmill.streams.shapes import compile_shape
 from batchmill.streams.subschemas import members_of, target_of
@@ -40,7 +41,7 @@ def remarks(spec: JobSpec, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS
 
     `functions`: the checks that are installed, which examples are held to as well.
     """
-    return (*_dialect(spec), *_of_the_prompt(spec, functions))
+    return tuple(on_all_routes(spec, lambda asked: (*_dialect(asked), *_of_the_prompt(asked, functions))))
 
 
 def _of_the_prompt(spec: JobSpec, functions: Mapping[str, CheckFunction]) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from batchmill.schemas.records import DeadLetter, Excluded, Result, WorkItem
 from batchmill.schemas.state import Life, Source
 from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
+from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.dead_lettering import key_of_source
 from batchmill.streams.facts import AnswerFound, BroughtForward, Recalled, Redriven, Superseded
@@ -83,9 +84,10 @@ def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
     return [Put(moved(newest, Recalled(), now_ms)), Wake("commit")]
 
 
-def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int) -> list[Order]:
+def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int, *, jobs: CompiledJobs) -> list[Order]:
     """The stored answer at the life's result offset was read again: it answers this life too, at no cost.
 
+    The life goes by the route that the answer was asked by: what the cascade went through for it is not paid again.
     If it is not there, or is not what `answers` says it is, the life queues to be paid for like any other. Nothing is
     done as long as the task has not heard of the life's version, since nobody could judge the answer.
     """
@@ -98,7 +100,17 @@ def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int) 
     if stored is None or answer is None or not _is_that(stored, answer.request_id, answer.output_sha256):
         return [Put(evolve(life, result_offset=None, updated_at_ms=now_ms)), Wake("sealing")]
     fact = AnswerFound(output_sha256=answer.output_sha256)
-    return [Put(moved(life, fact, now_ms)), Emit(_stored_result(life, stored, now_ms), key=life_key(life))]
+    found = _on_route(view, moved(life, fact, now_ms), answer.route, jobs)
+    return [Put(found), Emit(_stored_result(life, stored, now_ms), key=life_key(life))]
+
+
+def _on_route(view: StateView, life: Life, route: str, jobs: CompiledJobs) -> Life:
+    if route == life.route:
+        return life
+    row = read.job(view, life.job)
+    job = None if row is None else jobs.of(row, life.version)
+    assert job is not None, f"life {life.request_id} has version {life.version}, which the task was said to know"
+    return evolve(life, route=route, lane=job.routes.of(route).lane)
 
 
 def _is_that(stored: Result, request_id: str, output_sha256: str) -> bool:

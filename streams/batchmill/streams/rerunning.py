@@ -407,10 +407,11 @@ def put_off(progress: Progress) -> list[Order]:
 def _is_full(view: StateView, job: CompiledJob) -> bool:
     """Whether enough of the version waits here to be sent."""
     name, chunk_max = job.spec.job, job.spec.mode.chunk.max_count
-    queued = view.scan("queue", f"{job.lane}/{name}/{job.version}/", limit=QUEUED_MAX)
+    lanes = {route.lane for route in job.routes.by_name.values()}
+    queued = [view.scan("queue", f"{lane}/{name}/{job.version}/", limit=QUEUED_MAX) for lane in sorted(lanes)]
     chunks = [row for _, row in view.scan("chunk_job", f"{name}/", limit=_CHUNKS_MAX) if isinstance(row, Chunk)]
     unsent = sum(row.members for row in chunks if row.version == job.version and row.state in _UNSENT)
-    return len(queued) >= QUEUED_MAX or unsent >= CHUNKS_AHEAD * chunk_max
+    return sum(map(len, queued)) >= QUEUED_MAX or unsent >= CHUNKS_AHEAD * chunk_max
 
 
 def _compiled(job: Job, progress: Progress, jobs: CompiledJobs) -> CompiledJob:
@@ -529,4 +530,4 @@ def _cost(job: CompiledJob, item: WorkItem | None, fate: Fate, reading: Reading)
     """The most that a question can cost, with every attempt; None: nobody knows."""
     if item is None or fate is Fate.KNOWN:
         return 0
-    return cost_of(item.tokens_estimate, job, job.costed_by(reading.prices))[1]
+    return cost_of(item.route, item.tokens_estimate, job, job.costed_by(reading.prices))[1]

@@ -277,6 +277,7 @@ def _sinks_of_jobs(settings: "Settings") -> dict[str, str]:
 
 def _jobs(settings: "Settings") -> list[Finding]:
     from batchmill.agents.jobs import JobFileError, load_job
+    from batchmill.streams.routing import models_of
 
     found = []
     for file in sorted(settings.jobs_dir.glob("*/job.yaml")):
@@ -287,7 +288,8 @@ def _jobs(settings: "Settings") -> list[Finding]:
             mend = f"batchmill job validate {file.parent}"
             found.append(Finding(what=f"job {file.parent.name}", level=Level.FAIL, found=str(first), mend=mend))
             continue
-        what, trouble = f"job {loaded.spec.job}", account_trouble(settings, loaded.spec.ask.model)
+        what, models = f"job {loaded.spec.job}", models_of(loaded.spec.ask).values()
+        trouble = next(filter(None, (account_trouble(settings, model) for model in models)), None)
         if trouble is not None:
             found.append(Finding(what=what, level=Level.FAIL, found=trouble[0], mend=trouble[1]))
             continue

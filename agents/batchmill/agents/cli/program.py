@@ -22,6 +22,7 @@ from batchmill.agents.cli import (
     replay,
     review,
     running,
+    runs,
     schedules,
     start,
     status,
@@ -51,22 +52,9 @@ def program() -> typer.Typer:
     )
     app.callback()(_global)
     about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (
-        status,
-        costs,
-        drift,
-        records,
-        batches,
-        control,
-        replay,
-        schedules,
-        review,
-        commits,
-        tokens,
-        dlq,
-        interchange,
-    )
-    for module in (*about_jobs, *about_records):
+    about_records = (status, costs, drift, records, runs, batches, control, replay, schedules)
+    about_answers = (review, commits, tokens, dlq, interchange)
+    for module in (*about_jobs, *about_records, *about_answers):
         module.add(app)
     return app
 

@@ -7,7 +7,7 @@ the most is every attempt that the job allows, each at its dearest; a question w
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
@@ -26,17 +26,20 @@ from batchmill.agents.settings import Settings
 from batchmill.agents.topics import KafkaUnreachableError
 from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.records import WorkItem
 from batchmill.schemas.state import Job
 from batchmill.schemas.status import Status
 from batchmill.schemas.versions import ask_fingerprint
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList
+from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.drawing import drawn
 from batchmill.streams.events import RawLimits, decoded
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.quoting import cost_of
 from batchmill.streams.rerunning import COMMAND, Line, line_of
+from batchmill.streams.routing import ITSELF
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import knows, promotions_of
 
@@ -366,29 +369,44 @@ class _Planning:
         except LogAwayError:
             self._notes.append("what the questions weigh is taken from their former version: no broker gives events")
             return _Scale()
-        limits, before, after, weighed = raw_limits(self._settings), 0, 0, 0
-        lone: list[int] = []
-        for row in some:
-            event = events.get(row.place)
-            tokens = None if event is None else self._weight(event, limits)
-            if tokens is None:
-                continue
-            weighed += 1
-            lone.append(tokens)
-            if row.tokens_estimate:
-                before, after = before + row.tokens_estimate, after + tokens
-        ratio = after / before if before else 1.0
-        mean = round(sum(lone) / len(lone)) if lone else 0
-        self._notes.append(f"questions weighed: {weighed} of {len(rows):,} under version {self._target}")
-        return _Scale(ratio=ratio, mean=mean)
+        items = {row.place: self._item(events[row.place]) for row in some if row.place in events}
+        made = [(row.tokens_estimate, item) for row in some if (item := items.get(row.place)) is not None]
+        before = sum(tokens for tokens, _ in made)
+        after = sum(item.tokens_estimate for tokens, item in made if tokens)
+        self._notes.append(f"questions weighed: {len(made)} of {len(rows):,} under version {self._target}")
+        if not made:
+            return _Scale()
+        return _Scale(
+            ratio=after / before if before else 1.0,
+            mean=round(sum(item.tokens_estimate for _, item in made) / len(made)),
+            routes={route: count / len(made) for route, count in Counter(item.route for _, item in made).items()},
+        )
 
-    def _weight(self, raw: Any, limits: RawLimits) -> int | None:
-        standing = Standing(promotion=0, run_id="weighed", replayed=True)
+    def _item(self, raw: RawRecord) -> WorkItem | None:
+        limits, standing = raw_limits(self._settings), Standing(promotion=0, run_id="weighed", replayed=True)
         try:
             event = decoded(raw, limits, self._settings.default_job)
-            return item_of(self._job, event, raw, standing, limits).tokens_estimate
+            return item_of(self._job, event, raw, standing, limits)
         except Unusable:
             return None
+
+    def _costs(self, routes: Mapping[str, float]) -> Callable[[int], tuple[int | None, int | None]]:
+        """What a question of so many tokens is expected to cost by the routes that were seen, and at most by any."""
+        prices, every = self._job.costed_by(self._prices), self._job.routes.by_name
+        first = [name for name, route in every.items() if name == ITSELF or route.when is not None]
+
+        @cache
+        def cost(tokens: int) -> tuple[int | None, int | None]:
+            told = {name: cost_of(name, tokens, self._job, prices) for name in first}
+            expected = [(told[name][0], share) for name, share in routes.items()]
+            most = [at_most for _, at_most in told.values()]
+            known = [nanos for nanos in most if nanos is not None]
+            return (
+                None if any(nanos is None for nanos, _ in expected) else round(sum((n or 0) * s for n, s in expected)),
+                max(known) if len(known) == len(most) else None,
+            )
+
+        return cost
 
     def _plan(
         self,
@@ -399,8 +417,7 @@ class _Planning:
         sampled_from: int,
         strata: Mapping[str, int],
     ) -> Plan:
-        costed = self._job.costed_by(self._prices)
-        cost = cache(lambda tokens: cost_of(tokens, self._job, costed))
+        cost = self._costs(scale.routes)
         groups: dict[tuple[str, str, Way], Group] = {}
         lines: dict[int, list[Line | str]] = {}
         most: Counter[int] = Counter()
@@ -447,6 +464,7 @@ class _Scale:
 
     ratio: float = 1.0
     mean: int = 0  #: for records that were never asked
+    routes: Mapping[str, float] = field(default_factory=lambda: {ITSELF: 1.0})  #: share of each, of those weighed
 
     def of(self, row: Candidate) -> int:
         return round(row.tokens_estimate * self.ratio) if row.tokens_estimate else self.mean
