@@ -217,6 +217,11 @@ class Playbook:
         self._control("apply", version=int(version))
         self._consume("control")
 
+    def _do_promote(self, version: str) -> None:
+        self._control("promote", version=int(version))
+        self._consume("control")
+        self._effect("promote")
+
     def _do_review(self, name: str, action: str) -> None:
         request_id = next(key for key, told in self._names.items() if told == name)
         life = self.task.view.get(Life.schema, request_id)

@@ -222,6 +222,7 @@ def test_a_new_version_asks_again() -> None:
     life s1/A: validated -> committed
     committed s1/A
     > apply 1
+    > promote 1
     > event s1 A
     life s1/A': queued
     > send

@@ -22,6 +22,7 @@ from batchmill.agents.logs import get_logger, set_up_logging
 from batchmill.agents.payloads import FilePayloadStore
 from batchmill.agents.prices import load_prices
 from batchmill.agents.providers.registry import Providers
+from batchmill.agents.retrieval.library import Library
 from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create_app
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
@@ -110,12 +111,14 @@ def build_worker(settings: Settings) -> Worker:
     )
     tally = Tally(telemetry, kind_of=providers.kind_of)
     foreign = ForeignTopics(settings.kafka)
+    payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
+    library = Library(store=payloads, indexes_max=settings.effects.indexes_max)
     kit = Kit(
         app_id=settings.app_id,
         topics=names,
         raw_generation=settings.raw_generation,
         log=app.runtime.log,
-        jobs=CompiledJobs(installed_checks()),
+        jobs=CompiledJobs(installed_checks(), library),
         carried=tally.ordered,
         stepped=tally.stepped,
         foreign=foreign,
@@ -123,7 +126,7 @@ def build_worker(settings: Settings) -> Worker:
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    committer = _add_stages(app, settings, kit, providers, sinks, traces, tally)
+    committer = _add_stages(app, settings, kit, providers, payloads, library, sinks, traces, tally)
     _follow_ownership(app, settings, providers)
     for close in (*(sink.close for sink in sinks.values()), providers.close, foreign.close):
         app.runtime.on_end(close)
@@ -141,12 +144,13 @@ def _add_stages(
     settings: Settings,
     kit: Kit,
     providers: Providers,
+    payloads: FilePayloadStore,
+    library: Library,
     sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
 ) -> Committer:
     effects, limits = settings.effects, _raw_limits(settings)
-    payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
     normalizer = Normalizer(
         kit=kit,
         limits=limits,
@@ -154,6 +158,8 @@ def _add_stages(
         rows_at_once=effects.step_rows,
         idle_seconds=effects.idle_seconds,
         unknown_job_seconds=effects.unknown_job_seconds,
+        library=library,
+        index_seconds=effects.index_seconds,
     )
     prices = load_prices(settings.prices_file)
     submitter = Submitter(

@@ -3,32 +3,31 @@
     [project.entry-points."batchmill.checks"]
     iban = "acme_checks.iban:check"
 
-What lives here: finding and loading them (`plugins`). What must not: what a function is given and what its answer means
-(`streams.checking`).
+What lives here: which there are. What must not: how one is found and hashed (`installed`), what it is given and what
+its answer means (`streams.checking`).
 """
 
 from collections.abc import Iterator
 
-from batchmill.agents.plugins import PluginError, load, names
+from batchmill.agents.installed import InstalledError, load_installed, names_of
 from batchmill.streams.checking import CheckFunction
 
 __all__ = ["GROUP", "CheckLoadError", "installed_checks", "installed_names", "load_check"]
 
 GROUP = "batchmill.checks"
 
-#: the function cannot be had; `hint` says what to do
-CheckLoadError = PluginError
+CheckLoadError = InstalledError
 
 
 def installed_names() -> tuple[str, ...]:
     """The names under which functions are installed, whether or not they can be imported."""
-    return names(GROUP)
+    return names_of(GROUP)
 
 
 def load_check(name: str) -> CheckFunction:
     """The function of that name, or CheckLoadError."""
-    plugin = load(GROUP, name, what="check")
-    return CheckFunction(call=plugin.call, sha256=plugin.sha256)
+    found = load_installed(GROUP, name, kind="check")
+    return CheckFunction(call=found.call, sha256=found.sha256)
 
 
 def installed_checks() -> dict[str, CheckFunction]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from batchmill.agents.installed import Installed, InstalledError, load_installed
 from batchmill.agents.json_lines import json_lines
-from batchmill.agents.plugins import Plugin, PluginError, load
 from batchmill.streams.baselines import BaselineError, Contest, contest, keyword, majority, rules
 from batchmill.streams.comparing import Pair, truth_fields
 
@@ -70,15 +70,15 @@ def _answered(wanted: Baseline, asked: Asked, fields: Sequence[str]) -> tuple[st
             made = rules(json_lines(Path(wanted.argument)))
             return wanted.name, {pair.key: keyword(made, given) for pair, given in asked}, []
         case "function":
-            plugin = _installed(wanted.argument)
-            name = f"{wanted.name}@{plugin.sha256[:_HASH_CHARS]}"
-            return name, *_called(plugin, asked, name)
+            function = _installed(wanted.argument)
+            name = f"{wanted.name}@{function.sha256[:_HASH_CHARS]}"
+            return name, *_called(function, asked, name)
 
 
-def _installed(name: str) -> Plugin:
+def _installed(name: str) -> Installed:
     try:
-        return load(GROUP, name, what="baseline")
-    except PluginError as error:
+        return load_installed(GROUP, name, kind="baseline")
+    except InstalledError as error:
         raise BaselineError(f"{error}; {error.hint}") from None
 
 
@@ -87,12 +87,12 @@ def _majority(wanted: Baseline, pairs: Sequence[Pair], fields: Sequence[str]) ->
     return {pair.key: output for pair in pairs}
 
 
-def _called(plugin: Plugin, asked: Asked, name: str) -> tuple[Answers, list[str]]:
+def _called(function: Installed, asked: Asked, name: str) -> tuple[Answers, list[str]]:
     said: Answers = {}
     failed = 0
     for pair, given in asked:
         try:
-            answer = plugin.call(copy.deepcopy(given))
+            answer = function.call(copy.deepcopy(given))
         except Exception:  # noqa: BLE001 - somebody else's code: a record it fails at is one it has no answer to
             answer = None
             failed += 1

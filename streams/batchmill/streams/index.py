@@ -6,8 +6,10 @@ zero-padded milliseconds. Stores keep what this says and nothing else.
 
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams.likeness import bands
 
 __all__ = [
+    "ASKING",
     "CHANGE_ROWS",
     "CORRECTION_ROWS",
     "DOWN_ROWS",
@@ -37,6 +39,8 @@ RERUN_ROWS = "rerun/"
 DOWN_ROWS = "sink_down/"
 
 _FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
+#: on the way to an answer: others who have the same question wait for it
+ASKING = frozenset({Status.QUEUED, Status.PROCESSING, Status.SUCCEEDED_UNVALIDATED, Status.FAILED_RETRYABLE})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
 
 
@@ -83,6 +87,9 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
     elif row.status is Status.QUEUED and row.result_offset is not None:
         # its question was answered before: the answer lies there and is read again instead of being paid for
         found.append(("stored", row.request_id))
+    elif row.status is Status.QUEUED and row.follows is not None:
+        # another life asks its question: it is not sent, whatever its lane
+        found.append(("follow", f"{row.follows}/{row.request_id}"))
     elif row.status is Status.QUEUED:
         found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
     if row.status is Status.FAILED_RETRYABLE:
@@ -97,6 +104,8 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("judge", row.request_id))
     elif row.status is Status.NEEDS_REVIEW and not row.aside:
         found.append(("review", f"{row.job}/{row.request_id}"))
+    if row.follows is None:
+        found += _of_asker(row)
     if row.aside:
         found.append(("aside", f"{row.job}/{row.version}/{row.request_id}"))
     if row.fires:
@@ -104,6 +113,17 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
     if row.status is Status.COMMITTED or row.reverted:
         found.append(("run", f"{row.run_id}|{row.request_id}"))
     return tuple(found)
+
+
+def _of_asker(row: Life) -> list[tuple[str, str]]:
+    """Under what others with the same question find the life that asks it; those with one that is nearly the same."""
+    found: list[tuple[str, str]] = []
+    if row.status in ASKING:
+        is_waiting = row.status is Status.FAILED_RETRYABLE  # they come last: there may be many
+        found.append(("asking", f"{row.ask_key}/{is_waiting:d}/{row.request_id}"))
+    if row.near_key is not None and row.status is not Status.FAILED_TERMINAL:
+        found += [("near", f"{row.job}/{row.version}/{band}/{row.request_id}") for band in bands(row.near_key)]
+    return found
 
 
 def _of_chunk(row: Chunk) -> tuple[tuple[str, str], ...]:

@@ -3,7 +3,7 @@
 An event is answered by the version in force. Beside it others may be asked: shadow versions about a share of the live
 events, any version about a benchmark record. Those items stand aside. Nothing is asked of the outside; whether a
 request is new is not decided here but by its own task (`queueing`). A record of an unknown or paused job waits as an
-`Arrival`. What one version makes of an event is `items`.
+`Arrival`, and so does one whose index is not loaded. What one version makes of an event is `items`.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,19 @@ from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.events import Event, RawLimits, decoded, header, named_job, run_of, source_of
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.orders import Delete, Emit, Order, Put
+from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import promotion_of, shadow_run, shadows_of
 from batchmill.streams.view import StateView
 
 __all__ = [
     "BENCHMARK_HEADER",
+    "INDEX_LOADED",
     "JOB_KNOWN",
     "JOB_RESUMED",
     "STAGE",
     "give_up",
+    "index_gone",
     "is_sampled",
     "live_run",
     "normalize",
@@ -41,6 +44,7 @@ BENCHMARK_HEADER: Final = "batchmill-benchmark"
 #: what an arrival waits for
 JOB_KNOWN: Final = "job_known"
 JOB_RESUMED: Final = "job_resumed"
+INDEX_LOADED: Final = "index"
 
 #: versions that one benchmark record can be asked under
 _BENCHMARKED_MAX: Final = 16
@@ -63,6 +67,8 @@ def normalize(
         return _decided(view, raw, known, jobs, now_ms, limits, default_job)
     except Unusable as wrong:
         return [_put_down(raw, known, wrong.reason, wrong.note, now_ms)]
+    except IndexAwaitedError:
+        return [Put(_waiting(raw, known.job, INDEX_LOADED, now_ms))]
 
 
 def revisit(
@@ -91,6 +97,18 @@ def give_up(arrival: Arrival, raw: RawRecord, *, now_ms: int) -> list[Order]:
     error = f"job {arrival.job!r} is not known; `batchmill job apply` it, then redrive"
     known = _Known(job=arrival.job)
     return [_put_down(raw, known, Reason.UNKNOWN_JOB, error, now_ms), Delete(Arrival.schema, arrival.key)]
+
+
+def index_gone(view: StateView, arrival: Arrival, raw: RawRecord, *, jobs: CompiledJobs, now_ms: int) -> list[Order]:
+    """Dead-letter a record whose index could not be had for as long as it is waited for."""
+    assert arrival.waiting_for == INDEX_LOADED, f"arrival {arrival.key} waits for {arrival.waiting_for}"
+    known, row = _Known(job=arrival.job), None if arrival.job is None else views.job(view, arrival.job)
+    known.version, job = (None, None) if row is None else (row.version, jobs.of(row))
+    why = "a version that is tried out wants an index that is not there"
+    if job is not None and job.retrieval is not None:
+        spec = job.retrieval.spec
+        why = f"index {spec.index}: {job.retrieval.indexes.fault(spec.sha256)}"
+    return [_put_down(raw, known, Reason.INDEX_GONE, why, now_ms), Delete(Arrival.schema, arrival.key)]
 
 
 def live_run(job: str, version: str) -> str:
@@ -174,7 +192,7 @@ def _shadowed(row: Job, event: Event, raw: RawRecord, jobs: CompiledJobs, limits
             if is_sampled(source_of(job, event, raw, limits), version, share):
                 standing = Standing(promotion=0, run_id=shadow_run(row.job, version), aside=True)
                 orders.append(_asked(item_of(job, event.copied(), raw, standing, limits)))
-        except Unusable:
+        except (Unusable, IndexAwaitedError):
             continue
     return orders
 

@@ -38,6 +38,7 @@ def list_(
     reason: Annotated[Reason | None, typer.Option(metavar="REASON", help="Only with this reason, as shown.")] = None,
     source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    version: Annotated[str | None, typer.Option(help="Only under this frozen version.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -51,11 +52,20 @@ def list_(
 
     here = door(context)
     with here.view() as view:
-        found = queries.lives(view, job=job, status=status or (), reason=reason, source=source, run=run, limit=limit)
+        found = queries.lives(
+            view,
+            job=job,
+            status=status or (),
+            reason=reason,
+            source=source,
+            run=run,
+            version=version,
+            limit=limit,
+        )
     if json:
         here.emit("records.list", found)
         return
-    columns = ("request", "source", "job", "status", "reason", "attempt", "batch", "cost $", "moved")
+    columns = ("request", "source", "job", "version", "status", "reason", "attempt", "batch", "cost $", "moved")
     here.table(columns, [_row(each) for each in found], empty="no records")
 
 
@@ -137,7 +147,8 @@ def _row(each: "LifeRow") -> list[Any]:
         each.request_id,
         each.source_id,
         each.job,
-        each.status,
+        each.version,
+        f"{each.status}, aside" if each.aside else each.status,
         each.reason,
         each.attempt,
         each.chunk_id,
@@ -180,6 +191,8 @@ def _plain(each: "Story", bodies: "dict[At, dict[str, Any]]") -> dict[str, Any]:
         "life": each.life,
         "batch": each.batch,
         "waits_for": each.waits_for,
+        "aside": each.aside,
+        "beside": each.beside,
         "failed_checks": each.failed_checks,
         "hops": hops,
     }
@@ -192,6 +205,13 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
         typer.echo(f"{life.request_id}  {life.job}/{life.source_id}  version {life.version}")
         typer.echo(f"  {life.status}{reason}, attempt {life.attempt}, rank ({life.seq}, {life.promotion}),", nl=False)
         typer.echo(f" cost ${life.cost_nanos / 10**9:.6f}, {life.input_tokens}+{life.output_tokens} tokens")
+        for line in _descent(life):
+            typer.echo(f"  {line}")
+    if each.aside is not None:
+        typer.echo(f"  stands aside: {each.aside}")
+    for other in each.beside:
+        where = "aside" if other.aside else "in front"
+        typer.echo(f"  beside it: version {other.version}, {other.status}, {where} (request {other.request_id})")
     if each.waits_for:
         typer.echo(f"  waits for {each.waits_for}")
     for hop in each.hops:
@@ -205,6 +225,19 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
             f"  failed check {check['id']} ({check['severity']}) at {check['path'] or '$'}: {check['note'] or ''}"
         )
     typer.echo("")
+
+
+def _descent(life: "LifeRow") -> list[str]:
+    """What a record stems from, and by which way it is asked, where that is out of the ordinary."""
+    told = []
+    if life.parent is not None:
+        part = "" if life.part is None else f", part {life.part}"
+        told.append(f"stems from request {life.parent}{part}")
+    if life.route:
+        told.append(f"asked by route {life.route}")
+    if life.epoch:
+        told.append(f"asked afresh, epoch {life.epoch}")
+    return told
 
 
 #: of a body, what a story is read for; the rest is told by the hop itself

@@ -1,5 +1,6 @@
 """`batchmill status`: where everything stands, once or live."""
 
+import json as jsonlib
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from batchmill.agents.cli.door import JSON, Door, door, known_job, utc
 if TYPE_CHECKING:
     from batchmill.agents.projector.commits import CommitLimit, DownSink
     from batchmill.agents.projector.drift import WatchRow
-    from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
+    from batchmill.agents.projector.metrics import Accounting, Aside, Failure, Funnel, RunMetrics
     from batchmill.agents.projector.queries import BudgetRow, Freshness, JobRow, Overseen
 
 __all__ = ["Report", "Speed", "add", "lines", "read_report"]
@@ -152,6 +153,7 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
             "lost": report.accounting.lost,
             "doubled": report.accounting.doubled,
             "unborn": report.accounting.unborn,
+            "aside": [{**asdict(each), "lives": each.lives} for each in report.accounting.aside],
             "holds": report.accounting.holds,
         },
         "funnel": report.funnel,
@@ -195,10 +197,17 @@ def _job_lines(report: Report) -> list[str]:
     for job in report.jobs:
         lagging = job.tasks - job.effective_tasks
         told.append(
-            f"{job.job}  {_condition(job)}, version {job.version}"
+            f"{job.job}  {_condition(job)}, version {job.version}{_tried_out(job)}"
             + (f", not yet in effect in {lagging} tasks" if lagging else "")
         )
     return [*told, ""] if told else []
+
+
+def _tried_out(job: "JobRow") -> str:
+    """Which versions are asked beside the one in force, and about how much of what comes in."""
+    shares = jsonlib.loads(job.shadows_json).items()
+    told = (f"{version} ({share:.0%} of live events)" if share else version for version, share in shares)
+    return "".join(f", trying out {each}" for each in told)
 
 
 def _condition(job: "JobRow") -> str:
@@ -228,9 +237,20 @@ def _account_lines(report: Report) -> list[str]:
     told = [f"{books.account.raw:,} raw = {terms or '0'}"]
     if books.unread:
         told.append(f"  of those in flight {books.unread:,} were not read yet")
+    told += [_aside_line(each) for each in books.aside]
     if not books.holds:
         told.append(f"  THE ACCOUNT DOES NOT HOLD: {books.lost:,} lost, {books.doubled:,} counted twice")
     return told
+
+
+def _aside_line(aside: "Aside") -> str:
+    """What no raw event is counted by, since another version answers for it."""
+    counts = [(name.replace("_", " "), getattr(aside, name)) for name in _ASIDE_COUNTS]
+    told = ", ".join(f"{count:,} {name}" for name, count in counts if count)
+    return f"held aside: {aside.lives:,} ({aside.job} version {aside.version}: {told})"
+
+
+_ASIDE_COUNTS = ("validated", "committed", "in_review", "failed", "excluded", "under_way")
 
 
 def _metric_lines(report: Report, speed: Speed | None) -> list[str]:
