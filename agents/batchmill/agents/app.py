@@ -32,22 +32,27 @@ from batchmill.agents.stages.changer import Changer
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
+from batchmill.agents.stages.firing import Firing
 from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
+from batchmill.agents.stages.rerunner import Rerunner
 from batchmill.agents.stages.reviewer import Reviewer
 from batchmill.agents.stages.rows import StateRows
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.agents.stages.tally import Tally
+from batchmill.agents.stages.tooler import Tooler
 from batchmill.agents.stages.traces import Traces
 from batchmill.agents.stages.validator import Validator
 from batchmill.agents.telemetry import RuntimeObserver, Telemetry
+from batchmill.agents.tools import ToolSources
 from batchmill.agents.topics import verify
 from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.events import RawLimits
 from batchmill.streams.isolating import isolate_record
+from batchmill.streams.rerunning import Reading
 from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]
@@ -126,9 +131,19 @@ def build_worker(settings: Settings) -> Worker:
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    committer = _add_stages(app, settings, kit, providers, payloads, library, sinks, traces, tally)
+    sources = ToolSources(settings, on_asked=traces.tool_asked)
+    committer = _add_stages(app, settings, kit, providers, payloads, library, sources, sinks, traces, tally)
+    tooler = Tooler(
+        kit=kit,
+        sources=sources,
+        limits=_raw_limits(settings),
+        default_job=settings.default_job,
+        tools=settings.tools,
+        effects=settings.effects,
+    )
+    app.runtime.add_effect("tools", tooler.run)
     _follow_ownership(app, settings, providers)
-    for close in (*(sink.close for sink in sinks.values()), providers.close, foreign.close):
+    for close in (*(sink.close for sink in sinks.values()), providers.close, sources.close, foreign.close):
         app.runtime.on_end(close)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app, committer)
@@ -146,6 +161,7 @@ def _add_stages(
     providers: Providers,
     payloads: FilePayloadStore,
     library: Library,
+    sources: ToolSources,
     sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
@@ -188,6 +204,13 @@ def _add_stages(
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
     )
+    rerunner = Rerunner(
+        kit=kit,
+        payloads=payloads,
+        sources=sources,
+        reading=Reading(limits=limits, default_job=settings.default_job, prices=prices),
+        effects=effects,
+    )
     caller = Caller(
         kit=kit,
         providers=providers,
@@ -224,12 +247,14 @@ def _add_stages(
         "promote": controller.run_promotions,
         "redrive": controller.run_redrive,
         "imports": importer.run,
+        "rerun": rerunner.run,
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,
         "judge": JudgeLoop(kit=kit, refused=tally.refused, effects=effects).run,
         "commit": committer.run,
         "change": changer.run,
+        "then": Firing(kit=kit, effects=effects, tasks_total=settings.partitions).run,
     }
     for name, run in loops.items():
         app.runtime.add_effect(name, run)

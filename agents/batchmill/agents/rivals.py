@@ -70,9 +70,9 @@ def _answered(wanted: Baseline, asked: Asked, fields: Sequence[str]) -> tuple[st
             made = rules(json_lines(Path(wanted.argument)))
             return wanted.name, {pair.key: keyword(made, given) for pair, given in asked}, []
         case "function":
-            function = _installed(wanted.argument)
-            name = f"{wanted.name}@{function.sha256[:_HASH_CHARS]}"
-            return name, *_called(function, asked, name)
+            plugin = _installed(wanted.argument)
+            name = f"{wanted.name}@{plugin.sha256[:_HASH_CHARS]}"
+            return name, *_called(plugin, asked, name)
 
 
 def _installed(name: str) -> Installed:
@@ -87,12 +87,12 @@ def _majority(wanted: Baseline, pairs: Sequence[Pair], fields: Sequence[str]) ->
     return {pair.key: output for pair in pairs}
 
 
-def _called(function: Installed, asked: Asked, name: str) -> tuple[Answers, list[str]]:
+def _called(plugin: Installed, asked: Asked, name: str) -> tuple[Answers, list[str]]:
     said: Answers = {}
     failed = 0
     for pair, given in asked:
         try:
-            answer = function.call(copy.deepcopy(given))
+            answer = plugin.call(copy.deepcopy(given))
         except Exception:  # noqa: BLE001 - somebody else's code: a record it fails at is one it has no answer to
             answer = None
             failed += 1

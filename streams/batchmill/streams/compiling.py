@@ -22,11 +22,13 @@ from batchmill.streams.rendering import TemplateError
 from batchmill.streams.retrieving import Indexes, NoIndexes, Retrieval, compile_retrieval
 from batchmill.streams.routing import Routes, compile_routes
 from batchmill.streams.shapes import Shape, ShapeError, compile_shape
+from batchmill.streams.staging import CompiledThen, compile_then
+from batchmill.streams.tooling import ToolError, Tools, compile_tools
 
 __all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job"]
 
 #: what compiling a spec can raise; each message names the mistake
-FAULTS = (TemplateError, ExampleError, ShapeError, PathError, ConditionError, PriceError)
+FAULTS = (TemplateError, ExampleError, ShapeError, PathError, ConditionError, PriceError, ToolError)
 FILTER_VARIABLES = frozenset({"input"})
 #: versions kept compiled per stage; the oldest unused one leaves first
 VERSIONS_MAX = 64
@@ -48,8 +50,10 @@ class CompiledJob:
     required: tuple[Path, ...]
     filter: Condition | None
     retrieval: Retrieval | None
+    tools: Tools | None
     routes: Routes  #: by which its records are asked
     judge: Judge
+    then: tuple[CompiledThen, ...]
     prices: Prices | None  #: frozen with the job; None: it was applied without any
 
     def costed_by(self, otherwise: PriceList) -> PriceList:
@@ -101,8 +105,10 @@ def compile_job(
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
         retrieval=None if spec.ask.retrieval is None else compile_retrieval(spec.ask.retrieval, indexes),
+        tools=None if spec.ask.tools is None else compile_tools(spec.ask.tools),
         routes=compile_routes(spec),
         judge=compile_judge(spec, functions),
+        then=compile_then(spec),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 

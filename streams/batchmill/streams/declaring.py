@@ -56,6 +56,7 @@ def undeclared(spec: JobSpec) -> Iterator[Finding]:
     """What the templates of a job that compiles read, against its input schema."""
     schema = known_input(spec)
     reads = [(where, read) for where, text in templates_of(spec) for read in reads_of(text)]
+    reads = [(where, read) for where, read in reads if not _is_added(spec, read)]
     if not members_of(schema, schema):
         yield from _nothing_declared(reads)
         return
@@ -66,6 +67,11 @@ def undeclared(spec: JobSpec) -> Iterator[Finding]:
             if key not in seen:
                 seen.add(key)
                 yield finding
+
+
+def _is_added(spec: JobSpec, read: Read) -> bool:
+    """Whether it is no event's member, but what the job puts beside one."""
+    return spec.ask.tools is not None and read.steps[:1] == (spec.ask.tools.into,)
 
 
 def _nothing_declared(reads: list[tuple[str, Read]]) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
 """An event, as one version of its job takes it -> the work item that is asked: input, identity, target, estimates.
 
 Each step refuses what the next may rely on: source and rank, text normalisation, input schema, required members,
-filter, retrieval, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark,
-replay).
+filter, retrieval, look-ups, rendering. What must not live here: where the event stands (`normalizing`: live, shadow,
+benchmark, replay).
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from batchmill.streams.events import Event, RawLimits, seq_of, source_of, tracep
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
 from batchmill.streams.likeness import likeness_of
+from batchmill.streams.lineage import JOINED, PART, parent_of, parts_of, written
+from batchmill.streams.looking_up import Lookups
 from batchmill.streams.paths import ABSENT, Path
 from batchmill.streams.retrieving import attach
 from batchmill.streams.routing import route_of, sizes_of
@@ -73,14 +75,23 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits) -> WorkItem:
-    """What one version makes of the event; raises Unusable, or IndexAwaitedError. The event's payload is cleaned and
-    gets its context on the way: nothing is searched for what is not wanted.
+def item_of(
+    job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits, lookups: Lookups
+) -> WorkItem:
+    """What one version makes of the event; raises Unusable, IndexAwaitedError while its index is not loaded, or
+    WaitsError where something is to be looked up first.
+
+    The event's payload is cleaned on the way, and gets its context and what was looked up: neither is sought for what
+    is not wanted.
     """
+    if job.spec.join is not None and JOINED not in event.metadata:
+        raise Unusable(Reason.INVALID_INPUT, "the event is a part, and the job is asked about wholes")
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
     if job.retrieval is not None:
         attach(job.retrieval, item_input, at_ms=raw.origin.at_ms)
+    if job.tools is not None:
+        lookups.equip(job.tools, item_input, aside=standing.aside)
     spec, input_json = job.spec, canonical(item_input)
     if len(input_json) > limits.value_bytes_max:
         # Numbers written out and compatibility characters can take many times the bytes they came in.
@@ -118,6 +129,8 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         near_key=None if alike is None else alike.key,
         aside=standing.aside,
         replayed=standing.replayed,
+        parent=parent_of(event.metadata),
+        part=written(parts_of(event.metadata.get(PART))),
         origin=raw.origin,
     )
 

@@ -19,17 +19,19 @@ from batchmill.streams.granting import output_limit
 from batchmill.streams.linting_gate import gate_findings
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
 from batchmill.streams.linting_routes import choices, on_all_routes
+from batchmill.streams.linting_stages import staged
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
 from batchmill.streams.subschemas import members_of
+from batchmill.streams.tooling import mistakes as tool_mistakes
 
 __all__ = ["Finding", "errors", "findings"]
 
 
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    found = [*on_all_routes(spec, _of_question), *choices(spec)]
+    found = [*on_all_routes(spec, _of_question), *choices(spec), *staged(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
 
 
@@ -51,10 +53,11 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             attempt()
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
+    yield from () if spec.ask.tools is None else tool_mistakes(spec.ask.tools)
     yield from _unbounded(spec)
     yield from _watching_nothing(spec)
-    yield from gate_findings(spec, _declared(spec))
     yield from _asking_nothing(spec)
+    yield from gate_findings(spec, _declared(spec))
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:

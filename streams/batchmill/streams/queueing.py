@@ -9,8 +9,8 @@ that is read again is accounted for already: what it does not change, it says no
 An item aside makes a life aside, whatever else is known of its source; when the same request arrives as an event's own,
 that life comes forward with whatever answer it has.
 
-`Life.queued_at_ms` is when the newest event that asks for the life was appended; a cancellation before that instant is
-not about it.
+`Life.queued_at_ms` is when the newest event that asks for the life was appended, or read again; a cancellation before
+that instant is not about it.
 """
 
 from dataclasses import replace
@@ -32,6 +32,7 @@ from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.promoting import answers_for, bring_forward, set_aside
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.staging import regrouped
 from batchmill.streams.versioning import promotion_of
 from batchmill.streams.view import StateView
 
@@ -168,7 +169,7 @@ def _born(item: WorkItem, offset: int, now_ms: int) -> Life:
         attempt=0,
         sends=0,
         chunk_id=None,
-        queued_at_ms=item.origin.at_ms,
+        queued_at_ms=_asked_at_ms(item, now_ms),
         due_at_ms=None,
         reason=None,
         tokens_estimate=item.tokens_estimate,
@@ -243,7 +244,7 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
     """A life that stood aside answers for this event from now on."""
     orders: list[Order] = [Put(_newest(source, item, now_ms)), *_overtaken(view, source, item, now_ms)]
-    own = evolve(life, aside=False, origin=item.origin, run_id=item.run_id, queued_at_ms=item.origin.at_ms)
+    own = evolve(life, aside=False, origin=item.origin, run_id=item.run_id, queued_at_ms=_asked_at_ms(item, now_ms))
     if life.status is Status.FAILED_TERMINAL:
         return [*orders, *_brought_back(view, own, item, now_ms)]
     ahead = moved(own, BroughtForward(seq=item.seq, promotion=item.promotion), now_ms)
@@ -257,8 +258,11 @@ def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, n
     if item.replayed or item.origin == life.origin:
         return []  # read again: the event is accounted for, and the life has what can be had under its version
     duplicate = _excluded(item, Reason.DUPLICATE, life.request_id, now_ms)
+    told = regrouped(life, item)
+    again: list[Order] = [] if told is life else [Put(told), Wake("then")]
+    life = told
     if _cancelled(view, item) or source is None or item.seq <= source.seq:
-        return [duplicate]
+        return [duplicate, *again]
     newest = _newest(source, item, now_ms)
     overtaken = _overtaken(view, source, item, now_ms)
     if life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_BY_EVENT:
@@ -266,7 +270,7 @@ def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, n
     asked = _asked_again(life, item, now_ms)
     if asked.status is Status.COMMITTED and newest.committed_request_id not in {None, asked.request_id}:
         asked = moved(asked, Recalled(), now_ms)
-    return [Put(asked), Put(newest), duplicate, *overtaken, Wake("commit")]
+    return [Put(asked), Put(newest), duplicate, *overtaken, Wake("commit"), Wake("then")]
 
 
 def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
@@ -278,7 +282,7 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
-    fact = Redriven(to=Status.QUEUED, asked_at_ms=item.origin.at_ms, result_offset=None)
+    fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=None)
     again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
     # what became of its earlier answer was not that answer's fault: it may take it again
     again = Askers(view).come(evolve(again, output_sha256=None))
@@ -297,6 +301,11 @@ def _newer(view: StateView, item: WorkItem, source: Source) -> bool:
 def _cancelled(view: StateView, item: WorkItem) -> bool:
     job = read.job(view, item.job)
     return job is not None and job.cancelled_before_ms is not None and item.origin.at_ms <= job.cancelled_before_ms
+
+
+def _asked_at_ms(item: WorkItem, now_ms: int) -> int:
+    """An event that is read again is asked about now: it is not late, and stands behind what is live."""
+    return now_ms if item.replayed else item.origin.at_ms
 
 
 def _passed_over(item: WorkItem, reason: Reason, of_request_id: str | None, now_ms: int) -> list[Order]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.agents import clock
 from batchmill.agents.cli.accounts import account_trouble, key_hint
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.streams.ports import ProviderError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ async def examine(settings: "Settings") -> list[Finding]:
         found += [each async for each in _account(name, account, settings)]
     found += [_disk(settings), _view(settings), *_overseer(settings)]
     found += [each async for each in _sinks(settings)]
+    found += [each async for each in _tools(settings)]
     return [*found, *_jobs(settings), *[each async for each in _indexes(settings)]]
 
 
@@ -265,6 +267,25 @@ async def _sink(name: str, sink: "OutsideSink") -> Finding:
     return Finding(what=f"sink {name}", level=Level.OK, found=found)
 
 
+async def _tools(settings: "Settings") -> AsyncIterator[Finding]:
+    """Each database and API is asked the smallest thing there is; what a job names and nobody has set waits."""
+    from batchmill.agents.settings import SettingsError
+    from batchmill.agents.tools import ToolSources
+
+    try:
+        sources = ToolSources(settings)
+    except SettingsError as error:
+        yield Finding(what="tools", level=Level.FAIL, found=str(error), mend="correct the setting")
+        return
+    for what, probe in sources.probes().items():
+        try:
+            yield Finding(what=what, level=Level.OK, found=await probe())
+        except ProviderError as error:
+            mend = "check its settings and what they point at; until then records that need it wait"
+            yield Finding(what=what, level=Level.FAIL, found=f"gives no answer: {error}", mend=mend)
+    await sources.close()
+
+
 def _sinks_of_jobs(settings: "Settings") -> dict[str, str]:
     """Sink -> a job that writes to it."""
     from batchmill.agents.jobs import JobFileError, load_job
@@ -295,7 +316,10 @@ def _jobs(settings: "Settings") -> list[Finding]:
         if trouble is not None:
             found.append(Finding(what=what, level=Level.FAIL, found=trouble[0], mend=trouble[1]))
             continue
-        found.append(Finding(what=what, level=Level.OK, found=f"version {loaded.version}"))
+        lacking = list(source_troubles(settings, loaded.spec))
+        found += [Finding(what=what, level=Level.FAIL, found=told, mend=hint) for _, told, hint in lacking]
+        if not lacking:
+            found.append(Finding(what=what, level=Level.OK, found=f"version {loaded.version}"))
     return found
 
 

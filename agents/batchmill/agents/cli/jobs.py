@@ -9,7 +9,9 @@ import typer
 from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.graph import applied_specs, graph, refuse_circle
 from batchmill.agents.cli.index import index_warnings
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
 from batchmill.agents.cli.versions import add as add_versions
@@ -36,7 +38,7 @@ wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for e
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Validate, plan and apply jobs.")
-    for command in (validate, plan, apply):
+    for command in (validate, plan, apply, graph):
         group.command()(command)
     add_versions(group)
     app.add_typer(group, name="job")
@@ -45,6 +47,10 @@ def add(app: typer.Typer) -> None:
 def validate(
     context: typer.Context,
     folder: Annotated[Path, FOLDER],
+    with_: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="FOLDER", help="A job it feeds or is fed by: no circle of them. Repeatable."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a job that is warned of.")] = False,
     allow: Annotated[
         list[Lint] | None, typer.Option(metavar="LINT", help="Do not warn of this; the name in brackets. Repeatable.")
@@ -63,6 +69,7 @@ def validate(
     try:
         loaded = _load(here, folder, quietly=True)
         found = [*loaded.warnings, *_price_warnings(here, loaded), *_weight_warnings(here, loaded)]
+        refuse_circle([loaded.spec, *(_load(here, each, quietly=True).spec for each in with_ or ())])
     except JobFileError as error:
         if not json:
             raise
@@ -147,6 +154,8 @@ def apply(
             here.emit("job.apply", unchanged | told)
         here.say(f"job {known.job} is applied already, version {known.version} ({stands}); nothing was changed")
         return
+    if loaded.spec.then or loaded.spec.judge.scoring is not None:
+        refuse_circle([loaded.spec], applied_specs(here))
     issued = asyncio.run(_apply(here, loaded, prices, actor, wait))
     if json:
         here.emit(
@@ -162,6 +171,9 @@ def apply(
         )
     here.say(f"job {loaded.spec.job} is applied, version {loaded.version}{_APPLIED[stands]}")
     here.say(_priced_by(loaded.spec, prices))
+    moved = None if known is None else of_place(known.spec, loaded.spec)
+    if moved is not None:
+        here.say(moved)
     _warn_of_scorer(here, loaded.spec)
     if not issued.effective:
         here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
@@ -201,19 +213,18 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
 
 def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
-    """The workers may have other settings than this command; without the account nothing of the job is sent."""
+    """The workers may have other settings than this command; without account and sources nothing of it is sent."""
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
     from batchmill.streams.routing import models_of
 
     lined, found = read_yaml(loaded.file), dict[str, Problem]()
-    for where, model in models_of(loaded.spec.ask).items():
-        trouble = account_trouble(here.settings, model)
-        if trouble is not None:
-            line = lined.line((*steps_of(where), "account"))
-            problem = Problem(file=loaded.file, line=line, what=trouble[0], hint=trouble[1], level="warning")
-            found.setdefault(trouble[0], problem)
+    accounts = ((where, account_trouble(here.settings, model)) for where, model in models_of(loaded.spec.ask).items())
+    told = [((*steps_of(where), "account"), *trouble) for where, trouble in accounts if trouble is not None]
+    for steps, what, hint in (*told, *source_troubles(here.settings, loaded.spec)):
+        problem = Problem(file=loaded.file, line=lined.line(steps), what=what, hint=hint, level="warning")
+        found.setdefault(what, problem)
     return list(found.values())
 
 
@@ -256,6 +267,18 @@ def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
         else:
             told.append(f"prices {prices.id}, {prices.source} as of {prices.as_of}: {said}{brief(price)}")
     return "\n".join(told)
+
+
+def of_place(before: "JobSpec", after: "JobSpec") -> str | None:
+    """What to do about what is committed, when a version goes to another place by now; None: it does not."""
+    from batchmill.schemas.versions import place_fingerprint
+
+    if place_fingerprint(before) == place_fingerprint(after):
+        return None
+    return (
+        f"only the place changed: later commits go there; `batchmill replay --job {after.job} --write` writes what is"
+        " committed there, too, without asking anything"
+    )
 
 
 def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:

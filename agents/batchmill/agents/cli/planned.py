@@ -122,6 +122,8 @@ def _tell_samples(made: "Plan") -> None:
             typer.echo(f"  {sample.note}")
         if sample.context:
             typer.echo(f"  context: {', '.join(map(inert, sample.context))}")
+        for lookup in sample.lookups:
+            typer.echo(f"  {_lookup(lookup)}")
         before = list(sample.messages[:-1])
         _tell_messages(sample, skip=len(before) if before and before == opening else 0)
         opening = before or opening
@@ -133,6 +135,13 @@ def _way(sample: "Sample") -> str:
         return ""
     cost = "unpriced" if sample.expected_nanos is None else f"about ${sample.expected_nanos / _NANOS:.6f}"
     return f" by route {sample.route}: {sample.model}, {cost}"
+
+
+def _lookup(asked: Mapping[str, Any]) -> str:
+    if asked["tool"] == "fetch":
+        return f"first fetch from {asked['api']}: GET {asked['path']}"
+    given = ", ".join(f"{name}={value!r}" for name, value in asked["params"].items())
+    return f"first look up in {asked['source']}: {' '.join(asked['sql'].split())}" + (f" with {given}" if given else "")
 
 
 def _tell_messages(sample: "Sample", *, skip: int) -> None:

@@ -170,7 +170,19 @@ async def _bodies(here: Door, stories: "list[Story]") -> "dict[At, dict[str, Any
             if uri is not None:
                 line = await sent_line(here.settings, uri, hop.detail["custom_id"])
                 bodies.setdefault((hop.topic, hop.partition, hop.offset), {})["line_sent"] = line
+    _point_at_lookups(here, bodies)
     return bodies
+
+
+def _point_at_lookups(here: Door, bodies: "dict[At, dict[str, Any]]") -> None:
+    """What was looked up is a part of the input; here it is told apart, with what was asked."""
+    from batchmill.agents.cli.looked_up import looked_up
+
+    with here.view() as view:
+        for (topic, _, _), body in bodies.items():
+            if topic == "normalized" and "input_json" in body:
+                found = looked_up(view, body["job"], body["version"], body["input_json"])
+                body.update({} if found is None else {"looked_up": found})
 
 
 def _payload_uris(here: Door, stories: "list[Story]") -> dict[str, str]:
@@ -194,6 +206,8 @@ def _plain(each: "Story", bodies: "dict[At, dict[str, Any]]") -> dict[str, Any]:
         "aside": each.aside,
         "beside": each.beside,
         "failed_checks": each.failed_checks,
+        "stems_from": each.stems_from,
+        "started": each.started,
         "hops": hops,
     }
 
@@ -214,6 +228,9 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
         typer.echo(f"  beside it: version {other.version}, {other.status}, {where} (request {other.request_id})")
     if each.waits_for:
         typer.echo(f"  waits for {each.waits_for}")
+    for what, relatives in (("stems from", each.stems_from), ("started", each.started)):
+        for one in relatives:
+            typer.echo(f"  {what} {one.job}/{one.source_id}  {one.request_id}  {one.status}  {_usd(one.cost_nanos)}")
     for hop in each.hops:
         detail = " ".join(f"{name}={value}" for name, value in hop.detail.items())
         typer.echo(f"  {utc(hop.at_ms)}  {hop.topic}/{hop.partition}/{hop.offset}  {hop.what}  {detail}")
@@ -240,7 +257,22 @@ def _descent(life: "LifeRow") -> list[str]:
     return told
 
 
+def _usd(nanos: int) -> str:
+    return f"${nanos / 10**9:.6f}"
+
+
 #: of a body, what a story is read for; the rest is told by the hop itself
 _TOLD_BODIES = frozenset(
-    {"value", "payload_json", "input_json", "line_sent", "output", "refusal", "output_json", "original", "unreadable"}
+    {
+        "value",
+        "payload_json",
+        "input_json",
+        "looked_up",
+        "line_sent",
+        "output",
+        "refusal",
+        "output_json",
+        "original",
+        "unreadable",
+    }
 )

@@ -6,7 +6,7 @@ The samples go through the real normalizer over an empty state, so what is shown
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.differing import Difference, TextDifference, compare
@@ -18,10 +18,11 @@ from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import PriceList, estimate_tokens, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
-from batchmill.streams.normalizing import normalize
+from batchmill.streams.normalizing import INDEX_LOADED, lacking, normalize, revisit
 from batchmill.streams.orders import Emit, Put
 from batchmill.streams.retrieving import Indexes, NoIndexes
 from batchmill.streams.routing import Route
+from batchmill.streams.tooling import LOOKUP, Found, told
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
@@ -33,7 +34,8 @@ class Sample:
     """What would become of one sample event."""
 
     number: int
-    outcome: Literal["asked", "excluded", "dead_lettered", "waits"]
+    #: looked_up: asked with what is found first; waits: for its index, which is not there
+    outcome: Literal["asked", "looked_up", "excluded", "dead_lettered", "waits"]
     reason: str | None = None
     note: str | None = None
     route: str = ""  #: empty: the question itself
@@ -44,6 +46,7 @@ class Sample:
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
     expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
     weight: Weight | None = None  #: what its tokens are spent on
+    lookups: tuple[Mapping[str, Any], ...] = ()  #: what would be looked up and fetched for it first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,13 +154,34 @@ class _Trial:
                 value=value,
                 headers=[(JOB_HEADER, self._spec.job.encode())],
             )
-            (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
-            yield self._told(number, order.record if isinstance(order, Emit) else order)
+            orders = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
+            match orders:
+                case [Put(Arrival(waiting_for=waiting)), *_] if waiting == INDEX_LOADED:
+                    yield Sample(number=number, outcome="waits", reason=waiting, note=self._awaited())
+                case [Put(Arrival() as arrival), *_]:
+                    yield self._looked_up(number, raw, arrival)
+                case [Emit(record), *_]:
+                    yield self._told(number, record)
+                case _:
+                    raise AssertionError("a known job parks nothing but what waits for its index or look-ups")
+
+    def _looked_up(self, number: int, raw: RawRecord, arrival: Arrival) -> Sample:
+        """What would be asked first, and the question as it is when that finds nothing: nobody is asked here."""
+        view, jobs, now_ms, limits = self._view, self._jobs, self._now_ms, self._limits
+        questions, _ = lacking(view, arrival, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        found = Found()
+        for question in questions:
+            found = found.answered(question, [] if question.tool == LOOKUP else {})
+        lookups = tuple({"tool": question.tool, **told(question)} for question in questions)
+        known = replace(arrival, value_json=found.to_json())
+        orders = revisit(view, known, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        if isinstance(orders[0], Emit) and isinstance(orders[0].record, WorkItem):
+            note = "without what is to be looked up: the question will be longer"
+            return replace(self._asked(number, orders[0].record), lookups=lookups, note=note)
+        return Sample(number=number, outcome="looked_up", lookups=lookups)
 
     def _told(self, number: int, record: object) -> Sample:
         match record:
-            case Put(Arrival() as arrival):
-                return Sample(number=number, outcome="waits", reason=arrival.waiting_for, note=self._awaited())
             case WorkItem():
                 return self._asked(number, record)
             case DeadLetter():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from batchmill.agents import clock
 from batchmill.agents.retrieval.library import Library
 from batchmill.agents.runtime import LogRecord, Slice, Task
+from batchmill.agents.stages.assembler import Assembler
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Arrival, Job
@@ -29,7 +30,7 @@ from batchmill.streams.normalizing import (
 from batchmill.streams.orders import Delete, Order
 from batchmill.streams.versioning import shadows_of
 
-__all__ = ["Normalizer"]
+__all__ = ["Normalizer", "event_gone"]
 
 STAGE = "normalizer"
 EFFECT = "arrivals"
@@ -67,7 +68,7 @@ class Normalizer:
         task.finish(slice_)
 
     async def run(self, task: Task) -> None:
-        """Look again at waiting records whenever a job was applied or resumed, or an index was loaded."""
+        """Look again at waiting records whenever a job, an index or the last part of a whole has come."""
         while True:
             looked = 0
             rows = [row for _, row in task.view.scan("job", "", limit=_JOBS_MAX)]
@@ -75,8 +76,13 @@ class Normalizer:
             await self._load(jobs)
             for prefix in self._prefixes(jobs):
                 looked += await self._revisit(task, prefix)
+            looked += await self._assembler.turn(task)
             if not looked:
                 await task.rest(EFFECT, self.idle_seconds)
+
+    @property
+    def _assembler(self) -> Assembler:
+        return Assembler(kit=self.kit, limits=self.limits)
 
     async def _load(self, jobs: Sequence[Job]) -> None:
         """The indexes that events were asked about in vain; and, while there is room, those that will be."""
@@ -128,7 +134,7 @@ class Normalizer:
     def _decided(self, task: Task, arrival: Arrival, record: LogRecord | None, *, drained: bool) -> list[Order]:
         now_ms = clock.wall_ms()
         if record is None:
-            return self._expired(arrival, now_ms)
+            return event_gone(self.kit, arrival, now_ms)
         raw = self.kit.raw_record(record, generation=arrival.origin.generation)
         if arrival.waiting_for == JOB_KNOWN and not _known(task, arrival):
             return give_up(arrival, raw, now_ms=now_ms) if drained else []
@@ -146,16 +152,17 @@ class Normalizer:
             return index_gone(task.view, arrival, raw, jobs=self.kit.jobs, now_ms=now_ms)
         return orders
 
-    def _expired(self, arrival: Arrival, now_ms: int) -> list[Order]:
-        """Retention took the event while it waited: said aloud, not skipped."""
-        gone = self.kit.gone(arrival.origin)
-        text = "retention removed this event from raw while it waited; publish it again"
-        letter = of_raw(gone, stage=STAGE, reason=Reason.BODY_GONE, error=text, now_ms=now_ms, job=arrival.job)
-        return [letter, Delete(arrival.schema, arrival.key)]
-
     async def _control_is_drained(self, task: Task) -> bool:
         start = read_to(task.view)
         return not await self.kit.log.has_records(self.kit.topics["control"], task.partition, start)
+
+
+def event_gone(kit: Kit, arrival: Arrival, now_ms: int) -> list[Order]:
+    """Retention took the event while it waited: said aloud, not skipped."""
+    text = "retention removed this event from raw while it waited; publish it again"
+    gone = kit.gone(arrival.origin)
+    letter = of_raw(gone, stage=STAGE, reason=Reason.BODY_GONE, error=text, now_ms=now_ms, job=arrival.job)
+    return [letter, Delete(arrival.schema, arrival.key)]
 
 
 def _known(task: Task, arrival: Arrival) -> bool:
