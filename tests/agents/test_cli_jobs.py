@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from batchmill.agents.cli.door import Door
-from batchmill.agents.cli.jobs import listed
 from batchmill.agents.cli.program import run
 from batchmill.agents.cli.status import lines, read_report
+from batchmill.agents.cli.versions import listed
 from batchmill.agents.projector import ViewStore, queries
 from batchmill.agents.projector.folding import Fold
 from batchmill.agents.projector.reading import View

@@ -128,6 +128,7 @@ def test_rates_are_of_sent_and_of_committed_records(log: Log) -> None:
             By.REASON,
             {"answered": (71, 41), "twin": (40, 40), "untold": (5, 5), "provider_error": (12, 12), "missing": (0, 0)},
         ),
+        (By.ROUTE, {"(no route)": (83, 53), "(twin)": (40, 40), "(untold)": (5, 5)}),
         (By.VERSION, {"v1": (128, 98)}),
         (By.DAY, {"1970-01-01": (75, 58), "1970-01-02": (40, 40), "1970-01-03": (13, 0)}),
     ],
@@ -141,6 +142,19 @@ def test_groups_share_out_what_was_spent_and_wasted(log: Log, by: By, expected: 
     assert sum(group.spent_nanos for group in groups) == whole.spent_nanos
     assert sum(group.wasted_nanos for group in groups) == whole.wasted
     assert sum(group.calls for group in groups) == whole.calls
+
+
+def test_an_answer_that_was_asked_for_again_by_another_route_is_wasted_on_its_own(log: Log) -> None:
+    log.row(a_life(log.raw(), "a", status=Status.COMMITTED, sends=2, cost_nanos=110, route="dear"))
+    log.row(a_life(log.raw(), "b", status=Status.COMMITTED, sends=1, cost_nanos=20))
+    fact(log, "a", 1, cost_nanos=10)
+    fact(log, "a", 2, cost_nanos=100, route="dear")
+    fact(log, "b", 1, cost_nanos=20)
+    log.fold()
+    with log.view() as view:
+        groups = cost_groups(view, By.ROUTE, ALL)
+    told = {each.key: (each.calls, each.spent_nanos, each.wasted_nanos) for each in groups}
+    assert told == {"(no route)": (2, 30, 10), "dear": (1, 100, 0)}
 
 
 def test_records_facts_and_batches_add_up_to_the_same_sum(log: Log) -> None:

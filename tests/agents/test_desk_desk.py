@@ -123,6 +123,22 @@ async def test_what_may_have_been_written_is_held_until_that_is_known(world: Wor
         await desk.decline(name, "wrong", user=BOB)
 
 
+async def test_what_stands_aside_is_not_offered_and_not_decided_until_it_is_brought_forward(
+    world: World, desk: Desk
+) -> None:
+    name = world.ask()
+    world.row(replace(world.life(name), aside=True))
+    world.fold()
+    assert (await desk.queue(Filter(), user=BOB)).total == 0
+    assert (await desk.card(name, user=BOB)).aside
+    with pytest.raises(DeskError, match="stands aside"):
+        await desk.accept(name, user=ADA)
+    world.row(replace(world.life(name), aside=False))
+    world.fold()
+    await desk.accept(name, user=ADA)
+    assert world.life(name).status is Status.VALIDATED
+
+
 @pytest.mark.parametrize("deed", ["accept", "correct", "decline", "defer"])
 async def test_a_changed_answer_is_not_decided_by_who_saw_the_old_one(world: World, desk: Desk, deed: str) -> None:
     name = world.ask()

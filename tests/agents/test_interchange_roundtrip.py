@@ -10,7 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from batchmill.agents.projector.reading import View
 from batchmill.agents.projector.store import ViewStore
 from batchmill.agents.providers.openai_rows import request_line
 from batchmill.agents.simulator import RunningSimulator, SimulatorConfig
+from batchmill.schemas.asking import RouteSpec
 from batchmill.schemas.codec import encode
 from batchmill.schemas.ids import parse_custom_id, partition_for
 from batchmill.schemas.jobs import ChunkSpec, JobSpec, ModeSpec
@@ -394,12 +395,25 @@ async def test_ids_are_those_of_the_send_and_a_bare_request_id_means_the_first(m
 
 
 async def test_a_line_is_the_very_line_of_the_payload(mill: Mill) -> None:
-    form = compile_job(mill.spec, "v").form
+    form = compile_job(mill.spec, "v").routes.of("").form
     items = {item.request_id: item for item in mill.world.records("normalized")}
     for line in (await mill.export_requests(named=Named.REQUEST))[0]:
         name = json.loads(line)["custom_id"]
         body = form.body(items[name].input_json)
         assert line == request_line(custom_id=name, endpoint="/v1/chat/completions", body=body)
+
+
+async def test_a_line_is_put_as_its_records_own_route_puts_it(tmp_path: Path) -> None:
+    spec = make_spec(mode=ModeSpec(hold_submit=True))
+    dear = RouteSpec(name="dear", when="input.body == 'Hard.'", model=replace(spec.ask.model, name="gpt-5"))
+    odd = RouteSpec(name="odd", when="input.body == 'Odd.'", user="Odd: {{ input.body }}")
+    mill = Mill(tmp_path, replace(spec, ask=replace(spec.ask, routes=(dear, odd))))
+    for body in ("Hard.", "Odd.", "Plain."):
+        mill.publish(body.encode(), json.dumps({"body": body}).encode())
+    mill.settle("sealing")
+    bodies = [told["body"] for told in by_id((await mill.export_requests())[0]).values()]
+    asked = sorted((body["model"], body["messages"][-1]["content"]) for body in bodies)
+    assert asked == [("gpt-5", "Hard."), ("gpt-5-mini", "Odd: Odd."), ("gpt-5-mini", "Plain.")]
 
 
 async def test_what_has_no_line_is_counted_by_why(mill: Mill) -> None:

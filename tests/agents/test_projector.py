@@ -13,6 +13,7 @@ from batchmill.agents.projector import ViewBusyError, ViewStore, letters, querie
 from batchmill.agents.projector.folding import Fold
 from batchmill.agents.projector.metrics import Scope, accounting, checks, failures, funnel, metrics
 from batchmill.agents.projector.reading import View, ViewMissingError
+from batchmill.agents.projector.runs import run_rows
 from batchmill.agents.projector.story import find, raw_story, story
 from batchmill.schemas.codec import encode
 from batchmill.schemas.reasons import REASONS, Fault, Reason
@@ -633,7 +634,7 @@ def test_lists_are_filtered_and_typed(log: Log) -> None:
         assert [row.reason for row in queries.lives(view, reason=Reason.NOT_JSON)] == [Reason.NOT_JSON]
         assert [row.chunk_id for row in queries.batches(view, unfinished=True)] == ["c1"]
         assert [(job, count) for job, count, _ in queries.review_queue(view)] == [(JOB, 1)]
-        assert [(run.run_id, run.records, run.committed, run.open) for run in queries.runs(view)] == [(RUN, 5, 1, 2)]
+        assert [(run.run_id, run.records, run.committed, run.open) for run in run_rows(view)] == [(RUN, 5, 1, 2)]
         assert {letter.id for letter in letters.letters(view, letters.Wanted(), now_ms=0)} == {"dl-c", "dl-0-10"}
         assert letters.letter(view, "dl-c") is not None
         assert queries.freshness(view).records == sum(len(records) for records in log.records.values())

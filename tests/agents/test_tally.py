@@ -6,7 +6,7 @@ from batchmill.agents.settings import Settings
 from batchmill.agents.stages.tally import Tally
 from batchmill.agents.telemetry import Telemetry
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Committed, DeadLetter, Result
+from batchmill.schemas.records import Committed, DeadLetter, Result, Verdict, WorkItem
 from batchmill.schemas.state import Chunk
 from batchmill.schemas.status import ChunkState, Outcome
 from tests.schemas.samples import sample
@@ -34,6 +34,21 @@ def test_records_are_counted_by_stage_job_and_outcome_when_booked():
     assert seen['batchmill_records_total{job="triage",stage="committer",status="committed"}'] == 1
     assert seen['batchmill_dead_letters_total{job="triage",reason="not_utf8",stage="normalizer"}'] == 1
     assert seen['batchmill_sink_writes_total{outcome="applied",sink="sqlite"}'] == 1
+
+
+def test_what_stands_aside_is_no_result_of_its_job():
+    tally, telemetry = a_tally()
+    tally.ordered(replace(sample(WorkItem), job="triage", aside=True))
+    tally.ordered(replace(sample(Verdict), job="triage", aside=True))
+    tally.ordered(replace(sample(DeadLetter), job="triage", stage="validator", aside=True))
+    tally.book()
+    seen = shown(telemetry)
+    assert labelled(seen, "batchmill_records_total") == {
+        '{job="triage",stage="normalizer",status="aside"}': 1,
+        '{job="triage",stage="validator",status="aside"}': 2,
+    }
+    assert not labelled(seen, "batchmill_dead_letters_total")
+    assert not labelled(seen, "batchmill_validation_failures_total")
 
 
 def test_an_answer_from_the_store_spends_nothing_and_a_paid_one_spends_what_it_cost():

@@ -1,16 +1,24 @@
 """Files into a real raw topic, read back by an independent consumer."""
 
+import asyncio
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from batchmill.agents.ingest import Format, IngestReport, SourceRecord, ingest, open_records
+from batchmill.agents.cli.program import run
+from batchmill.agents.commands import read_commands
+from batchmill.agents.ingest import Format, IngestReport, SourceRecord, declare_end, ingest, open_records
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.topics import KafkaUnreachableError, TopicAdmin
 from batchmill.schemas.ids import partition_for
+from batchmill.schemas.records import Control
+from batchmill.streams.controlling import control, refusal
+from batchmill.streams.view import MemoryView
 
 
 @pytest.fixture
@@ -38,6 +46,15 @@ async def read_raw(settings: Settings) -> list[Any]:
         return records
     finally:
         await consumer.stop()
+
+
+async def declared(settings: Settings) -> list[Control]:
+    """The commands, once the broker has finished the transaction that wrote them."""
+    for _ in range(100):
+        if found := await read_commands(settings):
+            return found
+        await asyncio.sleep(0.1)
+    return []
 
 
 async def test_every_line_arrives_once_with_job_run_and_key(settings: Settings, tmp_path: Path) -> None:
@@ -80,6 +97,37 @@ async def test_the_same_content_has_the_same_manifest(settings: Settings) -> Non
     first: IngestReport = await ingest(settings, records(), run="r1")
     second = await ingest(settings, records(), run="r2")
     assert first.content_sha256 == second.content_sha256 != ""
+
+
+async def test_a_run_that_came_to_its_end_declares_it_to_every_task(settings: Settings) -> None:
+    values = [b"a", b"", b"bc"]
+    report = await ingest(settings, (SourceRecord(line=n, value=value) for n, value in enumerate(values)), run="r1")
+    assert await read_commands(settings) == []  # sent, and not declared yet
+    await declare_end(settings, report, source="x.jsonl", actor="me")
+    (command,) = await declared(settings)
+    assert (command.command, command.command_id, command.job, command.actor) == ("manifest", report.manifest, "", "me")
+    body = orjson.loads(command.body_json)
+    hashed = hashlib.sha256(b"".join(len(value).to_bytes(8, "big") + value for value in values)).hexdigest()
+    assert (body["run"], body["source"], body["count"], body["sha256"]) == ("r1", "x.jsonl", 3, hashed)
+    assert report.began_ms <= body["began_ms"] <= body["ended_ms"]
+    assert refusal(MemoryView(), command) is None
+    assert control(MemoryView(), command, 1, 1) == []
+
+
+async def test_the_command_declares_the_end_of_what_it_sent(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b'{"id": 1}\n{"id": 2}\n')
+    at = [f"kafka.bootstrap_servers={settings.kafka.bootstrap_servers}", f"topic_prefix={settings.topic_prefix}"]
+    set_ = [word for each in (*at, f"partitions={settings.partitions}") for word in ("--set", each)]
+    code = await asyncio.to_thread(run, [*set_, "ingest", str(file), "--job", "triage", "--run", "r9", "--json"])
+    told = orjson.loads(capsys.readouterr().out)
+    (command,) = await declared(settings)
+    assert (code, command.job, command.command_id) == (0, "triage", told["manifest"])
+    body = orjson.loads(command.body_json)
+    assert (body["run"], body["source"], body["count"]) == ("r9", "x.jsonl", 2)
+    assert body["sha256"] == told["content_sha256"]
 
 
 async def test_no_broker_is_said_in_words() -> None:

@@ -5,19 +5,30 @@ than by what the system under test believes.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
 from batchmill.schemas.ids import parse_custom_id
 from batchmill.schemas.reasons import Reason, info
-from batchmill.schemas.records import Committed, DeadLetter, Excluded, WorkItem
+from batchmill.schemas.records import Committed, DeadLetter, Excluded, Result, WorkItem
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Source
 from batchmill.schemas.status import Outcome, Place, Status
 from batchmill.streams import view as read
 from batchmill.streams.accounting import Books, OriginKey, origin_key, place_of
 from batchmill.streams.limiting import Share, counts_of
 from batchmill.streams.versioning import promotions_of
-from tests.simulation.oracle import ATTEMPTS_MAX, SECOND, WRONG, agrees, answer_to, asked_as, sha256_of
+from tests.simulation.oracle import (
+    AGAIN,
+    ATTEMPTS_MAX,
+    OPENINGS,
+    SECOND,
+    SURE,
+    WRONG,
+    agrees,
+    answer_to,
+    asked_as,
+    sha256_of,
+)
 from tests.simulation.simulation import Story
 
 __all__ = ["INVARIANTS", "broken"]
@@ -298,6 +309,25 @@ def paid_once(story: Story) -> Iterator[str]:
 
 
 @law
+def asked_once(story: Story) -> Iterator[str]:
+    """A question is never on its way twice at once, and whoever waits for its answer waits for one who asks."""
+    lives: dict[str, Life] = {}
+    sent: dict[str, set[str]] = defaultdict(set)
+    for _, life in story.world.moves:
+        lives[life.request_id] = life
+        if life.status is Status.PROCESSING:
+            sent[life.ask_key].add(life.request_id)
+        else:
+            sent[life.ask_key].discard(life.request_id)
+        if len(sent[life.ask_key]) > 1:
+            yield f"{sorted(sent[life.ask_key])} have one question, and all were sent"
+        if life.follows is not None and lives[life.follows].ask_key != life.ask_key:
+            yield f"{life.request_id} waits for the answer to another question"
+        if life.follows is not None and life.sends == 0 and lives[life.follows].follows is not None:
+            yield f"{life.request_id} waits for {life.follows}, which waits as well"
+
+
+@law
 def cost_conserved(story: Story) -> Iterator[str]:
     """What the ledger billed is what lives and chunks say they cost, to the nano-dollar."""
     billed: Counter[str] = Counter()
@@ -369,18 +399,21 @@ def right_attempt(story: Story) -> Iterator[str]:
 @law
 def never_swapped(story: Story) -> Iterator[str]:
     """What is committed is the answer to the question that was asked, or a reviewer's correction."""
-    own = _own_answers(story)
+    own, routes = _own_answers(story), {life.request_id: life.route for life in story.lives()}
     for record in _commits(story):
         output = json.loads(record.output_json)
-        if output != own[record.request_id] and output not in story.corrections:
+        if output != own[record.request_id][routes[record.request_id]] and output not in story.corrections:
             yield f"{record.request_id} committed {output}"
 
 
-def _own_answers(story: Story) -> dict[str, dict[str, object]]:
-    """What the model must have answered, by request."""
+def _own_answers(story: Story) -> dict[str, dict[str, dict[str, object]]]:
+    """What the model must have answered, by request and route."""
     texts = {item.request_id: (item.version, json.loads(item.input_json)["text"]) for item in _asked(story)}
     versions = story.versions
-    return {name: answer_to(asked_as(versions.index(version), text)) for name, (version, text) in texts.items()}
+    return {
+        name: {route: answer_to(asked_as(versions.index(version), text, route)) for route in OPENINGS}
+        for name, (version, text) in texts.items()
+    }
 
 
 def _asked(story: Story) -> list[WorkItem]:
@@ -392,7 +425,7 @@ def undone_is_gone(story: Story) -> Iterator[str]:
     """An answer that waits in review is the model's own, whatever was put in its place before and taken back."""
     own = _own_answers(story)
     for _, after in story.world.moves:
-        if after.status is Status.NEEDS_REVIEW and after.output_sha256 != sha256_of(own[after.request_id]):
+        if after.status is Status.NEEDS_REVIEW and after.output_sha256 != sha256_of(own[after.request_id][after.route]):
             yield f"{after.request_id} waits in review with a correction"
 
 
@@ -464,9 +497,34 @@ def quiet_when_stopped(story: Story) -> Iterator[str]:
 
 @law
 def attempts_bounded(story: Story) -> Iterator[str]:
-    """No life counts more attempts than its job allows."""
-    over = [life for life in story.lives() if life.attempt > ATTEMPTS_MAX]
+    """No life counts more attempts than its job allows, and one for each step of the cascade."""
+    allowed = ATTEMPTS_MAX + story.scale.cascade
+    over = [life for life in story.lives() if life.attempt > allowed]
     yield from (f"{life.request_id} counts {life.attempt} attempts" for life in over)
+
+
+@law
+def asked_on_for_a_reason(story: Story) -> Iterator[str]:
+    """The cascade's route is asked for what the one before gave no good answer to, and for nothing else."""
+    for partition in range(story.world.partitions):
+        good: dict[str, bool] = {}
+        for entry in story.world.log["results", partition]:
+            record = entry.value
+            assert isinstance(record, Result)
+            if record.route != AGAIN:
+                if record.outcome is Outcome.SUCCEEDED:
+                    good[record.request_id] = _is_good(record)
+            elif record.answered_by == "provider" and good.get(record.request_id, True):
+                yield f"{record.request_id} was asked on after {good.get(record.request_id, 'no answer')}"
+
+
+def _is_good(record: Result) -> bool:
+    try:
+        told = json.loads(record.output or "")
+    except json.JSONDecodeError:
+        return False
+    whole = record.refusal is None and record.finish_reason not in {"length", "content_filter"}
+    return whole and isinstance(told, dict) and told.get("confidence", 0) >= SURE
 
 
 @law

@@ -6,9 +6,12 @@ from hashlib import sha256
 from typing import Literal
 
 __all__ = [
+    "AGAIN",
     "ATTEMPTS_MAX",
+    "OPENINGS",
     "PROMPTS",
     "SECOND",
+    "SURE",
     "WRONG",
     "Judged",
     "Prefer",
@@ -20,7 +23,7 @@ __all__ = [
     "spec_of",
 ]
 
-from batchmill.schemas.asking import AskSpec, ModelSpec
+from batchmill.schemas.asking import AskSpec, ModelSpec, RouteSpec
 from batchmill.schemas.jobs import (
     BreakerSpec,
     BudgetSpec,
@@ -51,10 +54,16 @@ ATTEMPTS_MAX = 4
 DEADLINE_SECONDS = 200
 #: one per version of the job
 PROMPTS = ("Label: {{ input.text }}", "Label well: {{ input.text }}")
+#: the route that a cascade goes on to, asked of another model
+AGAIN = "again"
+#: route -> what its prompts begin with; `third` is taken by every third text or so, and asked of the same model
+OPENINGS = {"": "", "third": "By and by. ", AGAIN: "Once more. "}
+#: of an answer that is not asked for again
+SURE = 0.5
 
 
-def asked_as(version_number: int, text: str) -> str:
-    return PROMPTS[version_number].replace("{{ input.text }}", text)
+def asked_as(version_number: int, text: str, route: str = "") -> str:
+    return OPENINGS[route] + PROMPTS[version_number].replace("{{ input.text }}", text)
 
 
 def answer_to(question: str) -> dict[str, object]:
@@ -96,6 +105,8 @@ def spec_of(
     judged: Judged = "plainly",
     breaker: BreakerSpec | None = None,
     stop_after: int | None = None,
+    cascade: bool = False,
+    shared: bool = False,
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -105,14 +116,15 @@ def spec_of(
     }
     # Without a limit on the answer nothing bounds what it costs, and truncated answers are given more room.
     params = "{}" if budget_nanos is None else '{"max_output_tokens":50}'
+    ask = AskSpec(
+        user=PROMPTS[version_number],
+        model=ModelSpec(provider="sim", name="sim-1", params_json=params),
+        output_schema_json=json.dumps(schema),
+    )
     return JobSpec(
         job="sim",
         seq=seq,
-        ask=AskSpec(
-            user=PROMPTS[version_number],
-            model=ModelSpec(provider="sim", name="sim-1", params_json=params),
-            output_schema_json=json.dumps(schema),
-        ),
+        ask=_cascaded(ask) if cascade else ask,
         mode=ModeSpec(
             prefer=prefer,
             deadline_seconds=DEADLINE_SECONDS if prefer == "auto" else None,
@@ -123,6 +135,7 @@ def spec_of(
         judge=_judge(judged),
         review=ReviewSpec(double=0 if judged == "plainly" else 0.3, undo_seconds=20),
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
+        dedupe="content" if shared else "source",
         place=PlaceSpec(sink="sim", table="labels"),
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
         breaker=breaker,
@@ -131,8 +144,15 @@ def spec_of(
     )
 
 
+def _cascaded(ask: AskSpec) -> AskSpec:
+    other = replace(ask.model, name="sim-2")
+    again = RouteSpec(name=AGAIN, model=other, user=OPENINGS[AGAIN] + ask.user)
+    third = RouteSpec(name="third", when="size(input.text) % 3 == 0", user=OPENINGS["third"] + ask.user)
+    return replace(ask, routes=(third, again), cascade=(AGAIN,))
+
+
 def _judge(judged: Judged) -> JudgeSpec:
-    plain = JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=0.5))
+    plain = JudgeSpec(confidence=ConfidenceSpec(field="confidence", review_below=SURE))
     if judged == "plainly":
         return plain
     rule = RuleSpec(id="right", require=f"size(input.text) > 0 && !output.label.startsWith('{WRONG}')")

@@ -20,6 +20,7 @@ from batchmill.streams import (
     committing,
     controlling,
     events,
+    following,
     granting,
     hastening,
     items,
@@ -250,14 +251,16 @@ def hasten(worker: Worker, task: SimTask, queue: sealing.Queue) -> None:
 
 
 def stored(worker: Worker, task: SimTask) -> bool:
+    step = following.walk(task.view, None, worker.world.now_ms)
+    task.apply(step.orders)
     found = task.view.scan("stored", "", limit=5)
     for _, life in found:
         assert isinstance(life, Life)
         log = worker.world.log["results", task.partition]
         value = log[life.result_offset].value if life.result_offset < len(log) else None
         assert value is None or isinstance(value, Result)
-        task.apply(queueing.from_store(task.view, life, value, worker.world.now_ms))
-    return bool(found)
+        task.apply(queueing.from_store(task.view, life, value, worker.world.now_ms, jobs=task.jobs))
+    return bool(found or step.orders)
 
 
 def retry(worker: Worker, task: SimTask) -> bool:
@@ -526,13 +529,13 @@ def _prepare(worker: Worker, task: SimTask, chunk: Chunk) -> None:
     now_ms = worker.world.now_ms
     task.apply(submitting.weed(task.view, chunk, _all_members(task, chunk), now_ms))
     chunk = _reread(task, chunk)
-    form = _spec(task, chunk.job, chunk.version).form
+    routes = _spec(task, chunk.job, chunk.version).routes
     log = worker.world.log["normalized", task.partition]
     lines = []
     for life in _all_members(task, chunk):
         item = log[life.input_offset].value
         assert item.request_id == life.request_id
-        body = json.loads(form.body(item.input_json.encode()))
+        body = json.loads(routes.of(life.route).form.body(item.input_json.encode()))
         name = chunking.custom_id_of(chunk, life)
         lines.append(json.dumps({"custom_id": name, "body": body}).encode() + b"\n")
     payload = b"".join(lines)
@@ -557,7 +560,7 @@ def _holds(worker: Worker, task: SimTask, chunk: Chunk) -> bool:
     budget, now_ms = granting.budget_of(job), worker.world.now_ms
     if budget is None or budget.job_nanos is None:
         return True
-    worst = granting.worst_case(_spec(task, chunk.job, chunk.version), PRICES, chunk.mode)
+    worst = granting.worst_case(_spec(task, chunk.job, chunk.version), PRICES, chunk.lane)
     assert worst is not None
     nanos = sum(worst.of(life) for life in _all_members(task, chunk))
     needs = granting.needs_of(chunk, nanos=nanos, share=granting.Share())

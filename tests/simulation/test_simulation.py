@@ -17,6 +17,7 @@ from tests.simulation.bugs import (
     BAD_ROWS,
     BLIND,
     BUGS,
+    CASCADE,
     CHANGES,
     FEW_SOURCES,
     LIMITED,
@@ -24,12 +25,13 @@ from tests.simulation.bugs import (
     PROSE,
     RULED,
     SCORED,
+    SHARED,
     TIGHT,
     Bug,
     planted,
 )
 from tests.simulation.invariants import INVARIANTS, broken
-from tests.simulation.oracle import ATTEMPTS_MAX, Prefer
+from tests.simulation.oracle import AGAIN, ATTEMPTS_MAX, Prefer
 from tests.simulation.simulation import Scale, Story, simulate
 
 #: seeds that once broke a law: 7 paid twice, when a frozen create arrived just ahead of the deletion of its input file
@@ -56,6 +58,37 @@ def test_every_law_holds_one_call_at_a_time_and_by_deadline(prefer: Prefer, seed
 @pytest.mark.parametrize("seed", range(SEEDS // 2))
 def test_every_law_holds_with_rules_over_the_input_two_reviewers_and_second_opinions(seed: int, scale: Scale) -> None:
     assert broken(simulate(seed, scale)) == {}, f"seed {seed}, {scale.judged}"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_every_law_holds_while_answers_that_are_no_good_are_asked_for_again_by_another_route(seed: int) -> None:
+    assert broken(simulate(seed, CASCADE)) == {}, f"seed {seed}"
+
+
+def test_by_the_cascade_some_answers_are_mended_and_some_are_not() -> None:
+    """Else the stories with routes prove nothing."""
+    lives = [life for seed in range(SEEDS // 4) for life in simulate(seed, CASCADE).lives()]
+    ends = {(life.route, str(life.status)) for life in lives}
+    assert ends >= {("", "committed"), ("third", "committed"), (AGAIN, "committed"), (AGAIN, "needs_review")}
+    assert not {("", "needs_review"), ("third", "needs_review")} & ends
+    assert any(life.attempt > 1 for life in lives if life.route == AGAIN)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_every_law_holds_when_sources_share_their_questions(seed: int) -> None:
+    assert broken(simulate(seed, SHARED)) == {}, f"seed {seed}"
+
+
+def test_shared_questions_are_asked_by_one_and_answer_many() -> None:
+    """Else the stories with shared questions prove nothing."""
+    stories = [simulate(seed, SHARED) for seed in range(6)]
+    moves = [(before, after) for story in stories for before, after in story.world.moves]
+    followed = {after.request_id for _, after in moves if after.follows is not None}
+    asked = {after.request_id for _, after in moves if after.status is Status.PROCESSING}
+    assert len(followed - asked) > 20, "answered without being asked"
+    assert followed & asked, "the next one asked when the first had failed"
+    ends = {after.status for _, after in moves if after.request_id in followed}
+    assert ends >= {Status.COMMITTED, Status.FAILED_TERMINAL, Status.NEEDS_REVIEW}
 
 
 def test_people_and_scores_are_of_every_opinion() -> None:

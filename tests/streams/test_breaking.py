@@ -1,6 +1,7 @@
 """When failures stop a job, and what is no failure of its version."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,15 +42,15 @@ class Task:
         assert isinstance(row, Job)
         return row
 
-    def judged(self, reason: Reason | None, *, version: str = "v1") -> str | None:
+    def judged(self, reason: Reason | None, **about: Any) -> str | None:
         """One more answer, good or failed for `reason`; the pause reason, if it stops the job."""
         status = Status.VALIDATED if reason is None else Status.FAILED_RETRYABLE
-        return self.moved(Status.SUCCEEDED_UNVALIDATED, status, reason, version=version)
+        return self.moved(Status.SUCCEEDED_UNVALIDATED, status, reason, **about)
 
-    def moved(self, before: Status, after: Status, reason: Reason | None, *, version: str = "v1") -> str | None:
+    def moved(self, before: Status, after: Status, reason: Reason | None, **about: Any) -> str | None:
         self.met += 1
         name = f"{self.met:032d}"
-        life = make_life(request_id=name, job="triage", version=version, status=before)
+        life = make_life(**{"request_id": name, "job": "triage", "version": "v1", "status": before, **about})
         self.view.put(life)
         moved = evolve(life, status=after, reason=reason)
         orders = self.breaker.seen(self.view, moved)
@@ -93,6 +94,14 @@ def test_failures_leave_the_window_as_newer_outcomes_come() -> None:
 def test_versions_are_counted_apart() -> None:
     task = Task(job_row())
     assert [task.judged(BAD, version=f"v{number % 2}") for number in range(8)] == [None] * 8
+
+
+def test_a_life_aside_neither_trips_the_breaker_nor_calms_it() -> None:
+    task = Task(job_row())
+    assert [task.judged(BAD, aside=True) for _ in range(20)] == [None] * 20
+    assert [task.judged(BAD) for _ in range(4)] == [None] * 4
+    assert task.judged(None, aside=True) is None
+    assert task.judged(BAD) is not None
 
 
 def test_what_was_asked_and_what_was_judged_are_counted_apart_for_they_come_in_no_common_order() -> None:

@@ -14,7 +14,6 @@ from batchmill.schemas.status import ChunkState, Outcome, Status
 from batchmill.streams import view as read
 from batchmill.streams.calling import Called, Terms, after_calls, in_doubt, may_call
 from batchmill.streams.chunking import ONLINE, custom_id_of, in_mode, members
-from batchmill.streams.compiling import lane_of
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.ports import (
     MustPauseError,
@@ -24,6 +23,7 @@ from batchmill.streams.ports import (
     RowOutcome,
     TransientError,
 )
+from batchmill.streams.routing import lane_of
 from batchmill.streams.submitting import Todo, todo
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out, make_spec
@@ -211,7 +211,7 @@ def test_the_next_step_of_an_online_chunk_is_told_by_its_row(
 def test_a_lane_names_one_of_the_two_ways(prefer: str, mode: str) -> None:
     spec = make_spec()
     object.__setattr__(spec.mode, "prefer", prefer)
-    assert lane_of(spec).rpartition("|")[2] == mode
+    assert lane_of(spec.ask.model, spec.mode).rpartition("|")[2] == mode
 
 
 ENDS = st.sampled_from(

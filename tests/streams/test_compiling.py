@@ -47,4 +47,4 @@ def test_the_cache_is_bounded() -> None:
 
 def test_compiling_twice_gives_the_same_questions() -> None:
     one, two = (compile_job(make_spec(), "v") for _ in range(2))
-    assert one.form.body('{"body":"x"}') == two.form.body('{"body":"x"}')
+    assert one.routes.of("").form.body('{"body":"x"}') == two.routes.of("").form.body('{"body":"x"}')

@@ -12,7 +12,7 @@ from batchmill.schemas.state import Chunk, Job
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
-from batchmill.streams.controlling import control, jobs, knows_version, refusal, sweep
+from batchmill.streams.controlling import MANIFEST, control, jobs, knows_version, refusal, sweep
 from batchmill.streams.versioning import former_of, promotion_of, shadows_of
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out
@@ -121,6 +121,24 @@ def test_an_unknown_command_changes_nothing() -> None:
     view = put_rows(make_job())
     assert told(view, "dance") == []
     assert job(view) == make_job()
+
+
+@pytest.mark.parametrize("named", ["triage", ""])
+def test_a_manifest_is_taken_from_any_run_and_changes_nothing(named: str) -> None:
+    view = put_rows(make_job())
+    manifest = {"name": "m1", "job": named, "body_json": '{"run":"ingest-1","count":3}'}
+    assert told(view, MANIFEST, **manifest) == []
+    assert job(view) == make_job()
+    order = Control(
+        command_id="m1",
+        command=MANIFEST,
+        job=named,
+        version=None,
+        body_json="{}",
+        actor="someone",
+        issued_at_ms=NOW_MS,
+    )
+    assert refusal(view, order) is None
 
 
 def test_approval_lets_the_held_chunks_go_that_it_names() -> None:

@@ -271,8 +271,8 @@ def test_an_answer_is_expected_to_use_a_quarter_of_its_room() -> None:
 
 
 def test_what_is_unpriced_is_expected_to_cost_nothing_that_can_be_told() -> None:
-    costs = Expectation(prices=PRICES, model="gpt-6", output_tokens_max=10)
-    assert costs.expected("batch", 100) == 0
+    costs = Expectation(prices=PRICES, model="gpt-6", output_tokens_max={"": 10})
+    assert costs.expected("batch", "", 100) == 0
 
 
 def test_many_calls_are_costed_together_unless_their_prompts_may_be_long() -> None:

@@ -42,6 +42,7 @@ from tests.streams.rows import NOW_MS, make_chunk, make_job, make_life
 
 POOL = money_pool("triage")
 PRICES = parse_prices(json.dumps({"models": {"gpt-5-mini": {"input": "1", "output": "10"}}}))
+LANE = "default|gpt-5-mini|/v1/chat/completions|batch"
 
 
 def job_with(**budget: int) -> Job:
@@ -358,7 +359,7 @@ def compiled(**changes: Any) -> CompiledJob:
 
 
 def test_the_worst_case_counts_every_byte_as_a_token_and_all_of_the_answers_room() -> None:
-    worst = worst_case(compiled(), PRICES, "batch")
+    worst = worst_case(compiled(), PRICES, LANE)
     assert worst is not None
     life = make_life(bytes_estimate=1_000)
     assert worst.of(life) == (1_000 * 1_000 + 200 * 10_000) // 2
@@ -366,15 +367,14 @@ def test_the_worst_case_counts_every_byte_as_a_token_and_all_of_the_answers_room
 
 
 def test_there_is_no_bound_without_a_price_or_a_limit_on_the_answer() -> None:
-    assert worst_case(compiled(params="{}"), PRICES, "batch") is None
-    assert worst_case(compiled(params="{}"), PRICES, "batch", output_default=10) is not None
-    assert worst_case(compiled(), parse_prices('{"models": {}}'), "batch") is None
+    assert worst_case(compiled(params="{}"), PRICES, LANE) is None
+    assert worst_case(compiled(params="{}"), PRICES, LANE, output_default=10) is not None
+    assert worst_case(compiled(), parse_prices('{"models": {}}'), LANE) is None
 
 
 def test_an_embedding_has_no_answer_to_limit() -> None:
     model = ModelSpec(provider="openai", name="gpt-5-mini", endpoint="/v1/embeddings")
-    spec = make_spec(params="{}")
-    assert output_limit(replace(spec, ask=replace(spec.ask, model=model)), compiled(params="{}").form) == 0
+    assert output_limit(model, compiled(params="{}").routes.of("").form) == 0
 
 
 def test_a_chunk_whose_cost_has_no_bound_is_held_with_the_reason() -> None:
@@ -399,7 +399,7 @@ def test_the_budget_is_that_of_the_version_applied_now() -> None:
 
 
 def test_a_record_may_cost_its_budget_and_not_more() -> None:
-    worst = worst_case(compiled(), PRICES, "batch")
+    worst = worst_case(compiled(), PRICES, LANE)
     assert worst is not None
     life = make_life(cost_nanos=500)
     exact = 500 + worst.of(life)
@@ -408,7 +408,7 @@ def test_a_record_may_cost_its_budget_and_not_more() -> None:
 
 
 def test_a_call_without_a_price_counts_as_the_dearest() -> None:
-    worst = worst_case(compiled(), PRICES, "batch")
+    worst = worst_case(compiled(), PRICES, LANE)
     assert worst is not None
     life = make_life(unpriced_calls=1)
     assert is_over_budget(life, worst, 2 * worst.of(life) - 1)

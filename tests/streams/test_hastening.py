@@ -10,7 +10,7 @@ from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import view as read
 from batchmill.streams.chunking import BATCH, ONLINE, in_mode
-from batchmill.streams.hastening import GUARD_MS_MIN, Haste, move_late, stop_late
+from batchmill.streams.hastening import GUARD_MS_MIN, Haste, batched, move_late, stop_late
 from batchmill.streams.sealing import Queue
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out
@@ -81,6 +81,13 @@ def test_a_batch_that_runs_is_given_up_only_shortly_before_the_deadline(state: C
     stopped = after(view, chunk)
     assert (stopped.state, stopped.cancel_requested) == (state, True)
     assert stop_late(view, "triage", "v1", HASTE, NOW_MS) == []  # asked once
+
+
+def test_each_account_is_held_to_the_time_that_its_own_provider_takes() -> None:
+    view, chunk = held(ChunkState.OPEN, HASTE.give_up_ms + 1)
+    assert batched(view) == [("triage", "v1", chunk.account)]
+    assert stop_late(view, "triage", "v1", HASTE, NOW_MS, account="other") == []
+    assert stop_late(view, "triage", "v1", HASTE, NOW_MS, account=chunk.account) != []
 
 
 @pytest.mark.parametrize("state", [ChunkState.ENDED, ChunkState.DOWNLOADED, ChunkState.COLLECTED])

@@ -13,6 +13,7 @@ from batchmill.schemas.records import DeadLetter, Excluded, Result
 from batchmill.schemas.state import Answer, Source
 from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
+from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Put, Wake
 from batchmill.streams.queueing import STORE_NONCE, arrive, from_store, recall
@@ -256,7 +257,7 @@ def waiting() -> tuple[MemoryView, Any]:
 def test_a_question_that_was_answered_before_costs_nothing() -> None:
     view, asked = waiting()
     assert (asked.status, asked.result_offset) == (Status.QUEUED, 42)
-    orders = from_store(view, asked, stored(), NOW_MS)
+    orders = from_store(view, asked, stored(), NOW_MS, jobs=CompiledJobs())
     (result,) = emitted(orders)
     assert life_in(orders, asked.request_id).status is Status.SUCCEEDED_UNVALIDATED
     assert (result.request_id, result.version, result.answered_by, result.cost_nanos) == (
@@ -276,7 +277,7 @@ def test_a_question_that_was_answered_before_costs_nothing() -> None:
 )
 def test_an_answer_that_is_not_what_was_noted_is_not_used(read_back: Result | None) -> None:
     view, asked = waiting()
-    orders = from_store(view, asked, read_back, NOW_MS)
+    orders = from_store(view, asked, read_back, NOW_MS, jobs=CompiledJobs())
     carry_out(view, orders)
     assert emitted(orders) == []
     assert [row for _, row in view.scan("queue", "", limit=9)] == [life(view, 0)]
@@ -285,14 +286,14 @@ def test_an_answer_that_is_not_what_was_noted_is_not_used(read_back: Result | No
 def test_an_answer_nobody_waits_for_is_not_published() -> None:
     view, asked = waiting()
     view.put(make_job(cancelled_before_ms=NOW_MS))
-    (said,) = emitted(from_store(view, asked, stored(), NOW_MS))
+    (said,) = emitted(from_store(view, asked, stored(), NOW_MS, jobs=CompiledJobs()))
     assert isinstance(said, Excluded)
 
 
 def test_an_answer_waits_until_somebody_can_judge_it() -> None:
     view, asked = waiting()
     view.put(make_job(versions_json="{}"))
-    assert from_store(view, asked, stored(), NOW_MS) == []
+    assert from_store(view, asked, stored(), NOW_MS, jobs=CompiledJobs()) == []
 
 
 # -- properties --------------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def test_chunks_that_wait_for_a_grant_hold_up_their_own_job_and_no_other() -> No
 
 
 PRICES = prices_of({"gpt-5-mini": {"input": "0.25", "output": "2", "above": {"15": {"input": "25"}}}})
-COSTS = Expectation(prices=PRICES, model="gpt-5-mini", output_tokens_max=200)
+COSTS = Expectation(prices=PRICES, model="gpt-5-mini", output_tokens_max={"": 200})
 
 
 def expected_of(lives: list[Life]) -> int:

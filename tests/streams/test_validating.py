@@ -218,7 +218,7 @@ def truncated(desk: Desk) -> Life:
 
 def test_an_answer_cut_off_at_the_jobs_own_limit_is_asked_again_with_more_room() -> None:
     desk = Desk(make_spec(retry=RetrySpec(max_attempts=9, truncated=TruncationSpec(factor=1.5, times=2))))
-    form = compile_job(desk.spec, version_of(desk.spec)).form
+    form = compile_job(desk.spec, version_of(desk.spec)).routes.of("").form
     limits = [form.output_tokens_max(desk.life.room)]
     for _ in range(2):
         assert truncated(desk).status is Status.QUEUED

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from batchmill.schemas.drift import DriftSignal, DriftSpec
 from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.records import Result
 from batchmill.schemas.state import Job
+from batchmill.schemas.status import Outcome
 from batchmill.schemas.versions import version_of
 from batchmill.streams.watching import Alarm, ScoreNow, Watches
+from tests.schemas.samples import sample
 from tests.streams.making import NOW_MS, make_row, make_spec
 from tests.streams.test_drifting import item, verdict
 
@@ -36,6 +39,10 @@ def watches(*specs: JobSpec) -> Watches:
 def tell(facts: Watches, row: Job) -> None:
     for partition in range(TASKS):
         facts.row(partition, row)
+
+
+def answer(version: str) -> Result:
+    return replace(sample(Result), job="triage", version=version, answered_by="provider", outcome=Outcome.SUCCEEDED)
 
 
 def hear(facts: Watches, labels: Iterable[str], spec: JobSpec = OLD) -> list[Alarm]:
@@ -133,6 +140,32 @@ def test_late_answers_of_an_older_version_are_not_counted_for_the_new_one() -> N
     assert told["version"] == version_of(NEW)
     assert told["versions"][version_of(NEW)]["tracks"] == {}
     assert told["versions"][version_of(OLD)]["tracks"]["classes"]["window"] == {"b": 30}
+
+
+def test_what_a_version_says_while_it_is_tried_out_is_not_counted_for_it() -> None:
+    promoted = [{"version": version_of(OLD), "number": 0, "at_ms": 0, "command_id": "1"}]
+    facts = Watches()
+    tell(facts, a_row(NEW, OLD, promotions_json=json.dumps(promoted)))
+    tried = {"version": version_of(NEW), "aside": True}
+    told = [replace(verdict("b"), **tried), replace(item("x"), **tried), answer(version_of(NEW))]
+    assert facts.knows(told[0])
+    assert facts.hear([(record, 1) for record in told * 200]) == []
+    promoted.append({"version": version_of(NEW), "number": 1, "at_ms": 500, "command_id": "2"})
+    tell(facts, a_row(OLD, NEW, promotions_json=json.dumps(promoted), updated_at_ms=NOW_MS + 1))
+    facts.hear([(answer(version_of(NEW)), at_ms) for at_ms in (499, 500, 501)])
+    facts.hear([(replace(verdict("b"), **tried), 600), (verdict("b", version=version_of(NEW)), 600)])
+    ((_, text),) = facts.changes().items()
+    counted = json.loads(text or "")["versions"][version_of(NEW)]["tracks"]
+    assert sum(counted["failures"]["reference"].values()) == 2
+    assert counted["classes"]["reference"] == {"b": 1}
+
+
+def test_an_aside_verdict_is_not_the_versions_in_force_either() -> None:
+    facts = watches(OLD)
+    hear(facts, ["a", "b"] * 50)
+    aside = replace(verdict("a", version=version_of(OLD)), aside=True)
+    assert facts.hear([(aside, at) for at in range(500)]) == []
+    assert [alarm.moved.look for alarm in hear(facts, ["a"] * 50)] == [1]
 
 
 def test_other_terms_begin_anew_and_another_policy_does_not() -> None:

@@ -194,7 +194,7 @@ async def read_commands(settings: Settings, job: str | None = None) -> list[Cont
 
 
 def applied_versions(commands: Sequence[Control]) -> dict[str, AppliedVersion]:
-    """Version -> what was applied under it, in the order of first application; the active one is the last *applied*."""
+    """Version -> what was applied under it, in the order of first application; a later `apply` refreshes its spec."""
     versions: dict[str, AppliedVersion] = {}
     for command in commands:
         if command.command == "apply" and command.version is not None:

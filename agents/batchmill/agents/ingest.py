@@ -3,6 +3,9 @@
 A JSONL line is never judged here: what is malformed travels too, and is accounted for as a dead letter with its reason.
 Only what Kafka itself cannot take (a line longer than the topic allows) or what is no record yet (a CSV row that does
 not fit its header) is refused, counted and named by line. Sending twice is harmless: the pipeline knows a duplicate.
+
+A run that came to its end says so in a manifest, in the log of commands: from which source, how many records, the hash
+of their bytes in order, from when to when. One that was interrupted has none.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import hashlib
 import importlib
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,8 +26,11 @@ import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
+from batchmill.agents import clock
+from batchmill.agents.commands import issue
 from batchmill.agents.settings import Settings
 from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError, desired, kafka_client_options, missing
+from batchmill.streams.controlling import MANIFEST
 from batchmill.streams.paths import ABSENT, compile_path
 from batchmill.streams.topology import topic_name
 
@@ -36,6 +42,7 @@ __all__ = [
     "IngestReport",
     "RecordFile",
     "SourceRecord",
+    "declare_end",
     "format_of",
     "ingest",
     "open_records",
@@ -88,6 +95,9 @@ class IngestReport:
     refused: int = 0
     refused_lines: list[tuple[int, str]] = field(default_factory=list)  #: the first few
     content_sha256: str = ""  #: of all values in order, so that two runs can be compared
+    began_ms: int = 0
+    ended_ms: int = 0  #: 0: not ended
+    manifest: str | None = None  #: id of the command that declares the end
 
 
 @dataclass(slots=True)
@@ -218,6 +228,7 @@ async def ingest(
     *,
     run: str,
     job: str | None = None,
+    more_headers: Sequence[tuple[str, bytes]] = (),
     on_progress: Callable[[IngestReport], None] = lambda _report: None,
     dry_run: bool = False,
 ) -> IngestReport:
@@ -225,9 +236,10 @@ async def ingest(
 
     A dry run reads, checks and counts everything and sends nothing: no broker is asked.
     """
-    report = IngestReport(run=run, job=job, topic=topic_name(settings.topic_prefix, "raw"))
+    topic = topic_name(settings.topic_prefix, "raw")
+    report = IngestReport(run=run, job=job, topic=topic, began_ms=clock.wall_ms())
     limit = _record_bytes_max(settings)
-    headers = _headers(run, job)
+    headers = [*_headers(run, job), *more_headers]
     repeats, content = _Repeats(), hashlib.sha256()
     async with _Nobody() if dry_run else _producer(settings, limit) as producer:
         waiting: list[asyncio.Future[Any]] = []
@@ -247,8 +259,26 @@ async def ingest(
         await producer.flush()
         await _delivered(waiting, report)
     report.content_sha256 = content.hexdigest()
+    report.ended_ms = clock.wall_ms()
     on_progress(report)
     return report
+
+
+async def declare_end(settings: Settings, report: IngestReport, *, source: str, actor: str) -> None:
+    """Write the manifest of a run that has sent everything; `source` is what its records came from, by name."""
+    assert report.ended_ms, f"run {report.run} has not ended"
+    body = {
+        "run": report.run,
+        "kind": "ingest",
+        "source": source,
+        "count": report.sent,
+        "sha256": report.content_sha256,
+        "began_ms": report.began_ms,
+        "ended_ms": report.ended_ms,
+    }
+    body_json = orjson.dumps(body).decode()
+    issued = await issue(settings, MANIFEST, report.job or "", actor=actor, body_json=body_json, wait_seconds=0)
+    report.manifest = issued.command_id
 
 
 async def _delivered(waiting: list[asyncio.Future[Any]], report: IngestReport) -> None:

@@ -155,6 +155,7 @@ def _result(chunk: Chunk, life: Life, row: RowOutcome, nanos: int | None, price_
         price_id=price_id,
         answered_by="provider",
         received_at_ms=now_ms,
+        route=life.route,
         logprob_mean=row.logprob_mean if succeeded else None,
     )
 

@@ -8,7 +8,8 @@ A task watches the newest outcomes of each version in two windows, since they co
 An outcome is bad if the fault is the job's or the provider's: a retry after a failed check, a dead letter, an answer
 that a person is shown because it is no answer at all. What was filtered, superseded, cancelled, declined, refused by
 the sink or broken by us says nothing of the version. Nor does what was never asked: it fails at once, while the good
-answers are still on their way.
+answers are still on their way. Lives aside are not watched: a version that is only tried out must not stop the one in
+force.
 
 The windows live in memory: a guard of thumb, no ledger. They start anew with the process, and whenever the job is
 applied, paused or resumed. What is at the provider when a job pauses still comes back and is judged; it is paid for.
@@ -68,7 +69,9 @@ def outcome_of(before: Life | None, life: Life) -> Outcome | None:
         return None
     if before.status is Status.PROCESSING:
         return _asked(life)
-    return _judged(life) if before.status is Status.SUCCEEDED_UNVALIDATED else None
+    if before.status is not Status.SUCCEEDED_UNVALIDATED or before.route != life.route:
+        return None  # the cascade goes on: that answer was not the version's last word
+    return _judged(life)
 
 
 def _asked(life: Life) -> Outcome | None:
@@ -114,7 +117,7 @@ class Breaker:
 
     def seen(self, view: StateView, life: Life) -> list[Order]:
         """To be told of each life that is about to be put, while the view still has the row before."""
-        if life.status not in _AFTER:
+        if life.aside or life.status not in _AFTER:
             return []
         found = outcome_of(read.life(view, life.request_id), life)
         window = None if found is None else self._window(view, life, found.step)

@@ -39,6 +39,7 @@ from batchmill.streams.view import StateView
 __all__ = [
     "COMMANDS",
     "GRANT",
+    "MANIFEST",
     "OVERSEER_COMMANDS",
     "PAUSE_TOO",
     "READ_TO",
@@ -62,6 +63,8 @@ COMMANDS: Final = ("apply", *promoting.COMMANDS, "pause", "resume", "cancel", "a
 GRANT: Final = "grant"
 PAUSE_TOO: Final = "pause_too"
 OVERSEER_COMMANDS: Final = (GRANT, PAUSE_TOO)
+#: what an ingest says of itself at its end; it is no command to a task
+MANIFEST: Final = "manifest"
 #: chunks and jobs of one task that a command looks at
 _ROWS_MAX: Final = 10_000
 #: all frozen versions of a job are one row, and a row has to fit a record
@@ -112,8 +115,8 @@ def refusal(view: StateView, command: Control) -> str | None:
     """Why `command` must not be carried out, or None. Whoever can write to `control` may write anything; taken as it
     is, a spec that does not compile would stop every worker at the next event.
     """
-    # A redrive names lives and letters; letters of events that no job claimed belong to none.
-    nameless = command.command == "redrive" and not command.job
+    # A redrive names lives and letters; letters of events that no job claimed belong to none. Nor need an ingest.
+    nameless = command.command in {"redrive", MANIFEST} and not command.job
     if not nameless and not _JOB_NAME.fullmatch(command.job):
         return "a job's name has 1 to 64 letters, digits, '.', '_' or '-'"
     match command.command:

@@ -273,16 +273,15 @@ def expected_nanos(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the members of a chunk are expected to cost, at the job's prices. What is unpriced counts as 0."""
+    """What the members of a lane are expected to cost, at the job's prices. What is unpriced counts as 0."""
 
     prices: PriceList
     model: str
-    output_tokens_max: int | None
+    output_tokens_max: Mapping[str, int | None]  #: by route
 
-    def expected(self, mode: str, input_tokens: int) -> int:
-        nanos = expected_nanos(
-            self.prices, self.model, mode, input_tokens=input_tokens, output_tokens_max=self.output_tokens_max
-        )
+    def expected(self, mode: str, route: str, input_tokens: int) -> int:
+        room = self.output_tokens_max[route]
+        nanos = expected_nanos(self.prices, self.model, mode, input_tokens=input_tokens, output_tokens_max=room)
         return nanos or 0
 
 

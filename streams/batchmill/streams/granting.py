@@ -22,7 +22,8 @@ from typing import Final
 
 import orjson
 
-from batchmill.schemas.jobs import BudgetSpec, JobSpec
+from batchmill.schemas.asking import ModelSpec
+from batchmill.schemas.jobs import BudgetSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Chunk, Grant, Job, Life
 from batchmill.schemas.status import ChunkState
@@ -124,12 +125,12 @@ def budget_of(job: Job) -> BudgetSpec | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
-    """The most a request of one job version can cost: nothing cached, all of the answer's room used."""
+    """The most a request of one lane of a job version can cost: nothing cached, all of the answer's room used."""
 
     prices: PriceList
     model: str
     mode: str
-    output_tokens_max: Callable[[int], int]  #: of an answer after so many truncations
+    output_tokens_max: Callable[[Life], int]  #: of its next answer
 
     def of(self, life: Life) -> int:
         """Nano-dollars of the life's next attempt.
@@ -137,7 +138,7 @@ class Worst:
         No tokenizer makes more than one token of a byte, so the bytes of the rendered line bound the prompt's tokens;
         the estimate (a quarter of it) does not: scripts, code and numbers come to more.
         """
-        output = self.output_tokens_max(life.room)
+        output = self.output_tokens_max(life)
         found = worst_case_nanos(
             self.prices, self.model, self.mode, input_tokens=life.bytes_estimate, output_tokens_max=output
         )
@@ -145,23 +146,25 @@ class Worst:
         return found
 
 
-def worst_case(job: CompiledJob, prices: PriceList, mode: str, *, output_default: int | None = None) -> Worst | None:
-    """How to bound the job's requests; None when there is no bound: no price, or no limit on the answer.
+def worst_case(job: CompiledJob, prices: PriceList, lane: str, *, output_default: int | None = None) -> Worst | None:
+    """How to bound the requests in a lane; None when there is no bound: no price, or a route without a limit.
 
     `output_default` is the limit that is sent where the job sets none.
     """
-    model = job.spec.ask.model.name
-    limit = output_limit(job.spec, job.form, output_default)
-    if limit is None or worst_case_nanos(prices, model, mode, input_tokens=0, output_tokens_max=0) is None:
+    _, model, _, mode = lane.split("|")
+    limits = {route.name: output_limit(route.model, route.form, output_default) for route in job.routes.on(lane)}
+    if None in limits.values() or worst_case_nanos(prices, model, mode, input_tokens=0, output_tokens_max=0) is None:
         return None
-    return Worst(
-        prices=prices, model=model, mode=mode, output_tokens_max=lambda room: job.form.output_tokens_max(room) or limit
-    )
+
+    def output_tokens_max(life: Life) -> int:
+        return job.routes.of(life.route).form.output_tokens_max(life.room) or limits[life.route] or 0
+
+    return Worst(prices=prices, model=model, mode=mode, output_tokens_max=output_tokens_max)
 
 
-def output_limit(spec: JobSpec, form: RequestForm, default: int | None = None) -> int | None:
+def output_limit(model: ModelSpec, form: RequestForm, default: int | None = None) -> int | None:
     """The most tokens a first answer may have; an embedding has none."""
-    if spec.ask.model.endpoint.endswith("/embeddings"):
+    if model.endpoint.endswith("/embeddings"):
         return 0
     return form.output_tokens_max() or default
 

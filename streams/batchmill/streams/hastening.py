@@ -67,10 +67,10 @@ def haste_of(mode: ModeSpec, can: Capabilities) -> Haste | None:
     )
 
 
-def batched(view: StateView) -> list[tuple[str, str]]:
-    """Every (job, version) that has batches: they are late whether or not anything waits beside them."""
-    found = view.scan("chunk_job", "", limit=_CHUNKS_MAX)
-    return sorted({(row.job, row.version) for _, row in found if isinstance(row, Chunk) and row.mode == BATCH})
+def batched(view: StateView) -> list[tuple[str, str, str]]:
+    """Every (job, version, account) that has batches: they are late whether or not anything waits beside them."""
+    found = [row for _, row in view.scan("chunk_job", "", limit=_CHUNKS_MAX) if isinstance(row, Chunk)]
+    return sorted({(row.job, row.version, row.account) for row in found if row.mode == BATCH})
 
 
 def move_late(view: StateView, queue: Queue, haste: Haste, now_ms: int) -> list[Order]:
@@ -86,10 +86,17 @@ def move_late(view: StateView, queue: Queue, haste: Haste, now_ms: int) -> list[
     return [*moved, Wake("sealing")] if moved else []
 
 
-def stop_late(view: StateView, job: str, version: str, haste: Haste, now_ms: int) -> list[Order]:
-    """Stop the chunks of a job version that will not be in time; their members come back when they settle."""
+def stop_late(
+    view: StateView, job: str, version: str, haste: Haste, now_ms: int, *, account: str | None = None
+) -> list[Order]:
+    """Stop the chunks of a job version that will not be in time; their members come back when they settle.
+
+    `account`: of one of its accounts only, since each provider takes a time of its own.
+    """
     orders: list[Order] = []
     for chunk in _batches(view, job, version):
+        if account not in {None, chunk.account}:
+            continue
         allowed = haste.send_by_ms if chunk.state in _UNSENT else haste.give_up_ms
         if now_ms - chunk.first_queued_at_ms <= allowed:
             continue

@@ -357,5 +357,6 @@ def _result(life: Life, row: RowOutcome, name: str, nanos: int | None, price_id:
         cost_nanos=nanos,
         price_id=price_id,
         answered_by="import",
+        route=life.route,
         received_at_ms=now_ms,
     )

@@ -1,7 +1,8 @@
 """An event, as one version of its job takes it -> the work item that is asked: input, identity, target, estimates.
 
 Each step refuses what the next may rely on: source and rank, text normalisation, input schema, required members,
-filter, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark, replay).
+filter, retrieval, look-ups, rendering. What must not live here: where the event stands (`normalizing`: live, shadow,
+benchmark, replay).
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import Event, RawLimits, seq_of, source_of, traceparent_of
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
+from batchmill.streams.likeness import likeness_of
 from batchmill.streams.lineage import JOINED, PART, parent_of, parts_of, written
+from batchmill.streams.looking_up import Lookups
 from batchmill.streams.paths import ABSENT, Path
+from batchmill.streams.retrieving import attach
+from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
 
 __all__ = ["Standing", "item_of"]
@@ -70,12 +75,23 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits) -> WorkItem:
-    """What one version makes of the event; raises Unusable. The event's payload is cleaned on the way."""
+def item_of(
+    job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits, lookups: Lookups
+) -> WorkItem:
+    """What one version makes of the event; raises Unusable, IndexAwaitedError while its index is not loaded, or
+    WaitsError where something is to be looked up first.
+
+    The event's payload is cleaned on the way, and gets its context and what was looked up: neither is sought for what
+    is not wanted.
+    """
     if job.spec.join is not None and JOINED not in event.metadata:
         raise Unusable(Reason.INVALID_INPUT, "the event is a part, and the job is asked about wholes")
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
+    if job.retrieval is not None:
+        attach(job.retrieval, item_input, at_ms=raw.origin.at_ms)
+    if job.tools is not None:
+        lookups.equip(job.tools, item_input, aside=standing.aside)
     spec, input_json = job.spec, canonical(item_input)
     if len(input_json) > limits.value_bytes_max:
         # Numbers written out and compatibility characters can take many times the bytes they came in.
@@ -83,10 +99,13 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
             Reason.OVERSIZED, f"{len(input_json)} bytes once normalized, at most {limits.value_bytes_max} are taken"
         )
     sha256 = content_sha256(input_json)
-    named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe)
-    body_bytes = len(job.form.body(input_json))
-    tokens = estimate_tokens(body_bytes)
-    if body_bytes + LINE_FRAMING_BYTES > spec.mode.chunk.max_bytes or tokens > spec.mode.chunk.max_tokens:
+    alike = None if spec.near is None else likeness_of(item_input, spec.near.shingle, spec.near.threshold)
+    placing = sha256 if alike is None else alike.placing
+    named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe, placing)
+    route = route_of(job.routes, item_input)
+    body_bytes, bytes_max = sizes_of(job.routes, route, input_json)
+    chunk = spec.mode.chunk
+    if body_bytes + LINE_FRAMING_BYTES > chunk.max_bytes or estimate_tokens(body_bytes) > chunk.max_tokens:
         raise Unusable(Reason.TOO_LARGE_FOR_PROVIDER, f"{body_bytes} bytes rendered: above mode.chunk's limits")
     return WorkItem(
         request_id=named,
@@ -99,13 +118,15 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         seq_from_log=job.seq_path is None,
         run_id=standing.run_id,
         epoch=standing.epoch,
-        lane=job.lane,
+        lane=route.lane,
+        route=route.name,
         input_json=input_json.decode(),
         input_sha256=sha256,
         target_key=_target_key(job.target_path, item_input, source_id, limits),
-        tokens_estimate=tokens,
-        bytes_estimate=body_bytes + LINE_FRAMING_BYTES,
+        tokens_estimate=estimate_tokens(bytes_max),
+        bytes_estimate=bytes_max + LINE_FRAMING_BYTES,
         traceparent=traceparent_of(raw),
+        near_key=None if alike is None else alike.key,
         aside=standing.aside,
         replayed=standing.replayed,
         parent=parent_of(event.metadata),

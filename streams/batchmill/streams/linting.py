@@ -16,20 +16,29 @@ from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
 from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
+from batchmill.streams.linting_gate import gate_findings
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
-from batchmill.streams.linting_stages import staged
+from batchmill.streams.linting_routes import choices, on_all_routes
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
+from batchmill.streams.subschemas import members_of
+from batchmill.streams.tooling import mistakes as tool_mistakes
 
 __all__ = ["Finding", "errors", "findings"]
 
 
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    judged = (Finding(where=where, message=message, error=error) for where, message, error in mistakes(spec))
-    found = [*_broken(spec), *judged, *staged(spec), *_surprising(spec)]
+    found = [*on_all_routes(spec, _of_question), *choices(spec), *staged(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
+
+
+def _of_question(spec: JobSpec) -> Iterator[Finding]:
+    yield from _broken(spec)
+    for where, message, error in mistakes(spec):
+        yield Finding(where=where, message=message, error=error)
+    yield from _surprising(spec)
 
 
 def errors(spec: JobSpec) -> tuple[Finding, ...]:
@@ -43,8 +52,11 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
             attempt()
         except FAULTS as fault:
             yield Finding(where=where, message=str(fault), error=True)
+    yield from () if spec.ask.tools is None else tool_mistakes(spec.ask.tools)
     yield from _unbounded(spec)
     yield from _watching_nothing(spec)
+    yield from _asking_nothing(spec)
+    yield from gate_findings(spec, _declared(spec))
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:
@@ -53,7 +65,7 @@ def _unbounded(spec: JobSpec) -> Iterator[Finding]:
         form = request_form(spec.ask, spec.input)
     except FAULTS:
         return  # told already
-    if spec.budget is not None and output_limit(spec, form, _output_default(spec)) is None:
+    if spec.budget is not None and output_limit(spec.ask.model, form, _output_default(spec)) is None:
         what = "a budget needs `max_output_tokens` in ask.model.params: without it nobody knows what may be spent"
         yield Finding(where="$.budget", message=what, error=True)
 
@@ -72,6 +84,28 @@ def _watching_nothing(spec: JobSpec) -> Iterator[Finding]:
     if declared is not None and first not in declared:
         what = f"{field!r} is not a member of the output schema"
         yield Finding(where="$.drift.field", message=what, error=True, hint=f"it has {', '.join(sorted(declared))}")
+
+
+def _asking_nothing(spec: JobSpec) -> Iterator[Finding]:
+    """A query that no record has would find nothing for any of them; groups that none has would hide everything."""
+    retrieval = spec.ask.retrieval
+    if retrieval is None:
+        return
+    schema = None if spec.input.schema_json is None else orjson.loads(spec.input.schema_json)
+    declared = members_of(schema, schema)
+    for member, path in (("query", retrieval.query), ("allow", retrieval.allow)):
+        where = f"$.ask.retrieval.{member}"
+        try:
+            first = None if path is None else compile_path(path).steps[0]
+        except FAULTS as fault:
+            yield Finding(where=where, message=str(fault), error=True)
+            continue
+        if first is not None and declared and first not in declared:
+            what = f"the input schema declares no member {first!r}"
+            yield Finding(where=where, message=what, error=True, hint=f"it has {', '.join(sorted(declared))}")
+    if retrieval.into in declared:
+        what = f"the input schema declares {retrieval.into!r}, which retrieval writes: such a record is refused"
+        yield Finding(where="$.ask.retrieval.into", message=what, error=True, hint="choose a name that no record has")
 
 
 def _output_default(spec: JobSpec) -> int | None:

@@ -22,6 +22,7 @@ from batchmill.streams.events import RawLimits
 from batchmill.streams.granting import output_limit
 from batchmill.streams.orders import Emit, Put
 from batchmill.streams.redriving import Waiting, redriven
+from batchmill.streams.routing import Route, from_here
 from batchmill.streams.view import MemoryView
 
 __all__ = ["STAYS", "Kept", "Quote", "Way", "attempts_max", "quote", "quote_event"]
@@ -87,7 +88,7 @@ def quote(
     compiled = None if row is None else jobs.of(row, life.version)
     if compiled is None:
         return Quote(way=Way.ASKED, expected_nanos=None, most_nanos=None)
-    return _priced(Way.ASKED, life.tokens_estimate, compiled, compiled.costed_by(prices))
+    return _priced(Way.ASKED, life.route, life.tokens_estimate, compiled, compiled.costed_by(prices))
 
 
 def quote_event(
@@ -115,7 +116,7 @@ def quote_event(
             row = next(each for each in rows if each.job == item.job)
             compiled = jobs.of(replace(row, paused=False), item.version)
             assert compiled is not None, "the event was normalized by it"
-            return _priced(Way.NORMALIZED, item.tokens_estimate, compiled, compiled.costed_by(prices))
+            return _priced(Way.NORMALIZED, item.route, item.tokens_estimate, compiled, compiled.costed_by(prices))
         case [Excluded() as excluded]:
             return Quote(way=Way.NORMALIZED, note=excluded.reason)
         case [DeadLetter() as again]:
@@ -144,15 +145,28 @@ def _has(kept: Kept, topic: str, offset: int | None) -> bool:
     return offset is not None and offset >= kept.get(topic, 0)
 
 
-def _priced(way: Way, tokens: int, job: CompiledJob, prices: PriceList) -> Quote:
-    """A job that chooses its mode by deadline pays batch as a rule, and online at most."""
-    model, prefer = job.spec.ask.model.name, job.spec.mode.prefer
-    dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
-    limit = output_limit(job.spec, job.form)
-    expected = expected_nanos(prices, model, usual, input_tokens=tokens, output_tokens_max=limit)
+def _priced(way: Way, route: str, tokens: int, job: CompiledJob, prices: PriceList) -> Quote:
+    """A job that chooses its mode by deadline pays batch as a rule, and online at most.
+
+    Expected is the route it is asked by; the most is the dearest that the cascade may still come to, at each attempt.
+    """
+    prefer, found = job.spec.mode.prefer, job.routes.of(route)
+    usual = "batch" if prefer == "auto" else prefer
+    expected = expected_nanos(
+        prices, found.model.name, usual, input_tokens=tokens, output_tokens_max=output_limit(found.model, found.form)
+    )
+    steps = from_here(job.routes, found)
+    dearest = [_dearest(each, tokens, job, prices) for each in steps]
+    known = [nanos for nanos in dearest if nanos is not None]
+    attempts = attempts_max(job.spec.retry) + len(steps) - 1
+    most = max(known) * attempts if len(known) == len(dearest) else None
+    return Quote(way=way, expected_nanos=expected, most_nanos=most)
+
+
+def _dearest(route: Route, tokens: int, job: CompiledJob, prices: PriceList) -> int | None:
+    limit, prefer = output_limit(route.model, route.form), job.spec.mode.prefer
     if limit is None:
-        return Quote(way=way, expected_nanos=expected, most_nanos=None)
-    room = job.form.output_tokens_max(job.spec.retry.truncated.times) or limit
-    most = worst_case_nanos(prices, model, dearest, input_tokens=tokens, output_tokens_max=room)
-    attempts = attempts_max(job.spec.retry)
-    return Quote(way=way, expected_nanos=expected, most_nanos=None if most is None else most * attempts)
+        return None
+    room = route.form.output_tokens_max(job.spec.retry.truncated.times) or limit
+    mode = "online" if prefer == "auto" else prefer
+    return worst_case_nanos(prices, route.model.name, mode, input_tokens=tokens, output_tokens_max=room)

@@ -158,7 +158,7 @@ def _estimated(chunk: Chunk, taken: list[Life], limits: ChunkLimits) -> Chunk:
     """Call by call, since a call's price depends on the length of its own prompt."""
     if limits.costs is None:
         return chunk
-    expected = sum(limits.costs.expected(chunk.mode, life.tokens_estimate) for life in taken)
+    expected = sum(limits.costs.expected(chunk.mode, life.route, life.tokens_estimate) for life in taken)
     return replace(chunk, estimated_nanos=chunk.estimated_nanos + expected)
 
 

@@ -7,7 +7,9 @@
     decisions    reviews
 
 Every signal is told by answers of one kind, so each has its own count and no record is joined to another. What people
-decide names no version; it is counted for the one in force. What must not live here: what is made of it (`drifting`).
+decide names no version; it is counted for the one in force. What stands aside tells of nothing: other records meet a
+version that is tried out, or came before, than meet the one in force. What must not live here: what is made of it
+(`drifting`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -92,6 +94,8 @@ def heard(record: Record, drift: DriftSpec) -> Iterator[Heard]:
 def told_by(record: Record) -> tuple[str, str | None] | None:
     """(job, version) that `record` speaks of; version None: the one in force. None: of no version."""
     match record:
+        case WorkItem(aside=True) | Verdict(aside=True) | DeadLetter(aside=True):
+            return None
         case WorkItem() | Result() | Verdict():
             return record.job, record.version
         case DeadLetter(job=str(job), version=str(version)):

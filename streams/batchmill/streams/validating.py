@@ -7,6 +7,11 @@ the same question, even if nobody waits for this one any more.
 Some judges read the record's input, which lies in `normalized`. A slice cannot read the log, so there it is only noted
 where the answer lies (the life stays `succeeded_unvalidated`, with a result offset); effect `judge` reads both bodies
 and comes back with them (`validate_beside`). All other answers are judged where they are met.
+
+Where a job has a cascade, an answer that is no good is asked for again by the next route, at once, instead of being
+rejected or shown to a person. That is no retry: it needs no attempt to be left, though the attempts of all routes are
+counted together. First come the rules that mend an answer on the same route (more room for one that was cut off); what
+a model declines to answer is not put to another. Only the last route's answer is judged for good.
 """
 
 from collections.abc import Sequence
@@ -16,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from batchmill.schemas.ids import content_sha256, parse_custom_id
-from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.jobs import JobSpec, Severity
 from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import Check, Result, Verdict, WorkItem
 from batchmill.schemas.state import Answer, Life
@@ -28,12 +33,14 @@ from batchmill.streams.isolating import answer_gone
 from batchmill.streams.judging import Judgement, judge_text
 from batchmill.streams.lifecycle import Impossible, evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
-from batchmill.streams.retrying import next_due_ms, or_spent
+from batchmill.streams.retrying import SENDS_MAX, next_due_ms, or_spent
+from batchmill.streams.routing import Route, next_route
 from batchmill.streams.scoring import question
 from batchmill.streams.settling import ImpossibleError, carried, end_if_unwanted, life_key, obituary
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "DERIVED",
     "STAGE",
     "compiled_version",
     "faults_of",
@@ -49,6 +56,10 @@ __all__ = [
 STAGE: Final = "validator"
 #: by these no judge can ever pass the answer, since they depend on what was asked
 _NOT_WORTH_KEEPING: Final = frozenset({Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH, Reason.OVERSIZED})
+#: by whom a result is answered whose text is another one's, and stored as that one's
+_COPIES: Final = frozenset({"store", "near"})
+#: the check that marks an answer which was given to another input
+DERIVED: Final = "derived"
 #: of an answer that is no JSON; what it takes as a JSON text, escapes included, still fits a record
 _SHOWN_CHARS_MAX: Final = 100_000
 
@@ -179,10 +190,12 @@ def _judged(
     offset: int,
     now_ms: int,
 ) -> list[Order]:
-    judgement = _readable(judgement, result)
+    judgement = _marked(_readable(judgement, result), result)
     due_at_ms = _due_at_ms(life, judgement, job, now_ms)
     asked = _question(life, job.spec, judgement, item)
-    fact = _fact(result, offset, job.spec, judgement, due_at_ms if due_at_ms is not None else now_ms, asked)
+    onto = _escalated(life, job, judgement, due_at_ms)
+    due_at_ms = due_at_ms if onto is None else now_ms
+    fact = _fact(result, offset, job.spec, judgement, due_at_ms if due_at_ms is not None else now_ms, asked, onto)
     after, did_move = carried(life, fact, now_ms)
     if not did_move:
         return [] if after is life else [Put(after)]
@@ -193,13 +206,26 @@ def _judged(
         error, checks = faults_of(judgement.checks), judgement.checks
         said = [obituary(kept, stage=STAGE, error=error, now_ms=now_ms, checks=checks)]
     orders: list[Order] = []
-    if judgement.reason not in _NOT_WORTH_KEEPING and result.answered_by != "store":
-        orders.append(Put(_answer(life, result, offset, now_ms)))
+    asks_on = onto is not None and not said  # whoever has the same question waits for the better answer
+    if judgement.reason not in _NOT_WORTH_KEEPING and result.answered_by not in _COPIES and not asks_on:
+        orders += [Put(_answer(life, result, offset, now_ms)), Wake("stored")]
     if not said and isinstance(fact, Passed | SentToReview):
         # the offset of the new verdict is known when the committer meets it; an older one is another answer's
         kept = evolve(kept, verdict_offset=None)
         said = [_published(kept, judgement, fact, now_ms), *([] if asked is None else [asked])]
-    return [*orders, Put(kept), *said]
+    return [*orders, Put(kept), *said, *([Wake("retry")] if asks_on else [])]
+
+
+def _escalated(life: Life, job: CompiledJob, judgement: Judgement, due_at_ms: int | None) -> Route | None:
+    """The route that is asked next because this answer is no good; None: it is judged for good."""
+    onto, reason = next_route(job.routes, life.route), judgement.reason
+    if onto is None or life.sends >= SENDS_MAX or reason is Reason.MODEL_REFUSAL:
+        return None
+    if reason is Reason.TRUNCATED and job.spec.judge.on_reject == "retry" and due_at_ms is not None:
+        return None  # it is given more room first
+    low = (check for check in judgement.checks if check.id == "confidence" and not check.passed)
+    found = {"rejected": reason is not None, "unsure": any(low)}
+    return onto if any(found[kind] for kind in job.routes.escalate_on) else None
 
 
 def _question(life: Life, spec: JobSpec, judgement: Judgement, item: WorkItem | None) -> Emit | None:
@@ -221,6 +247,15 @@ def _readable(judgement: Judgement, result: Result) -> Judgement:
     return replace(judgement, output_json=shown)
 
 
+def _marked(judgement: Judgement, result: Result) -> Judgement:
+    """An answer to another question says so wherever its verdict is seen."""
+    if result.answered_by != "near":
+        return judgement
+    note = f"the answer of request {result.of_request_id}, whose input is about {result.similarity or 0:.0%} the same"
+    derived = Check(id=DERIVED, severity=Severity.WARN, passed=True, path=None, note=note)
+    return replace(judgement, checks=(*judgement.checks, derived))
+
+
 def _due_at_ms(life: Life, judgement: Judgement, job: CompiledJob, now_ms: int) -> int | None:
     if judgement.reason is None:
         return None
@@ -230,11 +265,14 @@ def _due_at_ms(life: Life, judgement: Judgement, job: CompiledJob, now_ms: int) 
 
 
 def _more_room(life: Life, job: CompiledJob) -> bool:
-    return life.room < job.spec.retry.truncated.times and job.form.output_tokens_max() is not None
+    form = job.routes.of(life.route).form
+    return life.room < job.spec.retry.truncated.times and form.output_tokens_max() is not None
 
 
 def _with_room(life: Life, fact: Rejected, due_at_ms: int | None) -> Life:
-    """Its next attempt may answer at greater length."""
+    """Its next attempt may answer at greater length; on another route it begins with that one's own limit."""
+    if fact.route is not None:
+        return evolve(life, room=0)
     grows = fact.reason is Reason.TRUNCATED and due_at_ms is not None
     return evolve(life, room=life.room + 1) if grows else life
 
@@ -245,10 +283,28 @@ def _sends_of(result: Result) -> int:
     return named.sends
 
 
-def _fact(result: Result, offset: int, spec: JobSpec, judgement: Judgement, due_at_ms: int, asked: Emit | None) -> Fact:
+def _fact(
+    result: Result,
+    offset: int,
+    spec: JobSpec,
+    judgement: Judgement,
+    due_at_ms: int,
+    asked: Emit | None,
+    onto: Route | None,
+) -> Fact:
     sends, reason = _sends_of(result), judgement.reason
+    if onto is not None:
+        return Rejected(
+            sends=sends,
+            output_sha256=_sha256_of(result),
+            result_offset=offset,
+            reason=reason or Reason.LOW_CONFIDENCE,
+            due_at_ms=due_at_ms,
+            route=onto.name,
+            lane=onto.lane,
+        )
     if reason is not None and spec.judge.on_reject != "review":
-        sha256 = result.output_sha256 or content_sha256((result.output or "").encode())
+        sha256 = _sha256_of(result)
         if spec.judge.on_reject == "retry" and info(reason).retryable:
             return Rejected(sends=sends, output_sha256=sha256, result_offset=offset, reason=reason, due_at_ms=due_at_ms)
         return Condemned(sends=sends, output_sha256=sha256, result_offset=offset, reason=reason)
@@ -258,6 +314,10 @@ def _fact(result: Result, offset: int, spec: JobSpec, judgement: Judgement, due_
     if reason is None and judgement.wants_review is False and not judgement.wants_score:
         return Passed(**told)
     return SentToReview(**told, reason=_doubt(judgement, asked))
+
+
+def _sha256_of(result: Result) -> str:
+    return result.output_sha256 or content_sha256((result.output or "").encode())
 
 
 def _doubt(judgement: Judgement, asked: Emit | None) -> Reason | None:
@@ -277,6 +337,7 @@ def _answer(life: Life, result: Result, offset: int, now_ms: int) -> Answer:
         ask_key=life.ask_key,
         request_id=life.request_id,
         result_offset=offset,
-        output_sha256=result.output_sha256 or content_sha256((result.output or "").encode()),
+        output_sha256=_sha256_of(result),
+        route=life.route,
         stored_at_ms=now_ms,
     )

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from batchmill.schemas.drift import DriftSignal
 from batchmill.schemas.jobs import JobSpec
-from batchmill.schemas.records import Record
+from batchmill.schemas.records import Record, Result
 from batchmill.schemas.state import Job
 from batchmill.schemas.strict_json import from_json, to_json
 from batchmill.streams.drifting import Moved, Timed, Watch, begun, resumed, take, terms_of
@@ -97,8 +97,10 @@ class Watches:
                 continue
             if about not in specs:
                 specs[about] = self._watched(*about)
-            if (found := specs[about]) is not None and (drift := found[1].drift) is not None:
-                told.setdefault((about[0], found[0]), []).extend(Timed(each, at_ms) for each in heard(record, drift))
+            found = specs[about]
+            if found is None or (drift := found[1].drift) is None or self._is_tried(record, at_ms):
+                continue
+            told.setdefault((about[0], found[0]), []).extend(Timed(each, at_ms) for each in heard(record, drift))
         return [alarm for (job, version), timed in told.items() for alarm in self._take(job, version, timed)]
 
     # -- decisions -----------------------------------------------------------------------------------------------------
@@ -178,6 +180,14 @@ class Watches:
             return replace(watch, pausing=None, held=True)
         return resumed(watch) if watch.held and not paused else watch
 
+    def _is_tried(self, record: Record, at_ms: int) -> bool:
+        """Whether a result came while its version was not promoted yet: results do not say that they stand aside."""
+        if not isinstance(record, Result):
+            return False
+        row = self._knowing(record.job, record.version)
+        since_ms = None if row is None else _promotions(row.promotions_json).get(record.version)
+        return since_ms is not None and at_ms < since_ms
+
     def _watched(self, job: str, version: str | None) -> tuple[str, JobSpec] | None:
         """(version, spec) if records of this version are counted."""
         about = self._watches.get(job)
@@ -209,6 +219,15 @@ class Watches:
         """Of the version in force, if it is watched."""
         row = self._newest(job)
         return _versions(row.versions_json).get(row.version)
+
+
+@lru_cache(maxsize=_LISTS_MAX)
+def _promotions(promotions_json: str) -> Mapping[str, int]:
+    """When each version was first promoted."""
+    found: dict[str, int] = {}
+    for each in json.loads(promotions_json):
+        found.setdefault(each["version"], each["at_ms"])
+    return found
 
 
 @lru_cache(maxsize=_LISTS_MAX)

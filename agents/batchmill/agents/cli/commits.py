@@ -56,11 +56,12 @@ def list_(
     if json:
         here.emit("commits.list", found)
         return
-    columns = ("run", "job", "commits", "committed now", "reverted now", "first", "last")
+    columns = ("run", "job", "versions", "commits", "committed now", "reverted now", "first", "last")
     rows = [
         [
             each.run_id,
             each.job,
+            each.versions,
             each.commits,
             each.committed,
             each.reverted,
@@ -98,7 +99,7 @@ def show(
     if json:
         here.emit("commits.show", {"held": sorted(each for each in held if each is not None), "records": found})
         return
-    columns = ("when", "target", "kind", "commit", "replaced", "of", "request", "run", "held now")
+    columns = ("when", "target", "kind", "commit", "replaced", "of", "request", "version", "run", "held now")
     rows = [
         [
             utc(each.at_ms),
@@ -108,6 +109,7 @@ def show(
             each.previous_commit_id,
             each.reverts,
             each.request_id,
+            each.version,
             each.run_id,
             each.commit_id in held,
         ]

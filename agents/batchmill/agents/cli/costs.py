@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "lines"]
 
 _NANOS = 10**9
-_GROUPS = "model, tier, reason, version, day"
+_GROUPS = "model, route, tier, reason, version, day"
 
 
 def add(app: typer.Typer) -> None:

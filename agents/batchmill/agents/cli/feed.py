@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
@@ -11,9 +12,9 @@ from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from batchmill.agents.ingest import IngestReport, RecordFile
+    from batchmill.agents.ingest import IngestReport, RecordFile, SourceRecord
 
-__all__ = ["Progress", "add", "tell"]
+__all__ = ["Progress", "add", "send", "source_name", "tell"]
 
 _SAY_SECONDS = 2.0
 
@@ -37,7 +38,8 @@ def ingest(
 ) -> None:
     """Send a file's records to the raw topic; malformed lines travel too and are accounted for.
 
-    Sending the same file twice is harmless: what was answered is not asked again.
+    Sending the same file twice is harmless: what was answered is not asked again. At its end the run says what it sent,
+    in a manifest; see `batchmill runs list`.
 
     \b
     Examples:
@@ -46,7 +48,6 @@ def ingest(
     """
     from batchmill.agents.commands import new_id
     from batchmill.agents.ingest import Format, format_of, open_records
-    from batchmill.agents.ingest import ingest as send
 
     here = door(context)
     if format_ is not None and format_ not in set(Format):
@@ -54,10 +55,29 @@ def ingest(
     kind = format_of(file, Format(format_) if format_ else None)
     name = run or f"ingest-{new_id()}"
     with open_records(file, kind, key=key) as opened, Progress(here, opened) as progress:
-        report = asyncio.run(send(here.settings, opened.records, run=name, job=job, on_progress=progress.moved))
+        sent = send(here, opened.records, run=name, job=job, source=source_name(file), progress=progress)
+        report = asyncio.run(sent)
     tell(here, report, json=json)
     if report.refused:
         raise typer.Exit(ExitCode.PARTIAL)
+
+
+async def send(
+    here: Door, records: "Iterator[SourceRecord]", *, run: str, job: str | None, source: str, progress: "Progress"
+) -> "IngestReport":
+    """Send everything, then say that it is everything."""
+    from batchmill.agents.commands import actor_here
+    from batchmill.agents.ingest import declare_end
+    from batchmill.agents.ingest import ingest as publish
+
+    report = await publish(here.settings, records, run=run, job=job, on_progress=progress.moved)
+    await declare_end(here.settings, report, source=source, actor=actor_here())
+    return report
+
+
+def source_name(file: str) -> str:
+    """What a manifest calls the file: its name, not where it lies."""
+    return "standard input" if file == "-" else Path(file).name
 
 
 def tell(here: Door, report: "IngestReport", *, json: bool, dry_run: bool = False) -> None:
@@ -78,6 +98,7 @@ def tell(here: Door, report: "IngestReport", *, json: bool, dry_run: bool = Fals
                 ("without key", report.without_key or None),
                 ("repeated", report.repeated or None),
                 ("sha256", report.content_sha256),
+                ("manifest", report.manifest),
             ]
         )
     if report.repeated:

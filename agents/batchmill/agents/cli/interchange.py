@@ -142,7 +142,7 @@ def import_requests(
     Example:
       batchmill import requests requests.jsonl --job triage --dry-run
     """
-    from batchmill.agents.cli.feed import Progress, tell
+    from batchmill.agents.cli.feed import Progress, send, source_name, tell
     from batchmill.agents.commands import new_id
     from batchmill.agents.ingest import RecordFile, ingest
     from batchmill.agents.interchange.forms import numbered_lines
@@ -155,7 +155,10 @@ def import_requests(
         records = request_records(numbered_lines(opened, bytes_max=bytes_max), _any_form(form), bytes_max=bytes_max)
         position = opened.tell if size_bytes is not None else lambda: 0
         with Progress(here, RecordFile(records, size_bytes, position)) as progress:
-            sent = ingest(here.settings, records, run=name, job=job, on_progress=progress.moved, dry_run=dry_run)
+            if dry_run:
+                sent = ingest(here.settings, records, run=name, job=job, on_progress=progress.moved, dry_run=True)
+            else:
+                sent = send(here, records, run=name, job=job, source=source_name(file), progress=progress)
             report = asyncio.run(sent)
     tell(here, report, json=json, dry_run=dry_run)
     if dry_run:

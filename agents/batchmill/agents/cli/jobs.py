@@ -1,19 +1,20 @@
-"""`batchmill job`: check, plan and apply a job folder; what is applied already."""
+"""`batchmill job`: check, plan and apply a job folder. What is applied already is told by `cli.versions`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from batchmill.agents.cli.accounts import account_trouble
-from batchmill.agents.cli.door import JSON, Door, door, utc
-from batchmill.agents.cli.errors import CommandError
+from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.graph import applied_specs, graph, refuse_circle
+from batchmill.agents.cli.index import index_warnings
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
+from batchmill.agents.cli.versions import add as add_versions
 from batchmill.streams.finding import Lint
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
     from batchmill.agents.jobs import LoadedJob
     from batchmill.agents.jobs.planning import Plan
     from batchmill.agents.jobs.problems import Problem
-    from batchmill.agents.projector.queries import JobRow
     from batchmill.agents.projector.stakes import Stake
     from batchmill.schemas.jobs import JobSpec
-    from batchmill.schemas.records import Control
     from batchmill.streams.costing import Prices
 
-__all__ = ["add", "listed", "wait_option"]
+__all__ = ["add", "wait_option"]
 
 FOLDER = typer.Argument(metavar="FOLDER", help="A folder with job.yaml, or the file itself.")
 _SAMPLE_FILE = "samples.jsonl"
@@ -39,9 +38,9 @@ wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for e
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Validate, plan and apply jobs.")
-    for command in (validate, plan, apply, show, graph):
+    for command in (validate, plan, apply, graph):
         group.command()(command)
-    group.command("list")(list_)
+    add_versions(group)
     app.add_typer(group, name="job")
 
 
@@ -100,7 +99,7 @@ def plan(
         int | None,
         typer.Option("--records", "--count", help="Expected number of events, to multiply the estimate with."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Kafka for the active version.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Kafka for the version in force.")] = False,
     json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what applying would mean: differences, rendered prompts, what tokens are spent on, cost. Sends nothing.
@@ -111,7 +110,7 @@ def plan(
     """
     here = door(context)
     loaded = _load(here, folder, quietly=json)
-    active = None if offline else _active(here, loaded.spec.job)
+    active = None if offline else _promoted(here, loaded.spec.job)
     if not offline and not json:
         _warn_of_scorer(here, loaded.spec)
     prices = _prices_of(here, loaded.spec)
@@ -136,7 +135,7 @@ def apply(
     actor: Annotated[str | None, typer.Option(help="Who does this, for the record; default: user@host.")] = None,
     json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Freeze the job and make it the version that new events are processed under.
+    """Freeze the job. Its first version is in force at once; a later one is tried out until it is promoted.
 
     What its model costs today is frozen with it. Applied again, an unchanged job takes today's prices.
 
@@ -146,14 +145,14 @@ def apply(
     """
     here = door(context)
     loaded = _load(here, folder, quietly=json)
-    active = _active(here, loaded.spec.job)
+    stands, known = _known(here, loaded)
     prices = _prices_of(here, loaded.spec)
-    told = {"prices": told_prices(prices)}
-    if active is not None and _same(active.spec, loaded.spec, prices):
+    told = {"prices": told_prices(prices), "standing": stands}
+    if known is not None and _same(known.spec, loaded.spec, prices):
         if json:
-            unchanged = {"job": active.job, "version": active.version, "changed": False, "laggards": []}
+            unchanged = {"job": known.job, "version": known.version, "changed": False, "laggards": []}
             here.emit("job.apply", unchanged | told)
-        here.say(f"job {active.job} is applied already, version {active.version}; nothing was changed")
+        here.say(f"job {known.job} is applied already, version {known.version} ({stands}); nothing was changed")
         return
     if loaded.spec.then or loaded.spec.judge.scoring is not None:
         refuse_circle([loaded.spec], applied_specs(here))
@@ -170,7 +169,7 @@ def apply(
             }
             | told,
         )
-    here.say(f"job {loaded.spec.job} is applied, version {loaded.version}")
+    here.say(f"job {loaded.spec.job} is applied, version {loaded.version}{_APPLIED[stands]}")
     here.say(_priced_by(loaded.spec, prices))
     _warn_of_scorer(here, loaded.spec)
     if not issued.effective:
@@ -178,56 +177,22 @@ def apply(
         raise typer.Exit(ExitCode.TEMPORARY)
 
 
-def list_(context: typer.Context, json: Annotated[bool, JSON] = False) -> None:
-    """List the applied jobs: what was asked for, what is in effect, what is paused.
-
-    \b
-    Example:
-      batchmill job list
-    """
-    here = door(context)
-    told = _jobs(here)
-    if json:
-        here.emit("job.list", told)
-        return
-    columns = ("job", "version", "versions", "requested", "effective", "paused", "open", "parked", "applied")
-    rows = [[each[name] for name in (*columns[:-1], "applied_at")] for each in told]
-    here.table(columns, rows, empty="no job is applied; `batchmill init jobs/first` makes one to start from")
+#: what an application makes of a version, by how it stands then
+_APPLIED = {
+    "promoted": "",
+    "shadow": ", to be tried out: what it answers is kept, and written once it is promoted",
+}
 
 
-def show(
-    context: typer.Context,
-    job: Annotated[str, typer.Argument(help="The job's name.")],
-    version: Annotated[str | None, typer.Option(help="A frozen version; default: the active one.")] = None,
-    json: Annotated[bool, JSON] = False,
-) -> None:
-    """Show a job's frozen spec and its versions.
+def _known(here: Door, loaded: "LoadedJob") -> "tuple[str, AppliedVersion | None]":
+    """How the version will stand once it is applied, and what was applied under it, if it stands so already."""
+    from batchmill.agents.commands import applied_versions, read_commands
+    from batchmill.agents.versions import standings
 
-    \b
-    Example:
-      batchmill job show triage --json
-    """
-    import orjson
-
-    here = door(context)
-    versions = _versions(here, job)
-    if not versions:
-        raise CommandError(f"no job {job} is applied; `batchmill job list` names those that are", ExitCode.NOT_FOUND)
-    chosen = versions.get(version or _newest(versions).version)
-    if chosen is None:
-        raise CommandError(f"job {job} has no version {version}; it has {', '.join(versions)}", ExitCode.NOT_FOUND)
-    spec = orjson.loads(chosen.spec.to_json())
-    if json:
-        known = [
-            {"version": each.version, "applied_at_ms": each.applied_at_ms, "actor": each.actor}
-            for each in versions.values()
-        ]
-        here.emit("job.show", {"job": job, "version": chosen.version, "spec": spec, "versions": known})
-        return
-    for each in versions.values():
-        mark = "active" if each is _newest(versions) else ""
-        here.say(f"{each.version}  {utc(each.applied_at_ms)}  {each.actor}  {mark}")
-    typer.echo(orjson.dumps(spec, option=orjson.OPT_INDENT_2).decode())
+    commands = asyncio.run(read_commands(here.settings, loaded.spec.job))
+    stand = standings(commands)
+    after = "shadow" if "promoted" in stand.values() and stand.get(loaded.version) != "promoted" else "promoted"
+    return after, applied_versions(commands).get(loaded.version) if stand.get(loaded.version) == after else None
 
 
 def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
@@ -237,34 +202,43 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
     loaded = load_job(folder)
     _bounded(here, loaded)
-    loaded = replace(loaded, warnings=(*loaded.warnings, *_account_warnings(here, loaded)))
+    odd = (*_account_warnings(here, loaded), *index_warnings(here, loaded))
+    loaded = replace(loaded, warnings=(*loaded.warnings, *odd))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
 
 
 def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
-    """The workers may have other settings than this command; without the account nothing of the job is sent."""
+    """The workers may have other settings than this command; without account and sources nothing of it is sent."""
     from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
+    from batchmill.streams.routing import models_of
 
-    trouble = account_trouble(here.settings, loaded.spec.ask.model)
-    if trouble is None:
-        return []
-    lined, (what, hint) = read_yaml(loaded.file), trouble
-    line = lined.line(("ask", "model", "account"))
-    return [Problem(file=loaded.file, line=line, what=what, hint=hint, level="warning")]
+    lined, found = read_yaml(loaded.file), dict[str, Problem]()
+    accounts = ((where, account_trouble(here.settings, model)) for where, model in models_of(loaded.spec.ask).items())
+    told = [((*steps_of(where), "account"), *trouble) for where, trouble in accounts if trouble is not None]
+    for steps, what, hint in (*told, *source_troubles(here.settings, loaded.spec)):
+        problem = Problem(file=loaded.file, line=lined.line(steps), what=what, hint=hint, level="warning")
+        found.setdefault(what, problem)
+    return list(found.values())
 
 
 def _bounded(here: Door, loaded: "LoadedJob") -> None:
-    """A budget is kept by reserving the most a request can cost: the price list has to know the model."""
+    """A budget is kept by reserving the most a request can cost: the price list has to know every model."""
     from batchmill.agents.jobs import JobFileError, Problem
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.settings import env_name
+    from batchmill.streams.routing import models_of
 
     spec = loaded.spec
-    if spec.budget is not None and _prices_of(here, spec).of(spec.ask.model.name) is None:
-        what = f"budget: the price list has no model {spec.ask.model.name!r}, so nobody knows what may be spent"
+    if spec.budget is None:
+        return
+    prices = _prices_of(here, spec)
+    unknown = [model.name for model in models_of(spec.ask).values() if prices.of(model.name) is None]
+    if unknown:
+        what = f"budget: the price list has no model {unknown[0]!r}, so nobody knows what may be spent"
         hint = f"name a price list that has it: {env_name('prices_file')}; or leave the budget out"
         line = read_yaml(loaded.file).line(("budget",))
         raise JobFileError([Problem(file=loaded.file, line=line, what=what, hint=hint)])
@@ -279,11 +253,17 @@ def _prices_of(here: Door, spec: "JobSpec") -> "Prices":
 
 def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
     from batchmill.streams.costing import brief
+    from batchmill.streams.routing import models_of
 
-    price = prices.of(spec.ask.model.name)
-    if price is None:
-        return f"{spec.ask.model.name} is unpriced: {prices.source} does not list it for {spec.ask.model.provider}"
-    return f"prices {prices.id}, {prices.source} as of {prices.as_of}: {brief(price)}"
+    models = {model.name: model for model in models_of(spec.ask).values()}
+    told = []
+    for name, model in models.items():
+        price, said = prices.of(name), f"{name}: " if len(models) > 1 else ""
+        if price is None:
+            told.append(f"{name} is unpriced: {prices.source} does not list it for {model.provider}")
+        else:
+            told.append(f"prices {prices.id}, {prices.source} as of {prices.as_of}: {said}{brief(price)}")
+    return "\n".join(told)
 
 
 def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
@@ -300,21 +280,23 @@ def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:
 def _price_warnings(here: Door, loaded: "LoadedJob") -> list["Problem"]:
     """What `validate` says of a model without a price: legal, but its cost will not be known."""
     from batchmill.agents.jobs.lines import read_yaml
+    from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
     from batchmill.agents.settings import env_name
+    from batchmill.streams.routing import models_of
 
-    model = loaded.spec.ask.model
-    prices = _prices_of(here, loaded.spec)
-    if prices.of(model.name) is not None:
-        return []
-    warning = Problem(
-        file=loaded.file,
-        line=read_yaml(loaded.file).line(("ask", "model", "name")),
-        what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
-        hint=f"name a list that has it: {env_name('prices_file')}",
-        level="warning",
-    )
-    return [warning]
+    prices, lined = _prices_of(here, loaded.spec), read_yaml(loaded.file)
+    return [
+        Problem(
+            file=loaded.file,
+            line=lined.line((*steps_of(where), "name")),
+            what=f"{prices.source} lists no price of {model.name} at {model.provider}: its calls will be unpriced",
+            hint=f"name a list that has it: {env_name('prices_file')}",
+            level="warning",
+        )
+        for where, model in models_of(loaded.spec.ask).items()
+        if prices.of(model.name) is None
+    ]
 
 
 def _weight_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
@@ -337,19 +319,11 @@ def _problem(problem: Any) -> dict[str, Any]:
     }
 
 
-def _versions(here: Door, job: str) -> "dict[str, AppliedVersion]":
-    from batchmill.agents.commands import applied_versions, read_commands
+def _promoted(here: Door, job: str) -> "AppliedVersion | None":
+    from batchmill.agents.commands import read_commands
+    from batchmill.agents.versions import promoted_version
 
-    return applied_versions(asyncio.run(read_commands(here.settings, job)))
-
-
-def _newest(versions: "dict[str, AppliedVersion]") -> "AppliedVersion":
-    return max(versions.values(), key=lambda version: version.applied_at_ms)
-
-
-def _active(here: Door, job: str) -> "AppliedVersion | None":
-    versions = _versions(here, job)
-    return _newest(versions) if versions else None
+    return promoted_version(asyncio.run(read_commands(here.settings, job)))
 
 
 def _warn_of_scorer(here: Door, spec: "JobSpec") -> None:
@@ -359,7 +333,7 @@ def _warn_of_scorer(here: Door, spec: "JobSpec") -> None:
     asked = spec.judge.scoring
     if asked is None or asked.job is None:
         return
-    applied = _active(here, asked.job)
+    applied = _promoted(here, asked.job)
     what = trouble(asked.job, None if applied is None else applied.spec)
     if what is not None:
         here.say(f"warning: judge.scoring.job: {what}")
@@ -394,6 +368,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
+    from batchmill.agents.retrieval.looking import Shelf
     from batchmill.streams.events import RawLimits
 
     settings = here.settings
@@ -415,6 +390,7 @@ def _planned(
         prices=prices,
         limits=limits,
         now_ms=clock.wall_ms(),
+        indexes=Shelf(settings),
     )
 
 
@@ -428,57 +404,6 @@ def _stake(here: Door, job: str) -> "Stake | None":
             return stake(view, job)
     except ViewMissingError:
         return None
-
-
-def _jobs(here: Door) -> list[dict[str, Any]]:
-    from batchmill.agents.commands import read_commands
-
-    return listed(asyncio.run(read_commands(here.settings)), _effects(here))
-
-
-def listed(commands: Sequence["Control"], seen: Mapping[str, "JobRow"]) -> list[dict[str, Any]]:
-    """What `job list` tells: the log says what was asked for, the read model what the tasks made of it."""
-    from batchmill.agents.commands import applied_versions
-
-    told = []
-    for job in sorted({command.job for command in commands if command.command == "apply"}):
-        own = [command for command in commands if command.job == job]
-        versions = applied_versions(own)
-        active = _newest(versions)
-        flags = [command.command for command in own if command.command in {"pause", "resume"}]
-        effect = seen.get(job)
-        told.append(
-            {
-                "job": job,
-                "version": active.version,
-                "versions": len(versions),
-                "requested": "paused" if flags[-1:] == ["pause"] else "running",
-                "effective": None if effect is None else f"{effect.effective_tasks}/{effect.tasks} tasks",
-                "paused": _paused(effect),
-                "paused_tasks": None if effect is None else effect.paused_tasks,
-                "tasks": None if effect is None else effect.tasks,
-                "open": None if effect is None else effect.open_lives,
-                "parked": None if effect is None else effect.parked,
-                "applied_at": utc(active.applied_at_ms),
-            }
-        )
-    return told
-
-
-def _paused(effect: "JobRow | None") -> str | None:
-    return None if effect is None or not effect.paused_tasks else f"{effect.paused_tasks}/{effect.tasks} tasks"
-
-
-def _effects(here: Door) -> dict[str, "JobRow"]:
-    """What the read model says is in effect; nothing when there is none, for the log alone tells what was asked for."""
-    from batchmill.agents.projector import queries
-    from batchmill.agents.projector.reading import ViewMissingError
-
-    try:
-        with here.view() as view:
-            return {row.job: row for row in queries.jobs(view)}
-    except ViewMissingError:
-        return {}
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -1,19 +1,24 @@
 """What `batchmill job plan` tells people: first what differs, then what is sent, then what it weighs and costs.
 
+And what `job diff` tells of two versions: the same differences, part by part.
+
 What lives here: words and tables. What must not: finding anything out (`agents.jobs.planning`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from batchmill.agents.cli.door import inert
+
 if TYPE_CHECKING:
     from batchmill.agents.cli.door import Door
-    from batchmill.agents.jobs.planning import Plan, Sample, TextDifference
+    from batchmill.agents.jobs.differing import Comparison, Difference, TextDifference
+    from batchmill.agents.jobs.planning import Plan, Sample
     from batchmill.agents.projector.stakes import Stake
 
-__all__ = ["tell_plan"]
+__all__ = ["tell_comparison", "tell_plan"]
 
 _NANOS = 10**9
 _QUOTE_CHARS = 60
@@ -48,13 +53,41 @@ def tell_plan(here: "Door", made: "Plan", *, stake: "Stake | None", priced_by: s
     _tell_estimate(here, made, records)
 
 
+#: by part, what it is called and what a difference in it means
+_MEANS = {
+    "ask": ("the question", "every event that comes again is asked and paid again"),
+    "judge": ("the judgement", "stored answers are judged again, at no cost"),
+    "place": ("the place", "what is committed from now on is written there; what was, when it is replayed"),
+    "identity": ("which record an event is", "events that come again may count as other records"),
+    "selection": ("which events are taken", "nothing is asked, judged or written again"),
+    "operation": ("how it runs", "nothing is asked, judged or written again"),
+}
+
+
+def tell_comparison(found: "Comparison") -> None:
+    """Two versions, part by part."""
+    if not found.differences:
+        typer.echo("nothing differs")
+    for part in found.parts:
+        title, means = _MEANS[part]
+        typer.echo(f"\n{title}: {means}")
+        _tell_members([each for each in found.differences if each.part is part], found.texts)
+
+
 def _tell_differences(made: "Plan") -> None:
-    shown = {text.member for text in made.texts}
-    for each in made.differences:
-        if each.member not in shown:
+    _tell_members(made.differences, made.texts)
+
+
+def _tell_members(differences: "Sequence[Difference]", texts: "Sequence[TextDifference]") -> None:
+    """Texts by their lines, behind everything else."""
+    by_lines = {text.member for text in texts}
+    for each in differences:
+        if each.member not in by_lines:
             typer.echo(f"~ {each.member}: {_quote(each.active)} -> {_quote(each.planned)}")
-    for text in made.texts:
-        _tell_text(text)
+    told = {each.member for each in differences}
+    for text in texts:
+        if text.member in told:
+            _tell_text(text)
 
 
 def _tell_text(text: "TextDifference") -> None:
@@ -80,12 +113,35 @@ def _tell_samples(made: "Plan") -> None:
     """What all questions begin with is shown with the first of them."""
     opening: list[Mapping[str, str]] = []
     for sample in made.samples:
-        typer.echo(f"\nsample {sample.number}: {sample.outcome}" + (f" ({sample.reason})" if sample.reason else ""))
+        typer.echo(
+            f"\nsample {sample.number}: {sample.outcome}"
+            + (f" ({sample.reason})" if sample.reason else "")
+            + _way(sample)
+        )
         if sample.note:
             typer.echo(f"  {sample.note}")
+        if sample.context:
+            typer.echo(f"  context: {', '.join(map(inert, sample.context))}")
+        for lookup in sample.lookups:
+            typer.echo(f"  {_lookup(lookup)}")
         before = list(sample.messages[:-1])
         _tell_messages(sample, skip=len(before) if before and before == opening else 0)
         opening = before or opening
+
+
+def _way(sample: "Sample") -> str:
+    """By which route it goes, where it goes by one, and what that costs."""
+    if not sample.route:
+        return ""
+    cost = "unpriced" if sample.expected_nanos is None else f"about ${sample.expected_nanos / _NANOS:.6f}"
+    return f" by route {sample.route}: {sample.model}, {cost}"
+
+
+def _lookup(asked: Mapping[str, Any]) -> str:
+    if asked["tool"] == "fetch":
+        return f"first fetch from {asked['api']}: GET {asked['path']}"
+    given = ", ".join(f"{name}={value!r}" for name, value in asked["params"].items())
+    return f"first look up in {asked['source']}: {' '.join(asked['sql'].split())}" + (f" with {given}" if given else "")
 
 
 def _tell_messages(sample: "Sample", *, skip: int) -> None:
@@ -103,6 +159,7 @@ def _tell_weight(made: "Plan") -> None:
     rows = [(title, getattr(weight, part)) for part, title in _PARTS.items()]
     for title, tokens in (*rows, ("together", weight.asked)):
         typer.echo(f"  {title:<22}{tokens:>9,.0f}{tokens / weight.asked:>7.0%}")
+    typer.echo(f"  {'same up to the record':<22}{weight.prefix:>9,.0f}{weight.prefix / weight.asked:>7.0%}")
     room = "no limit" if weight.answer is None else f"{weight.answer:,}"
     typer.echo(f"  {'room for the answer':<22}{room:>9}")
 

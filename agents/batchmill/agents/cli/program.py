@@ -9,18 +9,23 @@ import typer
 
 from batchmill.agents.cli import (
     batches,
+    benchmark,
     commits,
+    compare,
     control,
     costs,
     dlq,
     drift,
     feed,
+    index,
     interchange,
     jobs,
     prices,
     records,
     review,
     running,
+    runs,
+    savings,
     start,
     status,
     tokens,
@@ -48,9 +53,11 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, batches, control, review, commits, tokens, dlq, interchange)
-    for module in (*about_jobs, *about_records):
+    about_jobs = (start, topics, jobs, index, prices, feed, running)
+    about_money = (status, costs, savings)
+    about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
+    about_versions = (compare, benchmark)
+    for module in (*about_jobs, *about_money, *about_records, *about_versions):
         module.add(app)
     return app
 

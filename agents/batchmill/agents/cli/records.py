@@ -38,6 +38,7 @@ def list_(
     reason: Annotated[Reason | None, typer.Option(metavar="REASON", help="Only with this reason, as shown.")] = None,
     source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    version: Annotated[str | None, typer.Option(help="Only under this frozen version.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -51,11 +52,20 @@ def list_(
 
     here = door(context)
     with here.view() as view:
-        found = queries.lives(view, job=job, status=status or (), reason=reason, source=source, run=run, limit=limit)
+        found = queries.lives(
+            view,
+            job=job,
+            status=status or (),
+            reason=reason,
+            source=source,
+            run=run,
+            version=version,
+            limit=limit,
+        )
     if json:
         here.emit("records.list", found)
         return
-    columns = ("request", "source", "job", "status", "reason", "attempt", "batch", "cost $", "moved")
+    columns = ("request", "source", "job", "version", "status", "reason", "attempt", "batch", "cost $", "moved")
     here.table(columns, [_row(each) for each in found], empty="no records")
 
 
@@ -137,7 +147,8 @@ def _row(each: "LifeRow") -> list[Any]:
         each.request_id,
         each.source_id,
         each.job,
-        each.status,
+        each.version,
+        f"{each.status}, aside" if each.aside else each.status,
         each.reason,
         each.attempt,
         each.chunk_id,
@@ -159,7 +170,19 @@ async def _bodies(here: Door, stories: "list[Story]") -> "dict[At, dict[str, Any
             if uri is not None:
                 line = await sent_line(here.settings, uri, hop.detail["custom_id"])
                 bodies.setdefault((hop.topic, hop.partition, hop.offset), {})["line_sent"] = line
+    _point_at_lookups(here, bodies)
     return bodies
+
+
+def _point_at_lookups(here: Door, bodies: "dict[At, dict[str, Any]]") -> None:
+    """What was looked up is a part of the input; here it is told apart, with what was asked."""
+    from batchmill.agents.cli.looked_up import looked_up
+
+    with here.view() as view:
+        for (topic, _, _), body in bodies.items():
+            if topic == "normalized" and "input_json" in body:
+                found = looked_up(view, body["job"], body["version"], body["input_json"])
+                body.update({} if found is None else {"looked_up": found})
 
 
 def _payload_uris(here: Door, stories: "list[Story]") -> dict[str, str]:
@@ -180,6 +203,8 @@ def _plain(each: "Story", bodies: "dict[At, dict[str, Any]]") -> dict[str, Any]:
         "life": each.life,
         "batch": each.batch,
         "waits_for": each.waits_for,
+        "aside": each.aside,
+        "beside": each.beside,
         "failed_checks": each.failed_checks,
         "stems_from": each.stems_from,
         "started": each.started,
@@ -194,6 +219,13 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
         typer.echo(f"{life.request_id}  {life.job}/{life.source_id}  version {life.version}")
         typer.echo(f"  {life.status}{reason}, attempt {life.attempt}, rank ({life.seq}, {life.promotion}),", nl=False)
         typer.echo(f" cost ${life.cost_nanos / 10**9:.6f}, {life.input_tokens}+{life.output_tokens} tokens")
+        for line in _descent(life):
+            typer.echo(f"  {line}")
+    if each.aside is not None:
+        typer.echo(f"  stands aside: {each.aside}")
+    for other in each.beside:
+        where = "aside" if other.aside else "in front"
+        typer.echo(f"  beside it: version {other.version}, {other.status}, {where} (request {other.request_id})")
     if each.waits_for:
         typer.echo(f"  waits for {each.waits_for}")
     for what, relatives in (("stems from", each.stems_from), ("started", each.started)):
@@ -212,11 +244,35 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
     typer.echo("")
 
 
+def _descent(life: "LifeRow") -> list[str]:
+    """What a record stems from, and by which way it is asked, where that is out of the ordinary."""
+    told = []
+    if life.parent is not None:
+        part = "" if life.part is None else f", part {life.part}"
+        told.append(f"stems from request {life.parent}{part}")
+    if life.route:
+        told.append(f"asked by route {life.route}")
+    if life.epoch:
+        told.append(f"asked afresh, epoch {life.epoch}")
+    return told
+
+
 def _usd(nanos: int) -> str:
     return f"${nanos / 10**9:.6f}"
 
 
 #: of a body, what a story is read for; the rest is told by the hop itself
 _TOLD_BODIES = frozenset(
-    {"value", "payload_json", "input_json", "line_sent", "output", "refusal", "output_json", "original", "unreadable"}
+    {
+        "value",
+        "payload_json",
+        "input_json",
+        "looked_up",
+        "line_sent",
+        "output",
+        "refusal",
+        "output_json",
+        "original",
+        "unreadable",
+    }
 )

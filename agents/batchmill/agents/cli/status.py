@@ -1,5 +1,6 @@
 """`batchmill status`: where everything stands, once or live."""
 
+import json as jsonlib
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from batchmill.agents.cli.door import JSON, Door, door, known_job, utc
 if TYPE_CHECKING:
     from batchmill.agents.projector.commits import CommitLimit, DownSink
     from batchmill.agents.projector.drift import WatchRow
-    from batchmill.agents.projector.metrics import Accounting, Failure, Funnel, RunMetrics
+    from batchmill.agents.projector.metrics import Accounting, Aside, Failure, Funnel, RunMetrics
     from batchmill.agents.projector.queries import BudgetRow, Freshness, JobRow, Overseen
 
 __all__ = ["Report", "Speed", "add", "lines", "read_report"]
@@ -41,6 +42,7 @@ class Report:
     down_sinks: "tuple[DownSink, ...]"
     overseen: "Overseen"
     watches: "tuple[WatchRow, ...]"
+    looking_up: Mapping[str, int]  #: job -> raw events that wait for a look-up
 
 
 class Speed:
@@ -135,6 +137,7 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
             down_sinks=tuple(down_sinks(view)),
             overseen=queries.overseen(view),
             watches=tuple(watch_rows(view, job)),
+            looking_up=queries.looking_up(view, job),
         )
 
 
@@ -152,6 +155,7 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
             "lost": report.accounting.lost,
             "doubled": report.accounting.doubled,
             "unborn": report.accounting.unborn,
+            "aside": [{**asdict(each), "lives": each.lives} for each in report.accounting.aside],
             "holds": report.accounting.holds,
         },
         "funnel": report.funnel,
@@ -167,6 +171,7 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
         },
         "drift": [{"job": each.job, "version": each.version, "moved": each.moved} for each in report.watches],
         "waiting_for_grants": report.overseen.waiting,
+        "waiting_for_tools": report.looking_up,
         "view": report.freshness,
         "records_per_second": None if speed is None else speed.per_second,
         "eta_seconds": None if speed is None else speed.eta_seconds(report),
@@ -184,6 +189,7 @@ def lines(report: Report, speed: Speed | None) -> list[str]:
         *_metric_lines(report, speed),
         *_budget_lines(report),
         *_commit_lines(report),
+        *_lookup_lines(report),
         *_drift_lines(report),
         *_failure_lines(report),
         *_view_lines(report),
@@ -195,10 +201,17 @@ def _job_lines(report: Report) -> list[str]:
     for job in report.jobs:
         lagging = job.tasks - job.effective_tasks
         told.append(
-            f"{job.job}  {_condition(job)}, version {job.version}"
+            f"{job.job}  {_condition(job)}, version {job.version}{_tried_out(job)}"
             + (f", not yet in effect in {lagging} tasks" if lagging else "")
         )
     return [*told, ""] if told else []
+
+
+def _tried_out(job: "JobRow") -> str:
+    """Which versions are asked beside the one in force, and about how much of what comes in."""
+    shares = jsonlib.loads(job.shadows_json).items()
+    told = (f"{version} ({share:.0%} of live events)" if share else version for version, share in shares)
+    return "".join(f", trying out {each}" for each in told)
 
 
 def _condition(job: "JobRow") -> str:
@@ -228,9 +241,20 @@ def _account_lines(report: Report) -> list[str]:
     told = [f"{books.account.raw:,} raw = {terms or '0'}"]
     if books.unread:
         told.append(f"  of those in flight {books.unread:,} were not read yet")
+    told += [_aside_line(each) for each in books.aside]
     if not books.holds:
         told.append(f"  THE ACCOUNT DOES NOT HOLD: {books.lost:,} lost, {books.doubled:,} counted twice")
     return told
+
+
+def _aside_line(aside: "Aside") -> str:
+    """What no raw event is counted by, since another version answers for it."""
+    counts = [(name.replace("_", " "), getattr(aside, name)) for name in _ASIDE_COUNTS]
+    told = ", ".join(f"{count:,} {name}" for name, count in counts if count)
+    return f"held aside: {aside.lives:,} ({aside.job} version {aside.version}: {told})"
+
+
+_ASIDE_COUNTS = ("validated", "committed", "in_review", "failed", "excluded", "under_way")
 
 
 def _metric_lines(report: Report, speed: Speed | None) -> list[str]:
@@ -290,6 +314,12 @@ def _commit_lines(report: Report) -> list[str]:
     if told and report.commits_waiting:
         told.append(f"commits that wait: {report.commits_waiting:,}")
     return ["", *told] if told else []
+
+
+def _lookup_lines(report: Report) -> list[str]:
+    """Records that are to be asked about first; where their source is away they wait for it."""
+    told = [f"{n:,} records of {job} wait for what is looked up for them" for job, n in report.looking_up.items()]
+    return ["", *told, "  `batchmill doctor` tries the databases and APIs"] if told else []
 
 
 def _drift_lines(report: Report) -> list[str]:

@@ -178,7 +178,8 @@ def _sink_rows(sink: Path, table: str) -> dict[str, tuple[str, str]]:
 async def answers_in_review(view: View, settings: Settings, field: str) -> dict[str, str]:
     """The label of every answer that waits for a person: source id -> label, read back from the log."""
     waiting: dict[int, dict[int, str]] = {}
-    for row in view.rows("SELECT partition, verdict_offset, source_id FROM lives WHERE status = 'needs_review'"):
+    waits = "status = 'needs_review' AND NOT aside"
+    for row in view.rows(f"SELECT partition, verdict_offset, source_id FROM lives WHERE {waits}"):  # noqa: S608  ours
         waiting.setdefault(row["partition"], {})[row["verdict_offset"]] = row["source_id"]
     options = kafka_client_options(settings.kafka)
     servers = str(options.pop("bootstrap_servers"))

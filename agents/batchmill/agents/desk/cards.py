@@ -98,6 +98,7 @@ def card(
     return Card(
         item=shown,
         status=row.status,
+        aside=row.aside,
         pending=pending,
         input=given,
         output=output,

@@ -304,6 +304,9 @@ class Desk:
         row, job = await self._row(request_id)
         if row.status is not Status.NEEDS_REVIEW or row.output_sha256 is None:
             raise DeskError(ErrorKind.CONFLICT, f"request {request_id} is {row.status}, it does not wait for review")
+        if row.aside:
+            told = f"request {request_id} stands aside: it waits for review once version {row.version} is promoted"
+            raise DeskError(ErrorKind.CONFLICT, told)
         if seen is not None and seen != row.output_sha256:
             raise DeskError(ErrorKind.CONFLICT, f"the answer of request {request_id} is another one now; look again")
         if user.name in cards.actors(row):

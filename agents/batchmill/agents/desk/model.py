@@ -126,6 +126,7 @@ class Card:
 
     item: QueueItem
     status: Status  #: only what is `needs_review` can be decided
+    aside: bool  #: nor what stands aside: another version answers for the raw event
     pending: Decision | None  #: written just now, and not yet to be seen in the record itself
     input: Any  #: decoded; None when the log no longer has it
     output: Any  #: decoded

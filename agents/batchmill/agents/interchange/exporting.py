@@ -24,7 +24,7 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import Result, WorkItem
 from batchmill.schemas.status import Status
 from batchmill.streams.compiling import FAULTS, compile_job
-from batchmill.streams.rendering import RequestForm
+from batchmill.streams.routing import Routes
 from batchmill.streams.unusable import Unusable
 
 __all__ = [
@@ -64,6 +64,7 @@ class Skipped(StrEnum):
     BODY_GONE = "body_gone"  #: retention removed it from the log
     NOT_RENDERED = "not_rendered"  #: the job's templates do not take it: it would be refused before it is sent
     NO_SUCH_ID = "no_such_id"  #: the form does not take its id as a `custom_id`
+    FOLLOWS = "follows"  #: another request asks the same question, and its answer serves this one too
     NO_LINE = "no_line"  #: the form has no line for such an outcome: the provider never gave one
 
 
@@ -78,8 +79,8 @@ class ExportReport:
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
-_REQUESTS = """SELECT l.request_id, l.source_id, l.version, l.status, l.sends, l.chunk_id, l.room,
-    l.partition, l.input_offset AS offset,
+_REQUESTS = """SELECT l.request_id, l.source_id, l.version, l.status, l.sends, l.chunk_id, l.room, l.route,
+    l.partition, l.input_offset AS offset, l.follows,
     (SELECT s.custom_id FROM submissions s WHERE s.request_id = l.request_id ORDER BY s.offset DESC LIMIT 1) AS sent_as
   FROM lives l WHERE l.job = ? {} ORDER BY l.partition, l.input_offset"""
 _NEWEST = """AND EXISTS (SELECT 1 FROM sources s WHERE s.job = l.job AND s.source_id = l.source_id
@@ -129,33 +130,35 @@ class _Renderer:
     def __init__(self, view: View, job: str, form: Form) -> None:
         self._form = form
         self._specs = _specs(view, job)
-        self._made: dict[str, tuple[RequestForm, str]] = {}
+        self._made: dict[str, Routes] = {}
 
     def line(self, row: Any, custom_id: str, value: bytes | None) -> bytes | Skipped:
+        if row["follows"] is not None and row["status"] == Status.QUEUED:
+            return Skipped.FOLLOWS
         if not _takes(self._form, custom_id):
             return Skipped.NO_SUCH_ID
         if value is None:
             return Skipped.BODY_GONE
         item = codec.decode(value, WorkItem)
         assert item.request_id == row["request_id"], f"offset {row['offset']} of normalized is another request's"
-        request, endpoint = self._of(row["version"])
+        route = self._of(row["version"]).of(row["route"])
         try:
-            body = request.body(item.input_json, room=row["room"])
-            return request_line(self._form, custom_id=custom_id, endpoint=endpoint, body=body)
+            body = route.form.body(item.input_json, room=row["room"])
+            return request_line(self._form, custom_id=custom_id, endpoint=route.model.endpoint, body=body)
         except Unusable:
             return Skipped.NOT_RENDERED
 
-    def _of(self, version: str) -> tuple[RequestForm, str]:
+    def _of(self, version: str) -> Routes:
         if version not in self._made:
             self._made[version] = self._compiled(version)
         return self._made[version]
 
-    def _compiled(self, version: str) -> tuple[RequestForm, str]:
+    def _compiled(self, version: str) -> Routes:
         spec = self._specs.get(version)
         if spec is None:
             raise ExportError(f"the read model does not know version {version} of the job; is the projector level?")
         try:
-            return compile_job(spec, version).form, spec.ask.model.endpoint
+            return compile_job(spec, version).routes
         except FAULTS as error:
             raise ExportError(f"version {version} does not compile: {error}") from None
 

@@ -20,9 +20,10 @@ from batchmill.streams.finding import Finding
 from batchmill.streams.linting import findings as of_spec
 from batchmill.streams.paths import PathError, compile_path
 from batchmill.streams.proofreading import remarks
+from batchmill.streams.routing import models_of
 from batchmill.streams.sinks import BY_DATE, FILE_SINKS, table_fault
 
-__all__ = ["findings", "told"]
+__all__ = ["findings", "steps_of", "told"]
 
 #: who wants an answer sooner than this waits for it
 USER_WAITS_SECONDS = 300
@@ -47,8 +48,8 @@ def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
     level: Literal["error", "warning"] = "error" if finding.error else "warning"
     for named in (steps, (*steps, "schema")):
         if named in texts.read:
-            if steps == _EXAMPLES:
-                line = _line_of_example(texts, line or 1)
+            if named in texts.numbers:
+                line = _line_of_document(texts, named, line or 1)
             return Problem(
                 file=texts.read[named], line=line or 1, what=what, hint=finding.hint, level=level, lint=finding.lint
             )
@@ -58,19 +59,24 @@ def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
     )
 
 
+def steps_of(where: str) -> Steps:
+    """`$.ask.routes[0].model` as the steps to it in the job file."""
+    return tuple(int(at) if at else name for name, at in _STEP.findall(where.removeprefix("$")))
+
+
 def _place(finding: Finding) -> tuple[Steps, int | None, str]:
     """(member, line, message). A template or example that does not compile is told by its message alone."""
-    steps: Steps = tuple(int(at) if at else name for name, at in _STEP.findall(finding.where.removeprefix("$")))
+    steps = steps_of(finding.where)
     example, template = _EXAMPLE.match(finding.message), _TEMPLATE.match(finding.message)
     if steps == ("ask",) and example is not None:
         return _EXAMPLES, int(example[1]), finding.message[example.end() :]
-    if steps == ("ask",) and template is not None:
-        return ("ask", "prompt", template[1]), int(template[2] or 1), finding.message
+    if (steps == ("ask",) or steps[:2] == ("ask", "routes")) and template is not None:
+        return (*steps, "prompt", template[1]), int(template[2] or 1), finding.message
     return steps, finding.line, finding.message
 
 
-def _line_of_example(texts: Texts, number: int) -> int:
-    lines = texts.numbers.get(_EXAMPLES, ())
+def _line_of_document(texts: Texts, steps: Steps, number: int) -> int:
+    lines = texts.numbers[steps]
     return lines[number - 1] if number <= len(lines) else 1
 
 
@@ -89,9 +95,12 @@ def _answer_members(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
 
 def _ways(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
     """A way that the provider does not have is an error; one that is late is what the author may not have meant."""
-    facts = PROVIDERS.get(spec.ask.model.provider)
-    if facts is None:
-        return
+    for kind in dict.fromkeys(model.provider for model in models_of(spec.ask).values()):
+        if kind in PROVIDERS:
+            yield from _way(spec, PROVIDERS[kind], lined)
+
+
+def _way(spec: JobSpec, facts: ProviderFacts, lined: Lined) -> Iterator[Problem]:
     mode, single = spec.mode, bool(facts.can.online_endpoints)
     if mode.prefer != BATCH and not single:
         what = f"mode.prefer is {mode.prefer}, but {facts.title} has no endpoint for single questions here: say batch"

@@ -90,20 +90,27 @@ def _unsupported(lined: Lined) -> Iterator[Problem]:
 
 
 def _unserved(lined: Lined) -> Iterator[Problem]:
-    """A provider that there is no adapter for, or an endpoint that it does not have."""
-    model = lined.data["ask"]["model"]
+    """Providers that there is no adapter for, and endpoints that they do not have."""
+    ask = lined.data["ask"]
+    yield from _unserved_model(lined, ("ask", "model"), ask["model"])
+    for at, route in enumerate(ask.get("routes", ())):
+        if "model" in route:
+            yield from _unserved_model(lined, ("ask", "routes", at, "model"), route["model"])
+
+
+def _unserved_model(lined: Lined, steps: Steps, model: Mapping[str, Any]) -> Iterator[Problem]:
     kind, endpoint = model["provider"], model.get("endpoint")
     facts = PROVIDERS.get(kind)
     if facts is None or facts.protocol is None:
         served = [name for name, row in PROVIDERS.items() if row.protocol is not None]
         near = difflib.get_close_matches(kind, served, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there is one for {', '.join(served)}"
-        what = f"ask.model.provider: there is no adapter for {kind!r}"
-        yield Problem(file=lined.file, line=lined.line(("ask", "model", "provider")), what=what, hint=hint)
+        what = f"{_dotted(steps)}.provider: there is no adapter for {kind!r}"
+        yield Problem(file=lined.file, line=lined.line((*steps, "provider")), what=what, hint=hint)
     elif endpoint is not None and endpoint not in facts.can.endpoints:
-        what = f"ask.model.endpoint: {facts.title} has no {endpoint}"
+        what = f"{_dotted(steps)}.endpoint: {facts.title} has no {endpoint}"
         hint = f"it has {', '.join(facts.can.endpoints)}"
-        yield Problem(file=lined.file, line=lined.line(("ask", "model", "endpoint")), what=what, hint=hint)
+        yield Problem(file=lined.file, line=lined.line((*steps, "endpoint")), what=what, hint=hint)
 
 
 def _misspelt(lined: Lined) -> Iterator[Problem]:

@@ -3,45 +3,30 @@
 The samples go through the real normalizer over an empty state, so what is shown is what would be sent.
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from batchmill.agents.checks import installed_checks
+from batchmill.agents.jobs.differing import Difference, TextDifference, compare
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
-from batchmill.schemas.state import Job
-from batchmill.schemas.strict_json import plain
+from batchmill.schemas.state import Arrival, Job
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
-from batchmill.streams.compiling import CompiledJob, CompiledJobs
-from batchmill.streams.costing import PriceList, expected_nanos, worst_case_nanos
+from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.costing import PriceList, estimate_tokens, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
-from batchmill.streams.normalizing import normalize
-from batchmill.streams.orders import Emit
+from batchmill.streams.normalizing import INDEX_LOADED, lacking, normalize, revisit
+from batchmill.streams.orders import Emit, Put
+from batchmill.streams.retrieving import Indexes, NoIndexes
+from batchmill.streams.routing import Route
+from batchmill.streams.tooling import LOOKUP, Found, told
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
-__all__ = ["Difference", "Plan", "Sample", "TextDifference", "plan_job"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One member of the spec that is not as in the active version."""
-
-    member: str
-    active: Any
-    planned: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextDifference:
-    """A text of the question, line by line, against the active version's."""
-
-    member: str
-    lines: tuple[str, ...]  #: as a unified diff has them
+__all__ = ["Plan", "Sample", "plan_job"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +34,19 @@ class Sample:
     """What would become of one sample event."""
 
     number: int
-    outcome: Literal["asked", "excluded", "dead_lettered"]
+    #: looked_up: asked with what is found first; waits: for its index, which is not there
+    outcome: Literal["asked", "looked_up", "excluded", "dead_lettered", "waits"]
     reason: str | None = None
     note: str | None = None
+    route: str = ""  #: empty: the question itself
+    model: str | None = None
+    context: tuple[str, ...] = ()  #: ids of the pieces that were found for it
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
     expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
     weight: Weight | None = None  #: what its tokens are spent on
+    lookups: tuple[Mapping[str, Any], ...] = ()  #: what would be looked up and fetched for it first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +102,10 @@ def plan_job(
     prices: PriceList,
     limits: RawLimits,
     now_ms: int,
+    indexes: Indexes | None = None,
 ) -> Plan:
     """Compare and try out; `samples` are (key, value) pairs as they would lie in raw."""
+    against = None if active is None else compare(active, spec)
     return Plan(
         job=spec.job,
         version=version_of(spec),
@@ -121,71 +113,26 @@ def plan_job(
         ask=ask_fingerprint(spec),
         judge=judge_fingerprint(spec),
         place=place_fingerprint(spec),
-        asks_again=active is not None and ask_fingerprint(active) != ask_fingerprint(spec),
-        judges_again=active is not None and judge_fingerprint(active) != judge_fingerprint(spec),
-        places_again=active is not None and place_fingerprint(active) != place_fingerprint(spec),
-        differences=tuple(_differences(active, spec)) if active is not None else (),
-        texts=tuple(_text_differences(active, spec)) if active is not None else (),
-        samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
+        asks_again=against is not None and against.asks_again,
+        judges_again=against is not None and against.judges_again,
+        places_again=against is not None and against.places_again,
+        differences=() if against is None else against.differences,
+        texts=() if against is None else against.texts,
+        samples=tuple(_Trial(spec, prices, limits, now_ms, indexes or NoIndexes()).run(samples)),
     )
-
-
-def _differences(active: JobSpec, planned: JobSpec) -> Iterable[Difference]:
-    # Prices are no part of what a job says: the day and the list decide them.
-    before, after = (_flat(plain(replace(spec, prices_json=None))) for spec in (active, planned))
-    for member in sorted(before.keys() | after.keys()):
-        if before.get(member) != after.get(member):
-            yield Difference(member=member, active=before.get(member), planned=after.get(member))
-
-
-def _text_differences(active: JobSpec, planned: JobSpec) -> Iterator[TextDifference]:
-    before, after = _texts(active), _texts(planned)
-    for member, text in before.items():
-        lines = difflib.unified_diff(
-            text.splitlines(), after[member].splitlines(), "active", "planned", lineterm="", n=_CONTEXT_LINES
-        )
-        told = tuple(lines)
-        if told:
-            yield TextDifference(member=member, lines=told)
-
-
-def _texts(spec: JobSpec) -> dict[str, str]:
-    """All that a model reads of a job, in the order in which it reads it."""
-    ask = spec.ask
-    examples = json.loads(ask.examples_json) if ask.examples_json is not None else []
-    schema = json.loads(ask.output_schema_json) if ask.output_schema_json is not None else None
-    return {
-        "ask.system": ask.system or "",
-        "ask.missing": ask.missing or "",
-        "ask.uncertain": ask.uncertain or "",
-        "ask.examples_json": "\n".join(json.dumps(each, ensure_ascii=False) for each in examples),
-        "ask.user": ask.user,
-        "ask.output_schema_json": "" if schema is None else json.dumps(schema, ensure_ascii=False, indent=2),
-    }
-
-
-_CONTEXT_LINES = 3
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {path: value}
-    found: dict[str, Any] = {}
-    for name, member in value.items():
-        found |= _flat(member, f"{path}.{name}" if path else name)
-    return found
 
 
 class _Trial:
     """The normalizer over a state that knows the job and nothing else."""
 
-    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int) -> None:
+    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int, indexes: Indexes) -> None:
         self._spec = spec
         self._prices = prices
         self._limits = limits
+        self._indexes = indexes
         self._now_ms = now_ms
-        self._jobs = CompiledJobs(installed_checks())
-        self._weighing: Scales | None = None
+        self._jobs = CompiledJobs(installed_checks(), indexes)
+        self._weighing: dict[str, Scales] = {}
         version = version_of(spec)
         self._row = Job(
             job=spec.job,
@@ -207,9 +154,31 @@ class _Trial:
                 value=value,
                 headers=[(JOB_HEADER, self._spec.job.encode())],
             )
-            (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
-            assert isinstance(order, Emit), "a known job that is not paused parks nothing"
-            yield self._told(number, order.record)
+            orders = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
+            match orders:
+                case [Put(Arrival(waiting_for=waiting)), *_] if waiting == INDEX_LOADED:
+                    yield Sample(number=number, outcome="waits", reason=waiting, note=self._awaited())
+                case [Put(Arrival() as arrival), *_]:
+                    yield self._looked_up(number, raw, arrival)
+                case [Emit(record), *_]:
+                    yield self._told(number, record)
+                case _:
+                    raise AssertionError("a known job parks nothing but what waits for its index or look-ups")
+
+    def _looked_up(self, number: int, raw: RawRecord, arrival: Arrival) -> Sample:
+        """What would be asked first, and the question as it is when that finds nothing: nobody is asked here."""
+        view, jobs, now_ms, limits = self._view, self._jobs, self._now_ms, self._limits
+        questions, _ = lacking(view, arrival, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        found = Found()
+        for question in questions:
+            found = found.answered(question, [] if question.tool == LOOKUP else {})
+        lookups = tuple({"tool": question.tool, **told(question)} for question in questions)
+        known = replace(arrival, value_json=found.to_json())
+        orders = revisit(view, known, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        if isinstance(orders[0], Emit) and isinstance(orders[0].record, WorkItem):
+            note = "without what is to be looked up: the question will be longer"
+            return replace(self._asked(number, orders[0].record), lookups=lookups, note=note)
+        return Sample(number=number, outcome="looked_up", lookups=lookups)
 
     def _told(self, number: int, record: object) -> Sample:
         match record:
@@ -222,29 +191,42 @@ class _Trial:
             case _:
                 raise AssertionError(f"the normalizer emitted a {type(record).__name__}")
 
+    def _awaited(self) -> str | None:
+        retrieval = self._spec.ask.retrieval
+        return None if retrieval is None else f"index {retrieval.index}: {self._indexes.fault(retrieval.sha256)}"
+
+    def _context(self, item: WorkItem) -> tuple[str, ...]:
+        retrieval = self._spec.ask.retrieval
+        return () if retrieval is None else tuple(each["id"] for each in json.loads(item.input_json)[retrieval.into])
+
     def _asked(self, number: int, item: WorkItem) -> Sample:
         compiled = self._jobs.of(self._row, item.version)
         assert compiled is not None, "the job was put into the state above"
-        body = json.loads(compiled.form.body(item.input_json))
-        cost, expected = self._costs(item.tokens_estimate, compiled.form.output_tokens_max())
+        route = compiled.routes.of(item.route)
+        body = route.form.body(item.input_json)
+        tokens = estimate_tokens(len(body))
+        cost, expected = self._costs(route, tokens)
         return Sample(
             number=number,
             outcome="asked",
-            messages=tuple(body["messages"]),
-            tokens=item.tokens_estimate,
+            route=item.route,
+            model=route.model.name,
+            context=self._context(item),
+            messages=tuple(json.loads(body)["messages"]),
+            tokens=tokens,
             cost_nanos=cost,
             expected_nanos=expected,
-            weight=self._scales(compiled).weigh(item.input_json),
+            weight=self._scales(route).weigh(item.input_json),
         )
 
-    def _scales(self, compiled: CompiledJob) -> Scales:
-        if self._weighing is None:
-            self._weighing = Scales(self._spec, compiled.form)
-        return self._weighing
+    def _scales(self, route: Route) -> Scales:
+        if route.name not in self._weighing:
+            self._weighing[route.name] = Scales(replace(self._spec, ask=route.ask), route.form)
+        return self._weighing[route.name]
 
-    def _costs(self, input_tokens: int, room: int | None) -> tuple[int | None, int | None]:
+    def _costs(self, route: Route, input_tokens: int) -> tuple[int | None, int | None]:
         """(at most, expected). A job that chooses its mode by deadline pays batch as a rule, and online at most."""
-        model, prefer = self._spec.ask.model, self._spec.mode.prefer
+        model, prefer, room = route.model, self._spec.mode.prefer, route.form.output_tokens_max()
         dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
         expected = expected_nanos(self._prices, model.name, usual, input_tokens=input_tokens, output_tokens_max=room)
         if room is None:

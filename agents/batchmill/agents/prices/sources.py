@@ -23,6 +23,7 @@ from batchmill.streams.costing import (
     undated,
     write_prices,
 )
+from batchmill.streams.routing import models_of
 
 __all__ = ["PriceSource", "freeze", "load_prices", "parse_list", "prices_for", "with_prices"]
 
@@ -127,8 +128,11 @@ def freeze(prices: PriceSource, *, provider: str, model: str) -> Prices:
 
 
 def prices_for(spec: JobSpec, source: PriceSource) -> Prices:
-    """The prices that the job would be costed by if it were applied now."""
-    return freeze(source, provider=spec.ask.model.provider, model=spec.ask.model.name)
+    """The prices that the job would be costed by if it were applied now: those of every model it may ask."""
+    asked = models_of(spec.ask).values()
+    lists = [freeze(source, provider=model.provider, model=model.name) for model in asked]
+    found = {name: price for each in lists for name, price in each.models.items()}
+    return frozen(found, source=source.source, as_of=source.as_of)
 
 
 def with_prices(spec: JobSpec, prices: Prices) -> JobSpec:

@@ -76,8 +76,9 @@ class CommittedRun:
 
     run_id: str
     job: str
+    versions: str  #: under which it wrote, by commas; an ingest's events may be answered under several, over time
     commits: int  #: writes, repeated ones of one request included
-    committed: int  #: requests that are committed now
+    committed: int  #: requests that are committed now, and in front
     reverted: int  #: requests whose commit is taken back now
     first_at_ms: int
     last_at_ms: int
@@ -138,9 +139,10 @@ def committed_runs(
     view: View, *, job: str | None = None, run: str | None = None, limit: int = 100
 ) -> list[CommittedRun]:
     """The newest first."""
-    sql = f"""SELECT c.run_id, c.job, COUNT(*) AS commits, MIN(c.at_ms) AS first_at_ms, MAX(c.at_ms) AS last_at_ms,
-      (SELECT COUNT(*) FROM lives l WHERE l.run_id = c.run_id AND l.job = c.job AND l.status = '{Status.COMMITTED}')
-        AS committed,
+    sql = f"""SELECT c.run_id, c.job, GROUP_CONCAT(DISTINCT c.version) AS versions, COUNT(*) AS commits,
+      MIN(c.at_ms) AS first_at_ms, MAX(c.at_ms) AS last_at_ms,
+      (SELECT COUNT(*) FROM lives l WHERE l.run_id = c.run_id AND l.job = c.job AND l.status = '{Status.COMMITTED}'
+        AND NOT l.aside) AS committed,
       (SELECT COUNT(*) FROM lives l WHERE l.run_id = c.run_id AND l.job = c.job AND l.reverted) AS reverted
       FROM commits c WHERE kind = 'commit' AND (:job IS NULL OR job = :job) AND (:run IS NULL OR run_id = :run)
       GROUP BY 1, 2 ORDER BY last_at_ms DESC, c.run_id LIMIT :limit"""
@@ -315,8 +317,8 @@ def down_sinks(view: View) -> list[DownSink]:
 
 
 def waiting_commits(view: View, job: str | None = None) -> int:
-    """Requests that passed and are not written yet, those taken back apart."""
-    sql = f"""SELECT COUNT(*) FROM lives WHERE status = '{Status.VALIDATED}' AND NOT reverted
+    """Requests that passed and are not written yet, those taken back and those aside apart."""
+    sql = f"""SELECT COUNT(*) FROM lives WHERE status = '{Status.VALIDATED}' AND NOT reverted AND NOT aside
       AND (? IS NULL OR job = ?)"""
     return view.number(sql, (job, job))
 

@@ -24,6 +24,7 @@ from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.status import ChunkState, Outcome, Status
 
 __all__ = [
+    "ITSELF",
     "Bills",
     "By",
     "Cause",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 _NANOS = 10**9
+#: what was asked by no route of the job; no route can be called so
+ITSELF = "(no route)"
 #: custom ids that a comparison names
 _NAMED_MAX = 20
 
@@ -55,6 +58,7 @@ class By(StrEnum):
     """What costs can be grouped by."""
 
     MODEL = "model"
+    ROUTE = "route"
     TIER = "tier"
     REASON = "reason"
     VERSION = "version"
@@ -74,7 +78,7 @@ class Costs:
     actual_nanos: int  #: what these same batches did cost
     open_nanos: int  #: what the batches on the way are expected to cost
     records: int  #: requests that were ever sent
-    committed: int
+    committed: int  #: in front; of one version or run: wherever they stand
     input_tokens: int
     cached_tokens: int
     cache_write_tokens: int
@@ -111,7 +115,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostGroup:
-    """The costs that share a model, tier, reason, version or day (of the answer, in UTC)."""
+    """The costs that share a model, route, tier, reason, version or day (of the answer, in UTC)."""
 
     key: str
     calls: int
@@ -190,7 +194,7 @@ _FACTS = f"""SELECT r.*, l.tokens_estimate, COALESCE(r.reason, 'answered') AS wh
     COALESCE(r.tier, c.mode, '') AS at_tier, date(r.received_at_ms / 1000, 'unixepoch') AS day, {_CAUSE} AS cause,
     r.cost_nanos IS NULL OR r.cost_nanos <> 0 OR r.input_tokens <> 0 AS billed
   FROM results r LEFT JOIN lives l ON l.request_id = r.request_id LEFT JOIN chunks c ON c.chunk_id = r.chunk_id
-  WHERE r.answered_by <> 'store' AND (:job IS NULL OR r.job = :job)
+  WHERE r.answered_by NOT IN ('store', 'near') AND (:job IS NULL OR r.job = :job)
     AND (:version IS NULL OR r.version = :version) AND (:run IS NULL OR l.run_id = :run)"""
 #: a batch may hold the records of several runs, so it is of none
 _CHUNKS = """SELECT *, date(updated_at_ms / 1000, 'unixepoch') AS day FROM chunks
@@ -198,9 +202,10 @@ _CHUNKS = """SELECT *, date(updated_at_ms / 1000, 'unixepoch') AS day FROM chunk
 _DONE = f"state = '{ChunkState.DONE}' AND estimated_nanos > 0"
 _ON_THE_WAY = f"state NOT IN ('{ChunkState.FILLING}', '{ChunkState.DONE}', '{ChunkState.FAILED}')"
 
-#: (of a fact, of a chunk): a chunk has no reason, what is known of it as a whole is one
+#: (of a fact, of a chunk): a chunk has no reason and may have several routes, what is known of it as a whole is one
 _KEYS: Mapping[By, tuple[str, str]] = {
     By.MODEL: ("asked", "model"),
+    By.ROUTE: (f"CASE route WHEN '' THEN '{ITSELF}' ELSE route END", "'({why})'"),
     By.TIER: ("at_tier", "mode"),
     By.REASON: ("why", "'{why}'"),
     By.VERSION: ("version", "version"),
@@ -233,7 +238,8 @@ def costs(view: View, values: Values) -> Costs:
     lives = _numbers(
         view,
         f"""SELECT COUNT(*) FILTER (WHERE sends > 0) AS records,
-        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed FROM lives
+        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}'
+          AND (NOT aside OR :version IS NOT NULL OR :run IS NOT NULL)) AS committed FROM lives
         WHERE (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
           AND (:run IS NULL OR run_id = :run)""",
         values,
@@ -259,7 +265,7 @@ def costs(view: View, values: Values) -> Costs:
 
 
 def cost_groups(view: View, by: By, values: Values) -> list[CostGroup]:
-    """The costs of a scope by model, tier, reason, version or day; the dearest first, days in their order."""
+    """The costs of a scope by model, route, tier, reason, version or day; the dearest first, days in their order."""
     of_fact, of_chunk = _KEYS[by]
     order = "key" if by is By.DAY else "spent_nanos DESC, key"
     return view.typed(
@@ -270,7 +276,7 @@ def cost_groups(view: View, by: By, values: Values) -> list[CostGroup]:
             0 AS estimated, 0 AS actual FROM facts
           UNION ALL SELECT {of_chunk.format(why=Cause.TWIN)}, 0, 0, 0, 0, wasted_nanos, wasted_nanos,
             CASE WHEN {_DONE} THEN estimated_nanos ELSE 0 END, CASE WHEN {_DONE} THEN cost_nanos ELSE 0 END
-            FROM chunks_in WHERE wasted_nanos > 0 OR (:by <> '{By.REASON}' AND {_DONE})
+            FROM chunks_in WHERE wasted_nanos > 0 OR (:by NOT IN ('{By.REASON}', '{By.ROUTE}') AND {_DONE})
           UNION ALL SELECT {of_chunk.format(why=Cause.UNTOLD)}, 0, 0, 0, 0, untold_nanos, untold_nanos, 0, 0
             FROM chunks_in WHERE untold_nanos > 0
         ) SELECT key, SUM(calls) AS calls, SUM(unpriced) AS unpriced_calls, SUM(input_tokens) AS input_tokens,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from batchmill.agents.projector.tables import LOG_TABLES, STATE_TABLES
 from batchmill.agents.runtime.codec import OVERSEER
 from batchmill.schemas.codec import CodecError, decode, decode_any
-from batchmill.schemas.reasons import info
+from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import Control, DeadLetter, Excluded, Record, Verdict, WorkItem
 from batchmill.schemas.registry import CLASSES
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Row, Source
@@ -51,7 +51,7 @@ _RAW_SEEN = """INSERT INTO raw (generation, partition, offset, at_ms, bytes, key
   VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET at_ms = excluded.at_ms, bytes = excluded.bytes,
   key = excluded.key, job = COALESCE(raw.job, excluded.job), run_id = excluded.run_id"""
 _RAW_ASKED = """INSERT INTO raw (generation, partition, offset, request_id, job) VALUES (?, ?, ?, ?, ?)
-  ON CONFLICT DO UPDATE SET request_id = excluded.request_id, job = excluded.job"""
+  ON CONFLICT DO UPDATE SET request_id = excluded.request_id, job = excluded.job WHERE NOT raw.alive"""
 _RAW_ALIVE = """INSERT INTO raw (generation, partition, offset, request_id, job, alive) VALUES (?, ?, ?, ?, ?, 1)
   ON CONFLICT DO UPDATE SET request_id = excluded.request_id, job = excluded.job, alive = 1"""
 # A redriven record may be put down twice, in two topics that are read in any order: the later one tells where it is.
@@ -60,9 +60,10 @@ _RAW_PUT_DOWN = """INSERT INTO raw (generation, partition, offset, request_id, j
   letter_at_ms = excluded.letter_at_ms, request_id = COALESCE(raw.request_id, excluded.request_id),
   job = COALESCE(NULLIF(excluded.job, ''), raw.job)
   WHERE raw.letter_at_ms IS NULL OR raw.letter_at_ms <= excluded.letter_at_ms"""
-# A life that was brought back belongs to a newer event from then on.
-_RAW_LEFT = """UPDATE raw SET alive = 0 WHERE (generation, partition, offset) IN
-  (SELECT origin_generation, origin_partition, origin_offset FROM lives WHERE request_id = ?)"""
+# A life that was brought back belongs to a newer event from then on; one that was set aside to none. The life that
+# took its place may have been read before it.
+_RAW_LEFT = """UPDATE raw SET alive = 0 WHERE request_id = :life AND (generation, partition, offset) IN
+  (SELECT origin_generation, origin_partition, origin_offset FROM lives WHERE request_id = :life)"""
 _CHECKED = """INSERT INTO check_counts (job, version, id, severity, passed, n) VALUES (?, ?, ?, ?, ?, ?)
   ON CONFLICT DO UPDATE SET n = n + excluded.n"""
 _CHECK_FAILED = """INSERT OR REPLACE INTO failed_checks (partition, offset, id, request_id, severity, path, note)
@@ -111,8 +112,8 @@ class Fold:
         deleted, upserted = self._state_rows()
         yield from deleted.items()
         lives = upserted.get(Life.schema, [])
-        yield _RAW_LEFT, [(life.request_id,) for _, life in lives if life.redrives]
-        yield _RAW_ALIVE, [_claim(life) for _, life in lives]
+        yield _RAW_LEFT, [{"life": life.request_id} for _, life in lives if life.redrives or life.aside]
+        yield _RAW_ALIVE, [_claim(life) for _, life in lives if not life.aside]
         for name, rows in upserted.items():
             table = STATE_TABLES[name]
             yield table.upsert(), [(partition, *table.values(row)) for partition, row in rows]
@@ -154,10 +155,10 @@ class Fold:
 
     def _consequences(self, partition: int, record: Logged, decoded: Record) -> None:
         match decoded:
-            case WorkItem(origin=at):
+            case WorkItem(origin=at) if not decoded.aside:
                 row = (at.generation, at.partition, at.offset, decoded.request_id, decoded.job)
                 self._rows.setdefault(_RAW_ASKED, []).append(row)
-            case DeadLetter(origin=at) | Excluded(origin=at):
+            case DeadLetter(origin=at) | Excluded(origin=at) if not decoded.aside or decoded.reason is Reason.BENCHMARK:
                 place = Place.EXCLUDED if info(decoded.reason).excluded else Place.DEAD_LETTERED
                 put_down = (at.generation, at.partition, at.offset, decoded.request_id, decoded.job, place)
                 self._rows.setdefault(_RAW_PUT_DOWN, []).append((*put_down, record.timestamp))

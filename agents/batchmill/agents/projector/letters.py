@@ -27,6 +27,7 @@ from batchmill.streams.remedies import REMEDIES
 from batchmill.streams.selecting import Letter, LetterCheck, Where
 
 __all__ = [
+    "FRONT",
     "STANDING",
     "DeadLetterRow",
     "Group",
@@ -81,7 +82,7 @@ class Wanted:
     fault: Fault | None = None
     since_ms: int | None = None  #: put down at this moment or later
     until_ms: int | None = None  #: put down before this moment
-    standing: bool = True  #: only those whose record is still dead-lettered now
+    standing: bool = True  #: only those whose record is still dead-lettered now; of one version also those aside
     where: Where | None = None
 
     @property
@@ -113,6 +114,9 @@ STANDING = f"""CASE WHEN EXISTS (SELECT 1 FROM lives l WHERE l.request_id = d.re
   ELSE (SELECT r.letter = 'dead_lettered' AND NOT r.alive AND r.letter_at_ms = d.at_ms FROM raw r
     WHERE r.generation = d.origin_generation AND r.partition = d.origin_partition
       AND r.offset = d.origin_offset) END"""
+
+#: Not of a life that stands aside: that its raw event is dead-lettered is not for it to say.
+FRONT = "NOT COALESCE((SELECT l.aside FROM lives l WHERE l.request_id = d.request_id), d.aside)"
 
 
 def letters(
@@ -281,4 +285,5 @@ def _where(wanted: Wanted) -> tuple[str, tuple[object, ...]]:
         values += wanted.reasons
     if wanted.standing:
         texts.append(STANDING)
+        texts += [FRONT] if wanted.version is None else []
     return " AND ".join(texts) or "1", tuple(values)

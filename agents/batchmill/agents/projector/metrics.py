@@ -3,6 +3,10 @@
 Accounting counts raw events by where they are *now*, from two sides that must agree: every raw event that a life calls
 its own against the lives themselves. A raw event that nothing speaks of, though a later one of its partition was
 handled, is lost; there must be none.
+
+Of several lives of one raw event under different versions the one in front is counted. Those aside are told beside the
+account, by version. Numbers about a job leave them out, but for the money: what was paid for them was paid for the job.
+Numbers about one version or one run are about all lives of it, wherever they stand.
 """
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
@@ -11,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchmill.agents.projector.costs import Cause, costs
-from batchmill.agents.projector.letters import STANDING
+from batchmill.agents.projector.letters import FRONT, STANDING
 from batchmill.agents.projector.reading import View
 from batchmill.schemas.reasons import REASONS, Reason
 from batchmill.schemas.status import ChunkState, Place, Status
@@ -21,6 +25,7 @@ from batchmill.streams.limiting import COMMIT_ROWS
 __all__ = [
     "COMMITS_HELD",
     "Accounting",
+    "Aside",
     "CheckCount",
     "Failure",
     "Funnel",
@@ -41,14 +46,23 @@ COMMITS_HELD = f"""EXISTS (SELECT 1 FROM meta WHERE meta.partition = lives.parti
 _NANOS = 10**9
 _EXCLUDED = ", ".join(f"'{reason}'" for reason, about in REASONS.items() if about.excluded)
 _IN = "(:job IS NULL OR job = :job) AND (:run IS NULL OR run_id = :run) AND (:version IS NULL OR version = :version)"
-#: for tables that know job and version, not the run
-_OF = """(:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
-  AND (:run IS NULL OR request_id IN (SELECT request_id FROM lives WHERE run_id = :run))"""
+#: what stands aside counts where its own version or run is asked for, and nowhere else
+_COUNTS = "(NOT {aside} OR :version IS NOT NULL OR :run IS NOT NULL)"
+_IN_FRONT = _COUNTS.format(aside="aside")
+#: for tables that know job and version, not the run, nor where a life stands now
+_OF = f"""(:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
+  AND (:run IS NULL OR request_id IN (SELECT request_id FROM lives WHERE run_id = :run))
+  AND {_COUNTS.format(aside="COALESCE(request_id IN (SELECT request_id FROM lives WHERE aside), 0)")}"""
 
-#: a raw event names its run in a header, or belongs to the live run of the version that took it
+#: a raw event names its run in a header, or belongs to the run of the life that answers for it
 _RAW_IN = """(:job IS NULL OR r.job = :job)
-  AND (:run IS NULL OR :run = COALESCE(r.run_id, (SELECT run_id FROM lives WHERE lives.request_id = r.request_id)))
+  AND (:run IS NULL OR :run = r.run_id
+    OR :run = (SELECT run_id FROM lives WHERE lives.request_id = r.request_id AND (r.run_id IS NULL OR r.alive)))
   AND (:version IS NULL OR r.request_id IN (SELECT request_id FROM lives WHERE version = :version))"""
+#: the lives that answer for these raw events
+_ANSWERS_IN = """NOT aside AND (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
+  AND (:run IS NULL OR run_id = :run OR EXISTS (SELECT 1 FROM raw r WHERE r.generation = origin_generation
+    AND r.partition = origin_partition AND r.offset = origin_offset AND r.run_id = :run))"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +79,24 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """The lives of one version that do not answer for their raw events, by where they stand."""
+
+    job: str
+    version: str
+    validated: int  #: could be written, once the version is promoted
+    committed: int  #: were written, before another version's came into their place
+    in_review: int
+    failed: int
+    excluded: int
+    under_way: int
+
+    @property
+    def lives(self) -> int:
+        return self.validated + self.committed + self.in_review + self.failed + self.excluded + self.under_way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accounting:
     """raw = committed + in review + held + in flight + dead-lettered + excluded, each raw event counted once."""
 
@@ -73,6 +105,7 @@ class Accounting:
     lost: int  #: handled by nobody although later ones were; must be 0
     doubled: int  #: lives that share one raw event with another life; must be 0
     unborn: int  #: lives whose raw event was not read (expired before the view was built)
+    aside: tuple[Aside, ...] = ()  #: beside the account: no raw event is counted here
 
     @property
     def holds(self) -> bool:
@@ -117,15 +150,15 @@ class CheckCount:
 class RunMetrics:
     """The twelve, and records per dollar. A rate is None while nothing has been counted under it."""
 
-    requests: int  #: lives, without the excluded ones
+    requests: int  #: lives in front (of one version or run: all), without the excluded ones
     submitted: int  #: of these, ever sent to a provider
     completed: int  #: of these, the provider is done with them
     success_rate: float | None  #: completed ones that have a usable answer
     validation_pass_rate: float | None  #: answers that passed every rule, of those judged
     retry_rate: float | None  #: submitted ones sent more than once
     terminal_failure_rate: float | None  #: requests that ended dead-lettered
-    mean_tokens: float | None  #: input and output, all attempts, per submitted request
-    cost_per_record_usd: float | None  #: per submitted request
+    mean_tokens: float | None  #: input and output, all attempts, per request that was ever sent, those aside too
+    cost_per_record_usd: float | None  #: per request that was ever sent, those aside too
     cost_per_success_usd: float | None  #: all money, per committed record
     manual_review_rate: float | None  #: judged requests that a person was asked about
     commit_rate: float | None  #: requests that are committed
@@ -157,6 +190,23 @@ def accounting(view: View, scope: Scope | None = None) -> Accounting:
         lost=raw["lost"],
         doubled=lives - raw["alive"],
         unborn=raw["unborn"],
+        aside=tuple(_aside(view, values)),
+    )
+
+
+def _aside(view: View, values: Mapping[str, str | None]) -> list[Aside]:
+    under_way = (Status.QUEUED, Status.PROCESSING, Status.SUCCEEDED_UNVALIDATED, Status.FAILED_RETRYABLE)
+    ended = f"status = '{Status.FAILED_TERMINAL}' AND COALESCE(reason IN ({_EXCLUDED}), 0)"
+    return view.typed(
+        Aside,
+        f"""SELECT job, version, COUNT(*) FILTER (WHERE status = '{Status.VALIDATED}') AS validated,
+        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed,
+        COUNT(*) FILTER (WHERE status = '{Status.NEEDS_REVIEW}') AS in_review,
+        COUNT(*) FILTER (WHERE status = '{Status.FAILED_TERMINAL}' AND NOT ({ended})) AS failed,
+        COUNT(*) FILTER (WHERE {ended}) AS excluded,
+        COUNT(*) FILTER (WHERE status IN ({", ".join(f"'{each}'" for each in under_way)})) AS under_way
+        FROM lives WHERE aside AND {_IN} GROUP BY 1, 2 ORDER BY 1, MIN(queued_at_ms), 2""",
+        values,
     )
 
 
@@ -173,7 +223,7 @@ def _places_of_lives(view: View, values: Mapping[str, str | None]) -> dict[Place
         AND EXISTS (SELECT 1 FROM jobs WHERE jobs.partition = lives.partition AND jobs.job = lives.job AND paused)
         THEN '{Place.HELD}'
       ELSE '{Place.IN_FLIGHT}' END"""
-    found = view.rows(f"SELECT {place} AS place, COUNT(*) AS n FROM lives WHERE {_IN} GROUP BY 1", values)
+    found = view.rows(f"SELECT {place} AS place, COUNT(*) AS n FROM lives WHERE {_ANSWERS_IN} GROUP BY 1", values)
     counted = {Place(row["place"]): int(row["n"]) for row in found}
     return {place: counted.get(place, 0) for place in Place}
 
@@ -214,7 +264,7 @@ def funnel(view: View, scope: Scope | None = None) -> Funnel:
         COUNT(*) FILTER (WHERE output_sha256 IS NOT NULL) AS answered,
         COUNT(*) FILTER (WHERE verdict_offset IS NOT NULL AND status <> '{Status.NEEDS_REVIEW}'
           AND NOT (status = '{Status.FAILED_TERMINAL}' AND reason = '{Reason.DECLINED}')) AS validated,
-        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed FROM lives WHERE {_IN}""",
+        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed FROM lives WHERE {_IN} AND {_IN_FRONT}""",
         values,
     )
     assert row is not None, "a query of counts has one row"
@@ -228,14 +278,15 @@ def failures(view: View, scope: Scope | None = None) -> list[Failure]:
     """
     found = view.rows(
         f"""SELECT reason, 'dead_lettered' AS place, stage, COUNT(DISTINCT id) AS count FROM dead_letters d
-          WHERE {STANDING} AND (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
+          WHERE {STANDING} AND (:version IS NOT NULL OR :run IS NOT NULL OR {FRONT})
+          AND (:job IS NULL OR job = :job) AND (:version IS NULL OR version = :version)
           AND (:run IS NULL OR request_id IN (SELECT request_id FROM lives WHERE run_id = :run)) GROUP BY 1, 3
         UNION ALL SELECT reason, 'excluded', stage, COUNT(DISTINCT id) FROM excluded
           WHERE {_OF} GROUP BY 1, 3
         UNION ALL SELECT reason, 'retrying', '', COUNT(*) FROM lives
-          WHERE status = '{Status.FAILED_RETRYABLE}' AND {_IN} GROUP BY 1
+          WHERE status = '{Status.FAILED_RETRYABLE}' AND {_IN} AND {_IN_FRONT} GROUP BY 1
         UNION ALL SELECT reason, 'in_review', 'validator', COUNT(*) FROM lives
-          WHERE status = '{Status.NEEDS_REVIEW}' AND reason IS NOT NULL AND {_IN} GROUP BY 1
+          WHERE status = '{Status.NEEDS_REVIEW}' AND reason IS NOT NULL AND {_IN} AND {_IN_FRONT} GROUP BY 1
         ORDER BY count DESC, reason""",
         (scope or Scope()).values,
     )
@@ -271,8 +322,8 @@ def metrics(view: View, scope: Scope | None = None) -> RunMetrics:
         validation_pass_rate=_rate(judged["passed"], judged["judged"]),
         retry_rate=_rate(lives["retried"], lives["submitted"]),
         terminal_failure_rate=_rate(lives["dead"], lives["requests"]),
-        mean_tokens=_rate(lives["input_tokens"] + lives["output_tokens"], lives["submitted"]),
-        cost_per_record_usd=_rate(usd, lives["submitted"]),
+        mean_tokens=_rate(lives["input_tokens"] + lives["output_tokens"], lives["sent"]),
+        cost_per_record_usd=_rate(usd, lives["sent"]),
         cost_per_success_usd=_rate(usd, lives["committed"]),
         manual_review_rate=_rate(judged["reviewed"], judged["judged_requests"]),
         commit_rate=_rate(lives["committed"], lives["requests"]),
@@ -291,18 +342,18 @@ def metrics(view: View, scope: Scope | None = None) -> RunMetrics:
 
 def _lives(view: View, values: Mapping[str, str | None]) -> dict[str, int]:
     row = view.row(
-        f"""SELECT COUNT(*) FILTER (WHERE NOT gone) AS requests,
-        COUNT(*) FILTER (WHERE sends > 0) AS submitted,
-        COUNT(*) FILTER (WHERE sends > 0 AND done) AS completed,
-        COUNT(*) FILTER (WHERE sends > 0 AND done AND status <> '{Status.FAILED_TERMINAL}') AS usable,
-        COUNT(*) FILTER (WHERE sends > 1) AS retried,
-        COUNT(*) FILTER (WHERE status = '{Status.FAILED_TERMINAL}' AND NOT gone) AS dead,
-        COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed,
-        SUM(cost_nanos) AS cost, SUM(unpriced_calls) AS unpriced_calls,
+        f"""SELECT COUNT(*) FILTER (WHERE counts AND NOT gone) AS requests,
+        COUNT(*) FILTER (WHERE counts AND sends > 0) AS submitted,
+        COUNT(*) FILTER (WHERE counts AND sends > 0 AND done) AS completed,
+        COUNT(*) FILTER (WHERE counts AND sends > 0 AND done AND status <> '{Status.FAILED_TERMINAL}') AS usable,
+        COUNT(*) FILTER (WHERE counts AND sends > 1) AS retried,
+        COUNT(*) FILTER (WHERE counts AND status = '{Status.FAILED_TERMINAL}' AND NOT gone) AS dead,
+        COUNT(*) FILTER (WHERE counts AND status = '{Status.COMMITTED}') AS committed,
+        COUNT(*) FILTER (WHERE sends > 0) AS sent, SUM(cost_nanos) AS cost, SUM(unpriced_calls) AS unpriced_calls,
         SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens
         FROM (SELECT *, status = '{Status.FAILED_TERMINAL}' AND COALESCE(reason IN ({_EXCLUDED}), 0) AS gone,
-          status NOT IN ('{Status.QUEUED}', '{Status.PROCESSING}', '{Status.FAILED_RETRYABLE}') AS done
-          FROM lives WHERE {_IN})""",
+          status NOT IN ('{Status.QUEUED}', '{Status.PROCESSING}', '{Status.FAILED_RETRYABLE}') AS done,
+          {_IN_FRONT} AS counts FROM lives WHERE {_IN})""",
         values,
     )
     assert row is not None, "a query of counts has one row"

@@ -1,4 +1,4 @@
-"""Rows of the read model, typed: records, batches, jobs, reviews, runs, and how fresh the view is."""
+"""Rows of the read model, typed: records, batches, jobs, reviews, and how fresh the view is."""
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
@@ -14,6 +14,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Job
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.granting import budget_of, money_pool
+from batchmill.streams.looking_up import WAITS
 
 __all__ = [
     "BatchRow",
@@ -23,7 +24,6 @@ __all__ = [
     "JobRow",
     "LifeRow",
     "Overseen",
-    "RunRow",
     "batch",
     "batches",
     "budgets",
@@ -33,9 +33,9 @@ __all__ = [
     "jobs",
     "life",
     "lives",
+    "looking_up",
     "overseen",
     "review_queue",
-    "runs",
     "source_lives",
 ]
 
@@ -69,6 +69,12 @@ class LifeRow:
     redrives: int
     commit_id: str | None
     reverted: bool
+    aside: bool  #: another life answers for its raw event
+    epoch: int
+    route: str
+    parent: str | None
+    part: str | None
+    follows: str | None
     output_sha256: str | None
     partition: int
     input_offset: int
@@ -78,8 +84,6 @@ class LifeRow:
     origin_partition: int
     origin_offset: int
     origin_at_ms: int
-    parent: str | None
-    part: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +139,8 @@ class JobRow:
     """A job as all tasks together have it; what was asked for beside what is in effect."""
 
     job: str
-    version: str  #: of the newest `apply`
+    version: str  #: in force
+    shadows_json: str  #: versions that are tried out -> share of live events that they are asked about
     versions: int  #: frozen versions known
     requested_paused: bool
     paused_tasks: int  #: tasks in which the pause is in effect
@@ -157,20 +162,6 @@ class CommandRow:
     version: str | None
     actor: str
     issued_at_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRow:
-    """One run: an ingest, or the live run of a version."""
-
-    run_id: str
-    job: str
-    records: int
-    committed: int
-    open: int
-    cost_nanos: int
-    first_at_ms: int
-    last_at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +215,7 @@ def lives(
     status: Iterable[Status] = (),
     reason: Reason | None = None,
     run: str | None = None,
+    version: str | None = None,
     source: str | None = None,
     since_ms: int | None = None,
     limit: int = 100,
@@ -234,6 +226,7 @@ def lives(
         ("job = ?", job),
         ("reason = ?", reason),
         ("run_id = ?", run),
+        ("version = ?", version),
         ("source_id = ?", source),
         ("updated_at_ms >= ?", since_ms),
     )
@@ -318,7 +311,7 @@ def overseen(view: View) -> Overseen:
 
 
 #: commands that leave no trace in the row of a job
-_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay')"
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay', 'manifest')"
 _JOBS = f"""WITH newest AS (
   SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (
@@ -332,8 +325,10 @@ _JOBS = f"""WITH newest AS (
   FROM jobs j LEFT JOIN asked a ON a.job = j.job AND a.partition = j.partition
 )
 SELECT n.job,
-  COALESCE((SELECT version FROM commands WHERE job = n.job AND command = 'apply' ORDER BY at_ms DESC LIMIT 1), '')
-    AS version,
+  COALESCE((SELECT version FROM jobs WHERE job = n.job ORDER BY updated_at_ms DESC LIMIT 1),
+    (SELECT version FROM commands WHERE job = n.job AND command = 'apply' ORDER BY at_ms LIMIT 1), '') AS version,
+  COALESCE((SELECT shadows_json FROM jobs WHERE job = n.job ORDER BY updated_at_ms DESC LIMIT 1), '{{}}')
+    AS shadows_json,
   COALESCE((SELECT COUNT(DISTINCT version) FROM commands WHERE job = n.job AND command = 'apply'), 0) AS versions,
   COALESCE(f.paused_at > COALESCE(f.resumed_at, -1), 0) AS requested_paused,
   (SELECT COUNT(*) FROM seen WHERE job = n.job AND paused) AS paused_tasks,
@@ -349,6 +344,13 @@ WHERE :job IS NULL OR n.job = :job GROUP BY n.job ORDER BY n.job"""
 def jobs(view: View, job: str | None = None) -> list[JobRow]:
     """Every job that was ever commanded."""
     return view.typed(JobRow, _JOBS, {"job": job})
+
+
+def looking_up(view: View, job: str | None = None) -> dict[str, int]:
+    """How many raw events of each job wait for a look-up."""
+    where, values = _where(("job = ?", job))
+    sql = f"SELECT job, COUNT(*) AS n FROM arrivals WHERE waiting_for = ? AND {where} GROUP BY 1 ORDER BY 1"
+    return {row["job"]: row["n"] for row in view.rows(sql, (WAITS, *values))}
 
 
 def commands(view: View, job: str | None = None, *, limit: int = 100) -> list[CommandRow]:
@@ -374,20 +376,9 @@ def review_queue(view: View) -> list[tuple[str, int, int]]:
     """Per job: how many answers wait, and since when the oldest does."""
     found = view.rows(
         f"""SELECT job, COUNT(*) AS n, MIN(updated_at_ms) AS oldest FROM lives
-        WHERE status = '{Status.NEEDS_REVIEW}' GROUP BY 1"""
+        WHERE status = '{Status.NEEDS_REVIEW}' AND NOT aside GROUP BY 1"""
     )
     return [(row["job"], row["n"], row["oldest"]) for row in found]
-
-
-def runs(view: View, *, job: str | None = None, limit: int = 100) -> list[RunRow]:
-    """The newest first."""
-    where, values = _where(("job = ?", job))
-    sql = f"""SELECT run_id, job, COUNT(*) AS records,
-      COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}') AS committed,
-      COUNT(*) FILTER (WHERE status NOT IN {_OPEN}) AS open, SUM(cost_nanos) AS cost_nanos,
-      MIN(origin_at_ms) AS first_at_ms, MAX(updated_at_ms) AS last_at_ms
-      FROM lives WHERE {where} GROUP BY 1, 2 ORDER BY first_at_ms DESC LIMIT ?"""
-    return view.typed(RunRow, sql, (*values, limit))
 
 
 def freshness(view: View) -> Freshness:

@@ -76,6 +76,7 @@ class WaitingRow:
     output_sha256: str | None
     commit_id: str | None
     reverted: bool
+    aside: bool  #: another version answers for its raw event
     updated_at_ms: int
     due_at_ms: int | None
     partition: int
@@ -168,7 +169,8 @@ _OPINION = f"""(SELECT m.value_json FROM meta m WHERE m.partition = l.partition
     AND m.name = '{OPINION_ROWS}' || l.request_id)"""
 _ROW = f"""SELECT l.*, {_RISK} AS risk, {_VERDICT_AT.format(sha="l.output_sha256")} AS verdict_at,
     {_OPINION} AS opinion_json FROM lives l"""
-_WAITS = f"l.status = '{Status.NEEDS_REVIEW}'"
+#: what stands aside is not offered: its version may never come forward, and then nobody needs to have looked
+_WAITS = f"l.status = '{Status.NEEDS_REVIEW}' AND NOT l.aside"
 #: what a machine decides soon is shown to people only where they ask for it
 _FOR_PEOPLE = f"(l.reason IS NULL OR l.reason <> '{Reason.AWAITING_SCORE}')"
 _CHOSEN = f"""{_WAITS} AND (:job IS NULL OR l.job = :job)

@@ -21,7 +21,7 @@ def stake(view: View, job: str) -> Stake:
     (found,) = view.typed(
         Stake,
         """SELECT COUNT(*) AS sources, COUNT(committed_request_id) AS committed,
-        (SELECT COUNT(*) FROM lives WHERE job = :job AND status = 'needs_review') AS in_review
+        (SELECT COUNT(*) FROM lives WHERE job = :job AND status = 'needs_review' AND NOT aside) AS in_review
         FROM sources WHERE job = :job""",
         {"job": job},
     )

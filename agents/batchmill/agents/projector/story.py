@@ -13,9 +13,10 @@ from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, freshne
 from batchmill.agents.projector.reading import View
 from batchmill.agents.projector.stages import Relative, ancestors, descendants
 from batchmill.schemas.ids import parse_custom_id
+from batchmill.schemas.status import Status
 from batchmill.streams.joining import PARTS
 
-__all__ = ["Found", "Hop", "Story", "find", "raw_story", "story"]
+__all__ = ["Beside", "Found", "Hop", "Story", "find", "raw_story", "story"]
 
 _RAW_PLACE = re.compile(r"(?:log:)?raw/(?:(\d+)/)?(\d+)/(\d+)")
 _HOPS_MAX = 1_000
@@ -45,8 +46,20 @@ class Story:
     hops: tuple[Hop, ...]
     failed_checks: tuple[dict[str, Any], ...]
     waits_for: str | None
+    aside: str | None = None  #: of a life aside: what answers for its raw event
+    beside: tuple["Beside", ...] = ()  #: other versions' lives of the same raw event
     stems_from: tuple[Relative, ...] = ()  #: the nearest first
     started: tuple[Relative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Another life of the same raw event."""
+
+    request_id: str
+    version: str
+    status: str
+    aside: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +122,46 @@ def story(view: View, request_id: str) -> Story:
         hops=_hops(view, request_id, row),
         failed_checks=tuple(dict(each) for each in failed),
         waits_for=_waits_for(view, row, chunk),
+        aside=None if row is None or not row.aside else _aside(view, row),
+        beside=() if row is None else _beside(view, row),
         stems_from=tuple(ancestors(view, request_id)),
         started=tuple(descendants(view, request_id)),
+    )
+
+
+def _aside(view: View, row: LifeRow) -> str:
+    """What answers for the raw event of a life that does not."""
+    found = view.row(
+        """SELECT l.request_id, l.version, l.status, r.letter FROM raw r
+        LEFT JOIN lives l ON r.alive AND l.request_id = r.request_id
+        WHERE r.generation = ? AND r.partition = ? AND r.offset = ?""",
+        (row.origin_generation, row.origin_partition, row.origin_offset),
+    )
+    if found is None:
+        return "its raw event has left the read model"
+    if found["version"] is not None:
+        return f"version {found['version']} answers for its raw event, by request {found['request_id']}"
+    place = (found["letter"] or "in flight").replace("_", " ")
+    return f"its raw event is {place}, answered for by no version"
+
+
+def _beside(view: View, row: LifeRow) -> tuple[Beside, ...]:
+    return tuple(
+        view.typed(
+            Beside,
+            """SELECT request_id, version, status, aside FROM lives WHERE source_id = ? AND job = ?
+            AND origin_generation = ? AND origin_partition = ? AND origin_offset = ? AND request_id <> ?
+            ORDER BY queued_at_ms, request_id LIMIT ?""",
+            (
+                row.source_id,
+                row.job,
+                row.origin_generation,
+                row.origin_partition,
+                row.origin_offset,
+                row.request_id,
+                _HOPS_MAX,
+            ),
+        )
     )
 
 
@@ -132,9 +183,16 @@ def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
 def _parked(row: Any) -> str:
     if row["waiting_for"] == PARTS:
         return f"the other parts of whole {row['group']}, at most until {row['due_at_ms']}"
-    return f"parked until {row['waiting_for'].replace('_', ' ')}"
+    return _PARKED.get(row["waiting_for"], f"what is called {row['waiting_for']}")
 
 
+#: what a raw event waits for, in words
+_PARKED = {
+    "job_known": "its job, which nobody has applied",
+    "job_resumed": "its job, which is paused",
+    "index": "the snapshot of an index",
+    "tools": "what is looked up for it; `batchmill doctor` tries the sources",
+}
 #: topic, table, what it says, columns worth telling
 _TELLING = (
     (
@@ -155,10 +213,14 @@ _TELLING = (
             "http_status",
             "error_code",
             "model",
+            "route",
             "input_tokens",
             "output_tokens",
             "cost_nanos",
             "answered_by",
+            "of_request_id",
+            "similarity",
+            "route",
             "chunk_id",
         ),
     ),
@@ -168,13 +230,24 @@ _TELLING = (
         "committed",
         "commits",
         "committed",
-        ("kind", "sink", "target_key", "commit_id", "previous_commit_id", "reverts", "removed", "seq", "promotion"),
+        (
+            "kind",
+            "version",
+            "sink",
+            "target_key",
+            "commit_id",
+            "previous_commit_id",
+            "reverts",
+            "removed",
+            "seq",
+            "promotion",
+        ),
     ),
 )
 
 
 def _hops(view: View, request_id: str, row: LifeRow | None) -> tuple[Hop, ...]:
-    hops = [*_raw_hops(view, "request_id = ?", (request_id,)), *_letters(view, "request_id = ?", (request_id,))]
+    hops = [*_events(view, request_id, row), *_letters(view, "request_id = ?", (request_id,))]
     if row is not None:
         hops += _work_items(view, row)
     for topic, table, what, columns in _TELLING:
@@ -186,6 +259,17 @@ def _hops(view: View, request_id: str, row: LifeRow | None) -> tuple[Hop, ...]:
     return _ordered(hops)
 
 
+def _events(view: View, request_id: str, row: LifeRow | None) -> list[Hop]:
+    """The raw events that speak of the request; that of a life aside speaks of another one."""
+    found = _raw_hops(view, "request_id = ?", (request_id,))
+    if row is None or not row.aside:
+        return found
+    own = (row.origin_generation, row.origin_partition, row.origin_offset)
+    places = {(hop.partition, hop.offset) for hop in found}
+    more = _raw_hops(view, "generation = ? AND partition = ? AND offset = ?", own)
+    return [*found, *(hop for hop in more if (hop.partition, hop.offset) not in places)]
+
+
 def _raw_hops(view: View, where: str, values: tuple[Any, ...]) -> list[Hop]:
     found = view.rows(f"SELECT * FROM raw WHERE at_ms IS NOT NULL AND {where} LIMIT {_HOPS_MAX}", values)  # noqa: S608
     return [_hop("raw", "published", each, ("generation", "key", "job", "run_id", "bytes")) for each in found]
@@ -193,7 +277,18 @@ def _raw_hops(view: View, where: str, values: tuple[Any, ...]) -> list[Hop]:
 
 def _work_items(view: View, row: LifeRow) -> list[Hop]:
     found = view.rows("SELECT * FROM work_items WHERE partition = ? AND offset = ?", (row.partition, row.input_offset))
-    columns = ("version", "seq", "run_id", "lane", "target_key", "tokens_estimate", "bytes_estimate")
+    columns = (
+        "version",
+        "seq",
+        "run_id",
+        "lane",
+        "route",
+        "parent",
+        "part",
+        "target_key",
+        "tokens_estimate",
+        "bytes_estimate",
+    )
     return [_hop("normalized", "asked", each, columns) for each in found]
 
 
@@ -251,6 +346,12 @@ def _limited(view: View, row: LifeRow) -> str | None:
     return f"`batchmill commits go {row.job}`: {held[0].why}" if held else None
 
 
+def _waits_unsent(row: LifeRow) -> str:
+    if row.result_offset is not None:
+        return "the stored answer to its question, which is read again"
+    return "a batch to fill up" if row.follows is None else f"the answer of request {row.follows}, which asks the same"
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
@@ -262,9 +363,13 @@ def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str |
     if chunk is not None:
         note = f": {chunk.note}" if chunk.note and chunk.failures else ""
         return paused or f"batch {chunk.chunk_id} ({chunk.state}{note})"
+    if row.aside and row.status in {Status.NEEDS_REVIEW, Status.VALIDATED} and row.commit_id is None:
+        return f"a promotion of version {row.version}, if one comes: until then nothing of it is written"
+    if row.follows is not None:
+        return f"the answer to request {row.follows}, which asks the same"
     match row.status.value:
         case "queued":
-            return paused or "a batch to fill up"
+            return paused or _waits_unsent(row)
         case "failed_retryable":
             return f"its next attempt, due at {row.due_at_ms}"
         case "needs_review":

@@ -157,8 +157,9 @@ STATE_TABLES: Mapping[str, Table] = {
     Meta.schema: _state("meta", Meta, ("partition", "name")),
 }
 
-#: One row per raw event. `request_id` once it has one; `alive` = a life counts it as its own; `letter` = where it went
-#: without a life (a Place), as of `letter_at_ms`. `at_ms` is NULL while only its consequences have been read.
+#: One row per raw event. `request_id` once it has one; `alive` = a life in front counts it as its own, and `request_id`
+#: names that life; `letter` = where it went without a life (a Place), as of `letter_at_ms`. `at_ms` is NULL while only
+#: its consequences have been read. What stands aside leaves no trace here.
 _RAW = """CREATE TABLE raw (
   generation INTEGER NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
   at_ms INTEGER, bytes INTEGER, key TEXT, job TEXT, run_id TEXT,
@@ -168,6 +169,8 @@ _RAW = """CREATE TABLE raw (
 _REST = (
     _RAW,
     "CREATE INDEX raw_0 ON raw (request_id) WHERE request_id IS NOT NULL",
+    "CREATE INDEX raw_1 ON raw (run_id) WHERE run_id IS NOT NULL",
+    "CREATE INDEX lives_aside ON lives (request_id) WHERE aside",
     # counts of every check, and the failed ones one by one
     """CREATE TABLE check_counts (job TEXT NOT NULL, version TEXT NOT NULL, id TEXT NOT NULL, severity TEXT NOT NULL,
   passed INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (job, version, id, severity, passed)) WITHOUT ROWID""",

@@ -149,7 +149,7 @@ class Caller:
 
     def _answer_tokens_max(self, job: CompiledJob, chunk: Chunk, life: Life) -> int | None:
         default = self.providers.of(chunk.account).capabilities.output_tokens_default
-        return job.form.output_tokens_max(life.room) or default
+        return job.routes.of(life.route).form.output_tokens_max(life.room) or default
 
     def _job(self, task: Task, chunk: Chunk) -> CompiledJob:
         job = self.kit.compiled(task, chunk.job, chunk.version)

@@ -28,6 +28,7 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
 from batchmill.streams.compiling import CompiledJob
 from batchmill.streams.costing import Expectation, PriceList
+from batchmill.streams.following import walk
 from batchmill.streams.granting import (
     Share,
     Worst,
@@ -129,7 +130,7 @@ class Submitter:
                 limits = self._limits(task, queue)
                 if limits is None:
                     continue
-                cut = self._move_late(task, queue) or cut
+                cut = self._move_late(task, queue, limits) or cut
                 place = Place(self.kit.app_id, task.partition)
                 orders = seal(task.view, queue, limits, place, clock.wall_ms())
                 self.kit.carry(task, orders, src=f"effect:sealing/{queue.prefix}")
@@ -141,7 +142,7 @@ class Submitter:
         job = self.kit.compiled(task, queue.job, queue.version)
         if job is None:
             return None
-        mode, account = job.spec.mode, job.spec.ask.model.account
+        mode, account = job.spec.mode, job.routes.account_of(queue.lane)
         try:
             account = self.providers.name_of(account)
             can = self.providers.of(account).capabilities
@@ -163,17 +164,17 @@ class Submitter:
             chunks_on_the_way_max=max(1, open_max // self.tasks_total),
             hold=mode.hold_submit,
             account=account,
-            over_budget=self._over_budget(task, queue),
-            costs=self._expectation(job),
+            over_budget=self._over_budget(task, queue, account),
+            costs=self._expectation(job, queue.lane),
         )
 
-    def _over_budget(self, task: Task, queue: Queue) -> Callable[[Life], bool] | None:
+    def _over_budget(self, task: Task, queue: Queue, account: str) -> Callable[[Life], bool] | None:
         """Asked of each life before it enters a chunk, where the job has a budget per record and its cost a bound."""
         row = read.job(task.view, queue.job)
         budget = None if row is None else budget_of(row)
         if budget is None or budget.record_nanos is None:
             return None
-        worst = self._worst(task, queue.job, queue.version, queue.lane.rpartition("|")[2])
+        worst = self._worst(task, queue.job, queue.version, queue.lane, account)
         return None if worst is None else partial(is_over_budget, worst=worst, record_nanos=budget.record_nanos)
 
     def _online_limits(self, task: Task, queue: Queue, job: CompiledJob, account: str) -> ChunkLimits:
@@ -194,47 +195,52 @@ class Submitter:
             chunks_on_the_way_max=2 * self.effects.online_chunks_at_once,
             hold=mode.hold_submit,
             account=account,
-            over_budget=self._over_budget(task, queue),
-            costs=self._expectation(job),
+            over_budget=self._over_budget(task, queue, account),
+            costs=self._expectation(job, queue.lane),
         )
 
-    def _expectation(self, job: CompiledJob) -> Expectation:
+    def _expectation(self, job: CompiledJob, lane: str) -> Expectation:
         return Expectation(
             prices=job.costed_by(self.prices),
-            model=job.spec.ask.model.name,
-            output_tokens_max=job.form.output_tokens_max(),
+            model=lane.split("|")[1],
+            output_tokens_max={route.name: route.form.output_tokens_max() for route in job.routes.on(lane)},
         )
 
     def _stop_late(self, task: Task) -> bool:
         """Give the batches up that will miss their deadline. Says whether there was any."""
         late = False
-        for job, version in batched(task.view):
-            haste = self._haste(task, job, version)
-            orders = [] if haste is None else stop_late(task.view, job, version, haste, clock.wall_ms())
+        for job, version, account in batched(task.view):
+            haste, now_ms = self._haste(task, job, version, account), clock.wall_ms()
+            orders = [] if haste is None else stop_late(task.view, job, version, haste, now_ms, account=account)
             self.kit.carry(task, orders, src=f"effect:hasten/{job}/{version}")
             late = late or bool(orders)
         return late
 
-    def _move_late(self, task: Task, queue: Queue) -> bool:
+    def _move_late(self, task: Task, queue: Queue, limits: ChunkLimits) -> bool:
         """Online with what waits and would be late by batch. Says whether anything was."""
-        haste = self._haste(task, queue.job, queue.version)
+        assert limits.account is not None, "limits are those of an account of the settings"
+        haste = self._haste(task, queue.job, queue.version, limits.account)
         orders = [] if haste is None else move_late(task.view, queue, haste, clock.wall_ms())
         self.kit.carry(task, orders, src=f"effect:hasten/{queue.prefix}")
         return bool(orders)
 
-    def _haste(self, task: Task, job_name: str, version: str) -> Haste | None:
+    def _haste(self, task: Task, job_name: str, version: str, account: str) -> Haste | None:
         """What the deadline leaves, where the job chooses by it and its account has both ways."""
         job = self.kit.compiled(task, job_name, version)
         try:
-            can = None if job is None else self.providers.of(job.spec.ask.model.account).capabilities
+            can = None if job is None else self.providers.of(account).capabilities
         except SettingsError:
             return None  # nothing of it moves; whoever takes its batches further says so
         return None if job is None or can is None else haste_of(job.spec.mode, can)
 
     async def run_stored(self, task: Task) -> None:
-        """Answer lives whose question was answered before, from the log."""
+        """Answer lives whose question was answered before, from the log, and set those going that waited for one."""
+        after: str | None = None
         while True:
-            if not await self._answer_stored(task):
+            step = walk(task.view, after, clock.wall_ms())
+            self.kit.carry(task, step.orders, src="effect:follow")
+            after = step.after
+            if not await self._answer_stored(task) and not step.orders:
                 await task.rest("stored", self.effects.idle_seconds)
 
     async def _answer_stored(self, task: Task) -> bool:
@@ -254,7 +260,7 @@ class Submitter:
                 continue
             body = bodies.get(life.result_offset)
             stored = None if body is None else codec.decode(body.value or b"", Result)
-            orders = from_store(task.view, life, stored, clock.wall_ms())
+            orders = from_store(task.view, life, stored, clock.wall_ms(), jobs=self.kit.jobs)
             self.kit.carry(task, orders, src=f"effect:stored/{life.request_id}")
             did_move = did_move or bool(orders)
         return did_move
@@ -289,7 +295,7 @@ class Submitter:
         return reserved.held
 
     async def _worst_nanos(self, task: Task, chunk: Chunk) -> int | None:
-        worst = self._worst(task, chunk.job, chunk.version, chunk.mode)
+        worst = self._worst(task, chunk.job, chunk.version, chunk.lane, chunk.account)
         if worst is None:
             return None
         key = f"{chunk.chunk_id}/{worst.prices.id}"
@@ -303,11 +309,11 @@ class Submitter:
                 del self.worst[next(iter(self.worst))]
         return self.worst[key]
 
-    def _worst(self, task: Task, job: str, version: str, mode: str) -> Worst | None:
+    def _worst(self, task: Task, job: str, version: str, lane: str, account: str) -> Worst | None:
         compiled = self.kit.compiled(task, job, version)
         assert compiled is not None, f"{job} is asked under a version this task does not have"
-        can = self.providers.of(compiled.spec.ask.model.account).capabilities
-        return worst_case(compiled, compiled.costed_by(self.prices), mode, output_default=can.output_tokens_default)
+        can = self.providers.of(account).capabilities
+        return worst_case(compiled, compiled.costed_by(self.prices), lane, output_default=can.output_tokens_default)
 
     def _share(self, account: str) -> Share:
         set_, can = self.providers.account(account), self.providers.of(account).capabilities
@@ -344,7 +350,7 @@ class Submitter:
                 found = bodies.get(life.input_offset)
                 custom_id = custom_id_of(chunk, life)
                 try:
-                    body = job.form.body(_item(found, life).input_json, room=life.room)
+                    body = job.routes.of(life.route).form.body(_item(found, life).input_json, room=life.room)
                     line = provider.request_line(custom_id=custom_id, endpoint=chunk.endpoint, body=body)
                     preflight.check(custom_id, line)
                 except Unusable as wrong:

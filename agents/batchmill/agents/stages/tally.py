@@ -29,6 +29,8 @@ __all__ = ["Tally"]
 NANO_DOLLARS = 1_000_000_000
 #: chunks whose rows are being collected; one that is not remembered any more is named by its results alone
 _CHUNKS_MAX: Final = 1_000
+#: the status of whatever stands aside
+_ASIDE: Final = "aside"
 Key = tuple[CounterName, tuple[tuple[str, str], ...]]
 
 
@@ -43,8 +45,14 @@ class Tally:
         self._counts: Counter[Key] = Counter()
 
     def ordered(self, record: Record) -> None:
-        """Take note of one record that a stage writes."""
+        """Take note of one record that a stage writes. What a life aside comes to is no result of its job."""
         match record:
+            case WorkItem(aside=True):
+                self._records("normalizer", record.job, _ASIDE)
+            case Verdict(aside=True):
+                self._records("validator", record.job, _ASIDE)
+            case DeadLetter(aside=True) | Excluded(aside=True):
+                self._records(record.stage, record.job or "", _ASIDE)
             case WorkItem():
                 self._records("normalizer", record.job, "normalized")
             case Submitted():
@@ -91,7 +99,7 @@ class Tally:
 
     def _result(self, record: Result) -> None:
         self._records("collector", record.job, record.outcome)
-        if record.answered_by == "store":
+        if record.answered_by in {"store", "near"}:
             self._add("batchmill.cache.hits", {"job": record.job})
             return
         if record.outcome is not Outcome.SUCCEEDED:

@@ -33,7 +33,8 @@ from batchmill.agents.desk.model import (
     User,
 )
 from batchmill.agents.projector.letters import DeadLetterRow
-from batchmill.agents.projector.queries import JobRow, RunRow
+from batchmill.agents.projector.queries import JobRow
+from batchmill.agents.projector.runs import RunRow
 from batchmill.agents.web.access import needs
 from batchmill.agents.web.operating import REQUESTS_MAX, Given, Operations, Planned
 from batchmill.agents.web.problems import responses

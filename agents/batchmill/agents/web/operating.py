@@ -18,8 +18,9 @@ from batchmill.agents.desk.asking import Views
 from batchmill.agents.desk.model import DeskError, ErrorKind, User
 from batchmill.agents.projector import letters, queries
 from batchmill.agents.projector.letters import DeadLetterRow, Wanted
-from batchmill.agents.projector.queries import JobRow, RunRow
+from batchmill.agents.projector.queries import JobRow
 from batchmill.agents.projector.reading import View
+from batchmill.agents.projector.runs import RunRow, run_rows
 from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Status
@@ -81,7 +82,7 @@ class Operations:
 
     async def runs(self, job: str | None, limit: int) -> tuple[RunRow, ...]:
         """The newest first."""
-        return tuple(await self._views.ask(lambda view: queries.runs(view, job=job, limit=limit)))
+        return tuple(await self._views.ask(lambda view: run_rows(view, job=job, limit=limit)))
 
     async def dead_letters(
         self, *, job: str | None, reason: Reason | None, stage: str | None, limit: int

@@ -200,7 +200,7 @@ def _also(address: str, pair: str) -> str:
 
 
 def _waits(card: Card) -> bool:
-    return card.status is Status.NEEDS_REVIEW
+    return card.status is Status.NEEDS_REVIEW and not card.aside
 
 
 def _may_decide(card: Card, user: User) -> bool:
@@ -212,6 +212,8 @@ def _why_not(card: Card, user: User) -> str:
     lock = card.item.lock
     if card.pending is not None:
         return "A decision is on its way."
+    if card.aside:
+        return "It stands aside: another version answers for this record."
     if not _waits(card):
         return "It does not wait for a person."
     if not user.role.may(Role.REVIEWER):
