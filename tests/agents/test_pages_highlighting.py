@@ -91,3 +91,32 @@ def test_what_was_found_is_there(source: str, texts: list[str]) -> None:
     sought = {text.strip().lower() for text in texts}
     for found in found_in({"a": source}, texts):
         assert source[found.start : found.end].lower() in sought
+
+
+CONTEXT = [
+    {"id": "refunds#1", "document": "refunds", "text": "Money comes back within 14 days."},
+    {"id": "parcels#2", "document": "parcels", "text": "A parcel takes two days."},
+]
+
+
+def test_a_document_of_the_context_is_one_text_under_its_id_with_what_cites_it_marked() -> None:
+    cited = passage(17, 31, path="$.context[0].text", cited_by="$.quotes[0].text")
+    parts = highlighted({"question": "When?", "context": CONTEXT}, [cited])
+    assert [(part.title, part.path, text_of(part)) for part in parts] == [
+        (None, "$.question", "When?"),
+        ("refunds#1", "$.context[0].text", CONTEXT[0]["text"]),
+        ("parcels#2", "$.context[1].text", CONTEXT[1]["text"]),
+    ]
+    assert [marks(part) for part in parts] == [[], ["within 14 days"], []]
+
+
+def test_a_list_of_other_objects_is_shown_member_by_member() -> None:
+    parts = highlighted({"lines": [{"id": "a", "text": "b"}, {"id": 1, "document": "c", "text": "d"}]}, [])
+    assert [part.path for part in parts] == [
+        "$.lines[0].id",
+        "$.lines[0].text",
+        "$.lines[1].id",
+        "$.lines[1].document",
+        "$.lines[1].text",
+    ]
+    assert not any(part.title for part in parts)

@@ -110,6 +110,14 @@ def test_placing_by_content_brings_equal_content_of_all_sources_together() -> No
     assert place_key(request_id("j", "a", "c", "v", 0)) != place_key(request_id("j", "b", "c", "v", 0))
 
 
+def test_placing_by_likeness_brings_together_what_shares_it_and_tells_it_apart_by_content() -> None:
+    one, other = (request_id("j", "a", content, "v", 0, "near", "alike") for content in ("c", "d"))
+    assert place_key(one) == place_key(other)
+    assert one != other
+    assert place_key(one) != place_key(request_id("j", "a", "c", "v", 0, "near", "another"))
+    assert place_key(one) != place_key(request_id("j", "a", "alike", "v", 0, "content"))
+
+
 def test_sources_spread_over_the_partitions() -> None:
     counts = [0] * 8
     for number in range(4_000):
@@ -139,6 +147,7 @@ def test_a_question_is_shared_inside_its_source_or_for_content_across_sources() 
     assert ask_key("j", "a", "c", "f") == ask_key("j", "a", "c", "f")
     assert ask_key("j", "a", "c", "f") != ask_key("j", "b", "c", "f")
     assert ask_key("j", "a", "c", "f", dedupe="content") == ask_key("j", "b", "c", "f", dedupe="content")
+    assert ask_key("j", "a", "c", "f", dedupe="near") == ask_key("j", "b", "c", "f", dedupe="near")
     assert len({ask_key("j", "a", "c", "f", epoch) for epoch in range(3)}) == 3
     assert len(ask_key("j", "a", "c", "f")) == 52
 

@@ -18,6 +18,7 @@ from batchmill.streams import (
     chunking,
     collecting,
     committing,
+    following,
     granting,
     items,
     lifecycle,
@@ -52,6 +53,7 @@ __all__ = [
     "PROSE",
     "RULED",
     "SCORED",
+    "SHARED",
     "TIGHT",
     "Bug",
     "planted",
@@ -159,8 +161,8 @@ def _cancels_the_committed(right: Any) -> Any:
 def _forgets_the_version(right: Any) -> Any:
     """A request is named by source and content only."""
 
-    def request_id(job: str, source_id: str, sha256: str, version: str, epoch: int, dedupe: Any = "source") -> str:
-        return right(job, source_id, sha256, "", epoch, dedupe)
+    def request_id(job: str, source_id: str, sha256: str, version: str, *more: Any) -> str:
+        return right(job, source_id, sha256, "", *more)
 
     return request_id
 
@@ -450,6 +452,15 @@ def _asks_out_of_order(right: Any) -> Any:
     return lambda cut, life: False
 
 
+def _asks_for_itself(right: Any) -> Any:
+    """Whoever has no stored answer asks, whoever else does by then: both are paid for."""
+    del right
+    return lambda askers, life, *, failed_too: None
+
+
+SHARED = Scale(partitions=1, shared=True)
+
+
 def _asks_as_the_events_own(right: Any) -> Any:
     """Items of a shadow version are no different from those of a version that was promoted."""
     return lambda *told: [Emit(replace(order.record, aside=False, promotion=1), order.key) for order in right(*told)]
@@ -526,6 +537,7 @@ BUGS = (
     Bug("doubts not counted", "limit_kept", committing._Cut, "_doubtful", _counts_no_doubts, LIMITED),
     Bug("newer beside older", "asked_in_order", committing._Cut, "_is_source_busy", _asks_out_of_order, BLIND),
     Bug("double commit", "commit_once", stages.committing, "settle", _commits_again),
+    Bug("both are paid", "asked_once", following.Askers, "asker_beside", _asks_for_itself, SHARED),
     Bug("wrong attempt", "right_attempt", stages.STEPS, submitting.Todo.COLLECT, _joins_by_request, STRAYS),
     Bug("lost late result", "answers_kept", stages.collecting, "after_poll", _drops_late_answers, MANY_SOURCES),
     Bug("cost counted twice", "cost_conserved", lifecycle, "_posted", _counts_cost_twice),

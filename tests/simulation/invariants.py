@@ -5,7 +5,7 @@ than by what the system under test believes.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
 from batchmill.schemas.ids import parse_custom_id
@@ -306,6 +306,25 @@ def paid_once(story: Story) -> Iterator[str]:
     intended = {record.custom_id for record in story.world.records("submitted")}
     yield from (f"{name} was billed without an intent" for name in bills if name not in intended)
     yield from (f"{name} was sent before its attempt was durable" for name in story.worker.unintended)
+
+
+@law
+def asked_once(story: Story) -> Iterator[str]:
+    """A question is never on its way twice at once, and whoever waits for its answer waits for one who asks."""
+    lives: dict[str, Life] = {}
+    sent: dict[str, set[str]] = defaultdict(set)
+    for _, life in story.world.moves:
+        lives[life.request_id] = life
+        if life.status is Status.PROCESSING:
+            sent[life.ask_key].add(life.request_id)
+        else:
+            sent[life.ask_key].discard(life.request_id)
+        if len(sent[life.ask_key]) > 1:
+            yield f"{sorted(sent[life.ask_key])} have one question, and all were sent"
+        if life.follows is not None and lives[life.follows].ask_key != life.ask_key:
+            yield f"{life.request_id} waits for the answer to another question"
+        if life.follows is not None and life.sends == 0 and lives[life.follows].follows is not None:
+            yield f"{life.request_id} waits for {life.follows}, which waits as well"
 
 
 @law

@@ -106,6 +106,7 @@ def spec_of(
     breaker: BreakerSpec | None = None,
     stop_after: int | None = None,
     cascade: bool = False,
+    shared: bool = False,
 ) -> JobSpec:
     schema = {
         "type": "object",
@@ -134,6 +135,7 @@ def spec_of(
         judge=_judge(judged),
         review=ReviewSpec(double=0 if judged == "plainly" else 0.3, undo_seconds=20),
         retry=RetrySpec(max_attempts=ATTEMPTS_MAX, backoff_seconds_base=5, backoff_seconds_max=60),
+        dedupe="content" if shared else "source",
         place=PlaceSpec(sink="sim", table="labels"),
         budget=None if budget_nanos is None else BudgetSpec(job_nanos=budget_nanos),
         breaker=breaker,

@@ -55,6 +55,7 @@ class Scale:
     compares: bool = True  #: whether the sink does
     changes: bool = False  #: commits are taken back and put back
     stop_after: int | None = None  #: commits of a version until the operator says `go`
+    shared: bool = False  #: sources say the same things, and share paid answers
 
 
 @dataclass(slots=True)
@@ -124,6 +125,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Story:
             breaker=scale.breaker,
             stop_after=scale.stop_after,
             cascade=scale.cascade,
+            shared=scale.shared,
         )
         for number in range(len(PROMPTS))
     ]
@@ -240,6 +242,8 @@ def _waiting(story: Story) -> bool:
             return True
         if task.view.scan("queue", "", limit=1) or task.view.scan("commit", "", limit=1):
             return True
+        if task.view.scan("follow", "", limit=1) or task.view.scan("stored", "", limit=1):
+            return True
         if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
             return True
         if reverting.under_way(task.view) or promoting.sweeps(task.view):
@@ -253,6 +257,7 @@ class _Author:
     def __init__(self, story: Story, scale: Scale) -> None:
         self.story = story
         self.left = scale.events
+        self.shared = scale.shared
         self.given = story.world.chance.random() < 0.5  #: events say their rank themselves
         self.told: list[tuple[str, str, int]] = []
         self.sources = story.world.chance.randrange(2, scale.sources)
@@ -273,7 +278,7 @@ class _Author:
             source, text, seq = chance.choice(self.told)  # the same event again
         else:
             source = f"s{chance.randrange(self.sources)}"
-            text = f"{source} says {chance.choice('ABCD')}"
+            text = f"{'someone' if self.shared else source} says {chance.choice('ABCD')}"
             text += " unreadable" if chance.random() < 0.04 else ""
             seq = len(self.told) + chance.randrange(-4, 5)
         self.told.append((source, text, max(0, seq)))

@@ -20,6 +20,7 @@ from batchmill.streams import (
     committing,
     controlling,
     events,
+    following,
     granting,
     hastening,
     items,
@@ -250,6 +251,8 @@ def hasten(worker: Worker, task: SimTask, queue: sealing.Queue) -> None:
 
 
 def stored(worker: Worker, task: SimTask) -> bool:
+    step = following.walk(task.view, None, worker.world.now_ms)
+    task.apply(step.orders)
     found = task.view.scan("stored", "", limit=5)
     for _, life in found:
         assert isinstance(life, Life)
@@ -257,7 +260,7 @@ def stored(worker: Worker, task: SimTask) -> bool:
         value = log[life.result_offset].value if life.result_offset < len(log) else None
         assert value is None or isinstance(value, Result)
         task.apply(queueing.from_store(task.view, life, value, worker.world.now_ms, jobs=task.jobs))
-    return bool(found)
+    return bool(found or step.orders)
 
 
 def retry(worker: Worker, task: SimTask) -> bool:

@@ -25,6 +25,7 @@ from tests.simulation.bugs import (
     PROSE,
     RULED,
     SCORED,
+    SHARED,
     TIGHT,
     Bug,
     planted,
@@ -71,6 +72,23 @@ def test_by_the_cascade_some_answers_are_mended_and_some_are_not() -> None:
     assert ends >= {("", "committed"), ("third", "committed"), (AGAIN, "committed"), (AGAIN, "needs_review")}
     assert not {("", "needs_review"), ("third", "needs_review")} & ends
     assert any(life.attempt > 1 for life in lives if life.route == AGAIN)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_every_law_holds_when_sources_share_their_questions(seed: int) -> None:
+    assert broken(simulate(seed, SHARED)) == {}, f"seed {seed}"
+
+
+def test_shared_questions_are_asked_by_one_and_answer_many() -> None:
+    """Else the stories with shared questions prove nothing."""
+    stories = [simulate(seed, SHARED) for seed in range(6)]
+    moves = [(before, after) for story in stories for before, after in story.world.moves]
+    followed = {after.request_id for _, after in moves if after.follows is not None}
+    asked = {after.request_id for _, after in moves if after.status is Status.PROCESSING}
+    assert len(followed - asked) > 20, "answered without being asked"
+    assert followed & asked, "the next one asked when the first had failed"
+    ends = {after.status for _, after in moves if after.request_id in followed}
+    assert ends >= {Status.COMMITTED, Status.FAILED_TERMINAL, Status.NEEDS_REVIEW}
 
 
 def test_people_and_scores_are_of_every_opinion() -> None:

@@ -15,12 +15,12 @@ def names(row: object) -> set[str]:
 @pytest.mark.parametrize(
     ("status", "found"),
     [
-        (Status.QUEUED, {"open", "queue"}),
-        (Status.PROCESSING, {"open"}),
-        (Status.SUCCEEDED_UNVALIDATED, {"open"}),
+        (Status.QUEUED, {"open", "queue", "asking"}),
+        (Status.PROCESSING, {"open", "asking"}),
+        (Status.SUCCEEDED_UNVALIDATED, {"open", "asking"}),
         (Status.VALIDATED, {"open", "commit"}),
         (Status.NEEDS_REVIEW, {"open", "review"}),
-        (Status.FAILED_RETRYABLE, {"open", "retry"}),
+        (Status.FAILED_RETRYABLE, {"open", "retry", "asking"}),
         (Status.COMMITTED, {"run"}),
         (Status.FAILED_TERMINAL, set()),
     ],
@@ -31,7 +31,20 @@ def test_a_life_is_found_by_its_status(status: Status, found: set[str]) -> None:
 
 
 def test_a_queued_life_with_a_stored_answer_is_not_in_the_queue() -> None:
-    assert names(make_life(result_offset=7)) == {"open", "stored"}
+    assert names(make_life(result_offset=7)) == {"open", "stored", "asking"}
+
+
+def test_who_waits_for_anothers_answer_is_found_by_that_one_and_neither_sent_nor_waited_for() -> None:
+    waits = make_life(follows="leader")
+    assert dict(entries(waits))["follow"] == f"leader/{waits.request_id}"
+    assert names(waits) == {"open", "follow"}
+    assert names(make_life(follows="leader", result_offset=3)) == {"open", "stored"}
+
+
+def test_of_those_who_ask_a_question_the_ones_that_wait_for_another_attempt_come_last() -> None:
+    asks, waits = make_life(), make_life(status=Status.FAILED_RETRYABLE)
+    assert dict(entries(asks))["asking"] == f"{asks.ask_key}/0/{asks.request_id}"
+    assert dict(entries(waits))["asking"] == f"{waits.ask_key}/1/{waits.request_id}"
 
 
 def test_the_queue_is_ordered_by_age_within_lane_job_and_version() -> None:

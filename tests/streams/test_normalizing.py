@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas import codec
-from batchmill.schemas.ids import content_sha256, log_seq
+from batchmill.schemas.asking import NearSpec
+from batchmill.schemas.ids import content_sha256, log_seq, place_key
 from batchmill.schemas.jobs import ChunkSpec, InputSpec, ModeSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, RawEvent, WorkItem
 from batchmill.schemas.state import Arrival
 from batchmill.streams.compiling import CompiledJobs
+from batchmill.streams.likeness import alike
 from batchmill.streams.normalizing import JOB_KNOWN, JOB_RESUMED, RawLimits, give_up, live_run, normalize, revisit
 from batchmill.streams.orders import Delete, Emit, Put
 from tests.streams.making import NOW_MS, decide, make_raw, make_row, make_spec, make_view
@@ -221,6 +223,25 @@ def test_text_is_normalised_and_cut_before_anything_looks_at_it() -> None:
 def test_equal_text_in_another_normal_form_is_the_same_request() -> None:
     composed, decomposed = (unicodedata.normalize(form, "Crème brûlée") for form in ("NFC", "NFD"))
     assert item_of(make_spec(), make_raw({"body": composed})) == item_of(make_spec(), make_raw({"body": decomposed}))
+
+
+def test_what_is_nearly_the_same_is_placed_together_and_carries_what_it_is_compared_by() -> None:
+    spec = make_spec(dedupe="near", near=NearSpec(threshold=0.8, shingle=1))
+    text = " ".join(f"word{number}" for number in range(50))
+    one, other = (decide(spec, make_raw({"body": body})) for body in (text, f"{text} please"))
+    assert place_key(one.request_id) == place_key(other.request_id)
+    assert one.ask_key != other.ask_key
+    assert alike(one.near_key, other.near_key) is not None
+    empty = decide(spec, make_raw({"body": " "}))
+    assert empty.near_key is None
+    assert decide(make_spec(), make_raw({"body": text})).near_key is None
+
+
+def test_members_that_are_not_kept_are_no_part_of_the_question() -> None:
+    spec = make_spec(given=InputSpec(keep=("body",)))
+    one, other = (decide(spec, make_raw({"body": "same", "seen_at": at})) for at in (1, 2))
+    assert one.input_json == '{"body":"same"}'
+    assert (one.request_id, one.ask_key) == (other.request_id, other.ask_key)
 
 
 @pytest.mark.parametrize("body", [None, "", " \n", 0])

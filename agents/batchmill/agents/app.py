@@ -22,6 +22,7 @@ from batchmill.agents.logs import get_logger, set_up_logging
 from batchmill.agents.payloads import FilePayloadStore
 from batchmill.agents.prices import load_prices
 from batchmill.agents.providers.registry import Providers
+from batchmill.agents.retrieval.library import Library
 from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create_app
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
@@ -40,9 +41,11 @@ from batchmill.agents.stages.reviewer import Reviewer
 from batchmill.agents.stages.rows import StateRows
 from batchmill.agents.stages.submitter import Submitter
 from batchmill.agents.stages.tally import Tally
+from batchmill.agents.stages.tooler import Tooler
 from batchmill.agents.stages.traces import Traces
 from batchmill.agents.stages.validator import Validator
 from batchmill.agents.telemetry import RuntimeObserver, Telemetry
+from batchmill.agents.tools import ToolSources
 from batchmill.agents.topics import verify
 from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
@@ -112,12 +115,14 @@ def build_worker(settings: Settings) -> Worker:
     )
     tally = Tally(telemetry, kind_of=providers.kind_of)
     foreign = ForeignTopics(settings.kafka)
+    payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
+    library = Library(store=payloads, indexes_max=settings.effects.indexes_max)
     kit = Kit(
         app_id=settings.app_id,
         topics=names,
         raw_generation=settings.raw_generation,
         log=app.runtime.log,
-        jobs=CompiledJobs(installed_checks()),
+        jobs=CompiledJobs(installed_checks(), library),
         carried=tally.ordered,
         stepped=tally.stepped,
         foreign=foreign,
@@ -125,9 +130,29 @@ def build_worker(settings: Settings) -> Worker:
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    committer = _add_stages(app, settings, kit, providers, sinks, traces, tally)
+    committer = _add_stages(app, settings, kit, providers, payloads, library, sinks, traces, tally)
+    sources = ToolSources(settings, on_asked=traces.tool_asked)
+    tooler = Tooler(
+        kit=kit,
+        sources=sources,
+        limits=_raw_limits(settings),
+        default_job=settings.default_job,
+        tools=settings.tools,
+        effects=settings.effects,
+    )
+    app.runtime.add_effect("tools", tooler.run)
+    rerunner = Rerunner(
+        kit=kit,
+        payloads=payloads,
+        reading=Reading(
+            limits=_raw_limits(settings), default_job=settings.default_job, prices=load_prices(settings.prices_file)
+        ),
+        sources=sources,
+        effects=settings.effects,
+    )
+    app.runtime.add_effect("rerun", rerunner.run)
     _follow_ownership(app, settings, providers)
-    for close in (*(sink.close for sink in sinks.values()), providers.close, foreign.close):
+    for close in (*(sink.close for sink in sinks.values()), providers.close, sources.close, foreign.close):
         app.runtime.on_end(close)
     app.task(partial(_serve_health, app, settings, telemetry))
     gauges = _Gauges(app, committer)
@@ -143,12 +168,13 @@ def _add_stages(
     settings: Settings,
     kit: Kit,
     providers: Providers,
+    payloads: FilePayloadStore,
+    library: Library,
     sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
 ) -> Committer:
     effects, limits = settings.effects, _raw_limits(settings)
-    payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
     normalizer = Normalizer(
         kit=kit,
         limits=limits,
@@ -156,6 +182,8 @@ def _add_stages(
         rows_at_once=effects.step_rows,
         idle_seconds=effects.idle_seconds,
         unknown_job_seconds=effects.unknown_job_seconds,
+        library=library,
+        index_seconds=effects.index_seconds,
     )
     prices = load_prices(settings.prices_file)
     submitter = Submitter(
@@ -183,12 +211,6 @@ def _add_stages(
         prices=prices,
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
-    )
-    rerunner = Rerunner(
-        kit=kit,
-        payloads=payloads,
-        reading=Reading(limits=limits, default_job=settings.default_job, prices=prices),
-        effects=effects,
     )
     caller = Caller(
         kit=kit,
@@ -226,7 +248,6 @@ def _add_stages(
         "promote": controller.run_promotions,
         "redrive": controller.run_redrive,
         "imports": importer.run,
-        "rerun": rerunner.run,
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,

@@ -42,10 +42,13 @@ from batchmill.agents.settings_groups import (
     ViewSettings,
     WebSettings,
 )
+from batchmill.agents.settings_tools import ApiSettings, DatabaseSettings, ToolSettings
 from batchmill.streams.capabilities import PROVIDERS
 
 __all__ = [
     "AccountSettings",
+    "ApiSettings",
+    "DatabaseSettings",
     "EffectSettings",
     "HealthSettings",
     "KafkaSettings",
@@ -58,6 +61,7 @@ __all__ = [
     "SettingsError",
     "SinkSettings",
     "TelemetrySettings",
+    "ToolSettings",
     "ViewSettings",
     "WebSettings",
     "cache_dir",
@@ -160,6 +164,9 @@ class Settings(BaseSettings):
         default={"openai": AccountSettings()}, description="Provider accounts."
     )
     effects: EffectSettings = EffectSettings()
+    databases: dict[Name, DatabaseSettings] = Field(default={}, description="Databases that jobs may look up in.")
+    apis: dict[Name, ApiSettings] = Field(default={}, description="APIs that jobs may fetch from.")
+    tools: ToolSettings = ToolSettings()
     payloads: PayloadSettings = PayloadSettings()
     sink: SinkSettings = SinkSettings()
     view: ViewSettings = ViewSettings()

@@ -285,6 +285,10 @@ class EffectSettings(_Group):
     unknown_job_seconds: Seconds = Field(
         default=30, description="A raw event of an unknown job is not given up earlier; its `apply` may be on the way."
     )
+    index_seconds: Seconds = Field(
+        default=300, description="How long a raw event waits for an index that is not there, before it is put down."
+    )
+    indexes_max: Positive = Field(default=4, description="Indexes of documents one worker holds in memory.")
     commit_rows: Positive = Field(default=500, description="Rows written to a sink in one of its transactions.")
 
 

@@ -54,14 +54,21 @@ def content_sha256(canonical: bytes) -> str:
 
 
 def request_id(
-    job: str, source_id: str, content_sha256: str, version: str, epoch: int, dedupe: Dedupe = "source"
+    job: str,
+    source_id: str,
+    content_sha256: str,
+    version: str,
+    epoch: int,
+    dedupe: Dedupe = "source",
+    alike: str | None = None,
 ) -> str:
     """16 characters that place the request (all versions of a source together) and 16 that tell it apart.
 
-    With `dedupe="content"` equal content is placed together instead, whatever its source.
+    With `dedupe="content"` equal content is placed together instead, whatever its source; with `near` what shares
+    `alike`, which content that is nearly the same is likely to.
     """
     told = _short("tell", job, source_id, content_sha256, version, str(epoch))
-    return _placing(job, source_id, content_sha256, dedupe) + told
+    return _placing(job, source_id, content_sha256 if alike is None else alike, dedupe) + told
 
 
 def ask_key(
@@ -164,6 +171,8 @@ def log_seq(generation: int, offset: int) -> int:
 def _placing(job: str, source_id: str, content_sha256: str, dedupe: Dedupe) -> str:
     if dedupe == "content":
         return _short("place-content", job, content_sha256)
+    if dedupe == "near":
+        return _short("place-near", job, content_sha256)
     return _short("place-source", job, source_id)
 
 

@@ -19,16 +19,19 @@ from batchmill.streams.expressions import Condition, ConditionError, compile_con
 from batchmill.streams.judging import Judge, compile_judge
 from batchmill.streams.paths import Path, PathError, compile_path
 from batchmill.streams.rendering import TemplateError
+from batchmill.streams.retrieving import Indexes, NoIndexes, Retrieval, compile_retrieval
 from batchmill.streams.routing import Routes, compile_routes
 from batchmill.streams.shapes import Shape, ShapeError, compile_shape
+from batchmill.streams.tooling import ToolError, Tools, compile_tools
 
 __all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job"]
 
 #: what compiling a spec can raise; each message names the mistake
-FAULTS = (TemplateError, ExampleError, ShapeError, PathError, ConditionError, PriceError)
+FAULTS = (TemplateError, ExampleError, ShapeError, PathError, ConditionError, PriceError, ToolError)
 FILTER_VARIABLES = frozenset({"input"})
 #: versions kept compiled per stage; the oldest unused one leaves first
 VERSIONS_MAX = 64
+_NO_INDEXES = NoIndexes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,8 @@ class CompiledJob:
     input_shape: Shape | None
     required: tuple[Path, ...]
     filter: Condition | None
+    retrieval: Retrieval | None
+    tools: Tools | None
     routes: Routes  #: by which its records are asked
     judge: Judge
     prices: Prices | None  #: frozen with the job; None: it was applied without any
@@ -57,11 +62,12 @@ class CompiledJob:
 class CompiledJobs:
     """The compiled versions of one stage, by job row. Compiles again when a job's frozen specs change.
 
-    `functions`: the checks written in Python that are installed, by name.
+    `functions`: the checks written in Python that are installed, by name. `indexes`: what context is taken from.
     """
 
-    def __init__(self, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> None:
+    def __init__(self, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS, indexes: Indexes = _NO_INDEXES) -> None:
         self._functions = functions
+        self._indexes = indexes
         self._compiled: dict[tuple[str, str], tuple[str, CompiledJob | None]] = {}
 
     def of(self, row: Job, version: str | None = None) -> CompiledJob | None:
@@ -69,7 +75,7 @@ class CompiledJobs:
         key = (row.job, version or row.version)
         kept = self._compiled.get(key)
         if kept is None or (kept[0] is not row.versions_json and kept[0] != row.versions_json):
-            kept = (row.versions_json, _from_row(row, key[1], self._functions))
+            kept = (row.versions_json, _from_row(row, key[1], self._functions, self._indexes))
             self._compiled.pop(key, None)
             self._compiled[key] = kept
             if len(self._compiled) > VERSIONS_MAX:
@@ -77,7 +83,12 @@ class CompiledJobs:
         return kept[1]
 
 
-def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> CompiledJob:
+def compile_job(
+    spec: JobSpec,
+    version: str,
+    functions: Mapping[str, CheckFunction] = NO_FUNCTIONS,
+    indexes: Indexes = _NO_INDEXES,
+) -> CompiledJob:
     """Compile all parts, or raise one of FAULTS."""
     given, seq, key = spec.input, spec.seq, spec.place.key
     return CompiledJob(
@@ -91,12 +102,14 @@ def compile_job(spec: JobSpec, version: str, functions: Mapping[str, CheckFuncti
         input_shape=None if given.schema_json is None else compile_shape(orjson.loads(given.schema_json)),
         required=tuple(compile_path(name) for name in given.required),
         filter=None if given.filter is None else compile_condition(given.filter, variables=FILTER_VARIABLES),
+        retrieval=None if spec.ask.retrieval is None else compile_retrieval(spec.ask.retrieval, indexes),
+        tools=None if spec.ask.tools is None else compile_tools(spec.ask.tools),
         routes=compile_routes(spec),
         judge=compile_judge(spec, functions),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 
 
-def _from_row(row: Job, version: str, functions: Mapping[str, CheckFunction]) -> CompiledJob | None:
+def _from_row(row: Job, version: str, functions: Mapping[str, CheckFunction], indexes: Indexes) -> CompiledJob | None:
     spec = orjson.loads(row.versions_json).get(version)
-    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version, functions)
+    return None if spec is None else compile_job(JobSpec.from_json(orjson.dumps(spec)), version, functions, indexes)

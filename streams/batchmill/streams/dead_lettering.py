@@ -15,6 +15,7 @@ from batchmill.schemas.state import Life
 from batchmill.schemas.status import Status
 from batchmill.streams import view as read
 from batchmill.streams.facts import Redriven, Superseded
+from batchmill.streams.following import Askers, effect_of
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.settling import moved, unwanted
 from batchmill.streams.view import StateView
@@ -184,8 +185,11 @@ def headers(letter: DeadLetter | Excluded, *, raw_topic: str, application: str) 
     return [*texts, *spring.items()]
 
 
-def redrive(view: StateView, request_id: str, *, now_ms: int) -> list[Order]:
-    """Give a dead-lettered life another chance; nothing when it has not ended, or a newer event took its place."""
+def redrive(view: StateView, request_id: str, *, now_ms: int, askers: Askers | None = None) -> list[Order]:
+    """Give a dead-lettered life another chance; nothing when it has not ended, or a newer event took its place.
+
+    `askers`: of the command that brings back others, too, so that those with one question are not all paid for.
+    """
     life = read.life(view, request_id)
     if life is None:
         return []
@@ -195,7 +199,12 @@ def redrive(view: StateView, request_id: str, *, now_ms: int) -> list[Order]:
     fact = redrive_fact(life, asked_at_ms=max(now_ms, cancelled_before_ms + 1))
     if fact is None or isinstance(unwanted(view, life), Superseded):
         return []
-    return [Put(moved(life, fact, now_ms)), Wake("commit" if fact.to is Status.VALIDATED else "sealing")]
+    again = moved(life, fact, now_ms)
+    if fact.to is Status.VALIDATED:
+        return [Put(again), Wake("commit")]
+    if again.result_offset is None:
+        again = (askers or Askers(view)).joined(again)
+    return [Put(again), Wake(effect_of(again))]
 
 
 def redrive_fact(life: Life, *, asked_at_ms: int) -> Redriven | None:

@@ -16,10 +16,34 @@ from batchmill.streams.paths import PathError, compile_path
 from batchmill.streams.subschemas import item_of, member_of, members_of, required_of, target_of
 from batchmill.streams.templating import Read, Steps, reads_of, told
 
-__all__ = ["templates_of", "undeclared"]
+__all__ = ["known_input", "templates_of", "undeclared"]
 
 
 _SCALARS = frozenset({"string", "number", "integer", "boolean", "null"})
+_TEXT = {"type": "string"}
+#: what retrieval puts beside a record
+_CONTEXT = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"id": _TEXT, "document": _TEXT, "text": _TEXT},
+        "required": ["id", "document", "text"],
+    },
+}
+
+
+def known_input(spec: JobSpec) -> Any:
+    """The input schema with what is put beside each record; None: nothing is declared. Questions see this input."""
+    schema = None if spec.input.schema_json is None else orjson.loads(spec.input.schema_json)
+    retrieval = spec.ask.retrieval
+    if retrieval is None or not isinstance(schema, dict) or not members_of(schema, schema):
+        return schema
+    added = {retrieval.into: _CONTEXT}
+    properties, required = schema.get("properties"), schema.get("required")
+    return schema | {
+        "properties": (properties if isinstance(properties, dict) else {}) | added,
+        "required": list(dict.fromkeys([*(required if isinstance(required, list) else []), *added])),
+    }
 
 
 def templates_of(spec: JobSpec) -> tuple[tuple[str, str], ...]:
@@ -30,8 +54,9 @@ def templates_of(spec: JobSpec) -> tuple[tuple[str, str], ...]:
 
 def undeclared(spec: JobSpec) -> Iterator[Finding]:
     """What the templates of a job that compiles read, against its input schema."""
-    schema = None if spec.input.schema_json is None else orjson.loads(spec.input.schema_json)
+    schema = known_input(spec)
     reads = [(where, read) for where, text in templates_of(spec) for read in reads_of(text)]
+    reads = [(where, read) for where, read in reads if not _is_added(spec, read)]
     if not members_of(schema, schema):
         yield from _nothing_declared(reads)
         return
@@ -42,6 +67,11 @@ def undeclared(spec: JobSpec) -> Iterator[Finding]:
             if key not in seen:
                 seen.add(key)
                 yield finding
+
+
+def _is_added(spec: JobSpec, read: Read) -> bool:
+    """Whether it is no event's member, but what the job puts beside one."""
+    return spec.ask.tools is not None and read.steps[:1] == (spec.ask.tools.into,)
 
 
 def _nothing_declared(reads: list[tuple[str, Read]]) -> Iterator[Finding]:

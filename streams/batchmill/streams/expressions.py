@@ -116,18 +116,22 @@ class Condition:
 
     def holds(self, given: Scope | Mapping[str, Any]) -> bool:
         """Whether the condition is true; ConditionError when it is neither true nor false."""
+        answer = self.value(given)
+        if answer is True or answer is False:
+            return answer
+        raise ConditionError("it answered neither true nor false")
+
+    def value(self, given: Scope | Mapping[str, Any]) -> Any:
+        """What the expression comes to, of whatever kind; ConditionError when it comes to nothing."""
         scope = given if isinstance(given, Scope) else Scope(given)
         if (self.power or self.seeks) and self._steps(scope) > STEPS_MAX:
             raise ConditionError("the lists or texts it goes through are too long for it")
         try:
-            answer = scope.execute(self.program)
+            return scope.execute(self.program)
         except (ConditionError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - many kinds, a panic of the library too: each means no answer
             raise ConditionError(_note(error)) from None
-        if answer is True or answer is False:
-            return answer
-        raise ConditionError("it answered neither true nor false")
 
     def _steps(self, scope: Scope) -> int:
         extents = [scope.extent(read) for read in self.reads]

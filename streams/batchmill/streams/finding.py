@@ -24,6 +24,7 @@ class Lint(StrEnum):
     UNMENTIONED_CATEGORY = "unmentioned-category"  #: a value that is allowed and never explained
     REPEATED_INSTRUCTION = "repeated-instruction"  #: system and user template say the same sentence
     HEAVY_PROMPT = "heavy-prompt"  #: what is fixed outweighs the record many times
+    LATE_CONSTANT = "late-constant"  #: what is the same for each record stands behind it, where no cache reuses it
     CHUNK_TOO_SMALL = "chunk-too-small"  #: hardly a record fits a chunk; an error where none does
     SMALL_ANSWER_ROOM = "small-answer-room"  #: max_output_tokens is below what an answer needs
 

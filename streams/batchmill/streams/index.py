@@ -6,8 +6,10 @@ zero-padded milliseconds. Stores keep what this says and nothing else.
 
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
+from batchmill.streams.likeness import bands
 
 __all__ = [
+    "ASKING",
     "CHANGE_ROWS",
     "CORRECTION_ROWS",
     "DOWN_ROWS",
@@ -16,6 +18,7 @@ __all__ = [
     "PROMOTION_ROWS",
     "REDRIVE_ROWS",
     "RERUN_ROWS",
+    "TOOL_ROWS",
     "entries",
     "padded",
 ]
@@ -33,10 +36,14 @@ CORRECTION_ROWS = "correction/"
 PROMOTION_ROWS = "promotion/"
 #: meta rows of replays: raw events that are read again
 RERUN_ROWS = "rerun/"
+#: meta rows of what was looked up for raw events, kept for replays
+TOOL_ROWS = "tools/"
 #: meta rows of sinks that this task cannot write to just now
 DOWN_ROWS = "sink_down/"
 
 _FINISHED = frozenset({Status.COMMITTED, Status.FAILED_TERMINAL})
+#: on the way to an answer: others who have the same question wait for it
+ASKING = frozenset({Status.QUEUED, Status.PROCESSING, Status.SUCCEEDED_UNVALIDATED, Status.FAILED_RETRYABLE})
 _CLOSED = frozenset({ChunkState.DONE, ChunkState.FAILED})
 
 
@@ -68,6 +75,8 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("promotion", row.name),)
         case Meta() if row.name.startswith(RERUN_ROWS):
             return (("rerun", row.name),)
+        case Meta() if row.name.startswith(TOOL_ROWS):
+            return (("tools", row.name),)
         case Meta() if row.name.startswith(DOWN_ROWS):
             return (("down", row.name),)
         case _:
@@ -83,6 +92,9 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
     elif row.status is Status.QUEUED and row.result_offset is not None:
         # its question was answered before: the answer lies there and is read again instead of being paid for
         found.append(("stored", row.request_id))
+    elif row.status is Status.QUEUED and row.follows is not None:
+        # another life asks its question: it is not sent, whatever its lane
+        found.append(("follow", f"{row.follows}/{row.request_id}"))
     elif row.status is Status.QUEUED:
         found.append(("queue", f"{row.lane}/{row.job}/{row.version}/{padded(row.queued_at_ms)}/{row.request_id}"))
     if row.status is Status.FAILED_RETRYABLE:
@@ -97,6 +109,8 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found.append(("judge", row.request_id))
     elif row.status is Status.NEEDS_REVIEW and not row.aside:
         found.append(("review", f"{row.job}/{row.request_id}"))
+    if row.follows is None:
+        found += _of_asker(row)
     if row.aside:
         found.append(("aside", f"{row.job}/{row.version}/{row.request_id}"))
     if row.fires:
@@ -104,6 +118,17 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
     if row.status is Status.COMMITTED or row.reverted:
         found.append(("run", f"{row.run_id}|{row.request_id}"))
     return tuple(found)
+
+
+def _of_asker(row: Life) -> list[tuple[str, str]]:
+    """Under what others with the same question find the life that asks it; those with one that is nearly the same."""
+    found: list[tuple[str, str]] = []
+    if row.status in ASKING:
+        is_waiting = row.status is Status.FAILED_RETRYABLE  # they come last: there may be many
+        found.append(("asking", f"{row.ask_key}/{is_waiting:d}/{row.request_id}"))
+    if row.near_key is not None and row.status is not Status.FAILED_TERMINAL:
+        found += [("near", f"{row.job}/{row.version}/{band}/{row.request_id}") for band in bands(row.near_key)]
+    return found
 
 
 def _of_chunk(row: Chunk) -> tuple[tuple[str, str], ...]:

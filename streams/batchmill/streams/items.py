@@ -1,7 +1,8 @@
 """An event, as one version of its job takes it -> the work item that is asked: input, identity, target, estimates.
 
 Each step refuses what the next may rely on: source and rank, text normalisation, input schema, required members,
-filter, rendering. What must not live here: where the event stands (`normalizing`: live, shadow, benchmark, replay).
+filter, retrieval, look-ups, rendering. What must not live here: where the event stands (`normalizing`: live, shadow,
+benchmark, replay).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import Event, RawLimits, seq_of, source_of, traceparent_of
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
+from batchmill.streams.likeness import likeness_of
+from batchmill.streams.looking_up import Lookups
 from batchmill.streams.paths import ABSENT, Path
+from batchmill.streams.retrieving import attach
 from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
 
@@ -70,10 +74,21 @@ def _filter(job: CompiledJob, payload: JsonObject) -> None:
 # -- the work item -----------------------------------------------------------------------------------------------------
 
 
-def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits) -> WorkItem:
-    """What one version makes of the event; raises Unusable. The event's payload is cleaned on the way."""
+def item_of(
+    job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, limits: RawLimits, lookups: Lookups
+) -> WorkItem:
+    """What one version makes of the event; raises Unusable, IndexAwaitedError while its index is not loaded, or
+    WaitsError where something is to be looked up first.
+
+    The event's payload is cleaned on the way, and gets its context and what was looked up: neither is sought for what
+    is not wanted.
+    """
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
+    if job.retrieval is not None:
+        attach(job.retrieval, item_input, at_ms=raw.origin.at_ms)
+    if job.tools is not None:
+        lookups.equip(job.tools, item_input, aside=standing.aside)
     spec, input_json = job.spec, canonical(item_input)
     if len(input_json) > limits.value_bytes_max:
         # Numbers written out and compatibility characters can take many times the bytes they came in.
@@ -81,7 +96,9 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
             Reason.OVERSIZED, f"{len(input_json)} bytes once normalized, at most {limits.value_bytes_max} are taken"
         )
     sha256 = content_sha256(input_json)
-    named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe)
+    alike = None if spec.near is None else likeness_of(item_input, spec.near.shingle, spec.near.threshold)
+    placing = sha256 if alike is None else alike.placing
+    named = request_id(spec.job, source_id, sha256, job.version, standing.epoch, spec.dedupe, placing)
     route = route_of(job.routes, item_input)
     body_bytes, bytes_max = sizes_of(job.routes, route, input_json)
     chunk = spec.mode.chunk
@@ -106,6 +123,7 @@ def item_of(job: CompiledJob, event: Event, raw: RawRecord, standing: Standing, 
         tokens_estimate=estimate_tokens(bytes_max),
         bytes_estimate=bytes_max + LINE_FRAMING_BYTES,
         traceparent=traceparent_of(raw),
+        near_key=None if alike is None else alike.key,
         aside=standing.aside,
         replayed=standing.replayed,
         origin=raw.origin,

@@ -259,18 +259,19 @@ def _failed(life: Life, reason: Reason, due_at_ms: int | None) -> dict[str, Any]
 
 
 def _ended(reason: Reason) -> dict[str, Any]:
-    return {"chunk_id": None, "reason": reason, "due_at_ms": None}
+    return {"chunk_id": None, "reason": reason, "due_at_ms": None, "follows": None}
 
 
 def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
     """The fields that change beside status, cost and time when `fact` is taken."""
     match fact:
         case TakenIn():
-            return {"chunk_id": fact.chunk_id}
+            return {"chunk_id": fact.chunk_id, "follows": None}
         case Released():
             return {"chunk_id": None}
         case Attempted():
-            return {"chunk_id": fact.chunk_id, "sends": fact.sends, "attempt": life.attempt + 1, "reason": None}
+            tried: dict[str, Any] = {"sends": fact.sends, "attempt": life.attempt + 1}
+            return tried | {"chunk_id": fact.chunk_id, "reason": None, "follows": None}
         case AnswerFound():
             # where the answer lies as this life's own is known once it is read from `results`
             return {"output_sha256": fact.output_sha256, "result_offset": None, "reason": None}
@@ -282,7 +283,7 @@ def _changes(life: Life, fact: Fact) -> dict[str, Any]:  # one arm per fact
             return _ended(fact.reason)
         case RetryDue():
             # An old answer was judged already; a queued life with a result offset waits for a stored answer.
-            return {"due_at_ms": None, "result_offset": None}
+            return {"due_at_ms": None, "result_offset": None, "follows": None}
         case Spent():
             return {"due_at_ms": None}
         case Passed():
@@ -347,7 +348,7 @@ def _brought_forward(life: Life, fact: BroughtForward) -> dict[str, Any]:
 def _redriven(life: Life, fact: Redriven) -> dict[str, Any]:
     fresh: dict[str, Any] = {"reason": None, "due_at_ms": None, "attempt": 0, "commit_id": None, "review_sha256": None}
     if fact.to is Status.QUEUED:
-        fresh["result_offset"] = fact.result_offset
+        fresh |= {"result_offset": fact.result_offset, "follows": None}
     return fresh | {"redrives": life.redrives + 1, "queued_at_ms": fact.asked_at_ms}
 
 

@@ -13,6 +13,7 @@ import orjson
 
 from batchmill.schemas.jobs import JobSpec, JudgeSpec
 from batchmill.streams.citing import compile_citation
+from batchmill.streams.declaring import known_input
 from batchmill.streams.expressions import Condition, ConditionError, compile_condition
 from batchmill.streams.judging import AGREE_VARIABLES, RULE_VARIABLES, SCORE, reads_members
 from batchmill.streams.members import type_schema
@@ -68,7 +69,7 @@ def mistakes(spec: JobSpec) -> Iterator[Told]:
     """What compiles and still cannot be meant."""
     judge = spec.judge
     yield from _names(spec)
-    output, given = _schema(spec.ask.output_schema_json), _schema(spec.input.schema_json)
+    output, given = _schema(spec.ask.output_schema_json), known_input(spec)
     if output is None and judge.repairs:
         yield "$.judge.repairs", "repairs make JSON of an answer, but `ask.output` declares none: add a schema", True
     if output is None and reads_members(judge):

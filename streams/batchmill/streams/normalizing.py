@@ -2,8 +2,9 @@
 
 An event is answered by the version in force. Beside it others may be asked: shadow versions about a share of the live
 events, any version about a benchmark record. Those items stand aside. Nothing is asked of the outside; whether a
-request is new is not decided here but by its own task (`queueing`). A record of an unknown or paused job waits as an
-`Arrival`. What one version makes of an event is `items`.
+request is new is not decided here but by its own task (`queueing`). A record waits as an `Arrival` when its job is
+unknown or paused, while its index is not loaded, and while something is looked up for it. What one version makes of an
+event is `items`.
 """
 
 from dataclasses import dataclass
@@ -18,18 +19,24 @@ from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.events import Event, RawLimits, decoded, header, named_job, run_of, source_of
 from batchmill.streams.items import Standing, item_of
-from batchmill.streams.orders import Delete, Emit, Order, Put
+from batchmill.streams.looking_up import WAITS, Lookups, WaitsError
+from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
+from batchmill.streams.retrieving import IndexAwaitedError
+from batchmill.streams.tooling import Found, Question
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import promotion_of, shadow_run, shadows_of
 from batchmill.streams.view import StateView
 
 __all__ = [
     "BENCHMARK_HEADER",
+    "INDEX_LOADED",
     "JOB_KNOWN",
     "JOB_RESUMED",
     "STAGE",
     "give_up",
+    "index_gone",
     "is_sampled",
+    "lacking",
     "live_run",
     "normalize",
     "revisit",
@@ -41,6 +48,7 @@ BENCHMARK_HEADER: Final = "batchmill-benchmark"
 #: what an arrival waits for
 JOB_KNOWN: Final = "job_known"
 JOB_RESUMED: Final = "job_resumed"
+INDEX_LOADED: Final = "index"
 
 #: versions that one benchmark record can be asked under
 _BENCHMARKED_MAX: Final = 16
@@ -54,15 +62,44 @@ def normalize(
     now_ms: int,
     limits: RawLimits,
     default_job: str | None = None,
+    held: str | None = None,
 ) -> list[Order]:
     """What to do with one raw record: one work item, dead letter, exclusion or arrival. Beside a work item, or the
-    exclusion of a benchmark record, there may be items aside, of versions that are tried out.
+    exclusion of a benchmark record, there may be items aside, of versions that are tried out. `held` is what was looked
+    up for it while it waited.
     """
-    known = _Known()
+    known, lookups = _Known(held=held), Lookups(view=view, origin=raw.origin, held=Found.from_json(held))
     try:
-        return _decided(view, raw, known, jobs, now_ms, limits, default_job)
+        decided = _decided(view, raw, known, jobs, now_ms, limits, default_job, lookups)
+        return [*decided, *lookups.kept(now_ms)]
     except Unusable as wrong:
         return [_put_down(raw, known, wrong.reason, wrong.note, now_ms)]
+    except IndexAwaitedError:
+        return [Put(_waiting(raw, known, INDEX_LOADED, now_ms))]
+    except WaitsError:
+        return [Put(_waiting(raw, known, WAITS, now_ms)), Wake("tools")]
+
+
+def lacking(
+    view: StateView,
+    arrival: Arrival,
+    raw: RawRecord,
+    *,
+    jobs: CompiledJobs,
+    now_ms: int,
+    limits: RawLimits,
+    default_job: str | None = None,
+) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """What is to be looked up for a record that waits: (what it waits for, what only versions aside ask for)."""
+    lookups = Lookups(view=view, origin=raw.origin, held=Found.from_json(arrival.value_json))
+    try:
+        _decided(view, raw, _Known(), jobs, now_ms, limits, default_job, lookups)
+    except (Unusable, IndexAwaitedError):
+        return (), ()
+    except WaitsError:
+        must, may = tuple(lookups.lacking.values()), tuple(lookups.lacking_aside.values())
+        return (may, ()) if header(raw, BENCHMARK_HEADER) is not None else (must, may)
+    return (), ()
 
 
 def revisit(
@@ -77,9 +114,11 @@ def revisit(
 ) -> list[Order]:
     """Look again at a record that waited; it goes on waiting (for something else, perhaps) or leaves its arrival."""
     assert raw.origin == arrival.origin, f"arrival {arrival.key} was read back as another record"
-    orders = normalize(view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job)
+    orders = normalize(
+        view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job, held=arrival.value_json
+    )
     match orders:
-        case [Put(Arrival(waiting_for=still, job=job))]:
+        case [Put(Arrival(waiting_for=still, job=job)), *_]:
             return [] if (still, job) == (arrival.waiting_for, arrival.job) else orders
         case _:
             return [*orders, Delete(Arrival.schema, arrival.key)]
@@ -91,6 +130,18 @@ def give_up(arrival: Arrival, raw: RawRecord, *, now_ms: int) -> list[Order]:
     error = f"job {arrival.job!r} is not known; `batchmill job apply` it, then redrive"
     known = _Known(job=arrival.job)
     return [_put_down(raw, known, Reason.UNKNOWN_JOB, error, now_ms), Delete(Arrival.schema, arrival.key)]
+
+
+def index_gone(view: StateView, arrival: Arrival, raw: RawRecord, *, jobs: CompiledJobs, now_ms: int) -> list[Order]:
+    """Dead-letter a record whose index could not be had for as long as it is waited for."""
+    assert arrival.waiting_for == INDEX_LOADED, f"arrival {arrival.key} waits for {arrival.waiting_for}"
+    known, row = _Known(job=arrival.job), None if arrival.job is None else views.job(view, arrival.job)
+    known.version, job = (None, None) if row is None else (row.version, jobs.of(row))
+    why = "a version that is tried out wants an index that is not there"
+    if job is not None and job.retrieval is not None:
+        spec = job.retrieval.spec
+        why = f"index {spec.index}: {job.retrieval.indexes.fault(spec.sha256)}"
+    return [_put_down(raw, known, Reason.INDEX_GONE, why, now_ms), Delete(Arrival.schema, arrival.key)]
 
 
 def live_run(job: str, version: str) -> str:
@@ -105,6 +156,7 @@ class _Known:
     job: str | None = None
     version: str | None = None
     source_id: str | None = None
+    held: str | None = None  #: what was looked up for it
 
 
 def _put_down(raw: RawRecord, known: _Known, reason: Reason, error: str, now_ms: int) -> Emit:
@@ -128,24 +180,32 @@ def _decided(
     now_ms: int,
     limits: RawLimits,
     default_job: str | None,
+    lookups: Lookups,
 ) -> list[Order]:
     known.job = named_job(raw)
     event = decoded(raw, limits, default_job)
     known.job = event.job
     row = views.job(view, known.job) if known.job is not None else None
     if row is None or row.paused:
-        return [Put(_waiting(raw, known.job, JOB_KNOWN if row is None else JOB_RESUMED, now_ms))]
+        return [Put(_waiting(raw, known, JOB_KNOWN if row is None else JOB_RESUMED, now_ms))]
     if raw.redrives == 0 and row.cancelled_before_ms is not None and raw.origin.at_ms <= row.cancelled_before_ms:
         raise Unusable(Reason.CANCELLED, "the job was cancelled after this event")
     named = header(raw, BENCHMARK_HEADER)
     if named is not None:
-        return _benchmark(row, event, raw, known, jobs, named, now_ms, limits)
+        return _told(_benchmark(row, event, raw, known, jobs, named, now_ms, limits, lookups), lookups)
     known.version = row.version
     job = _compiled(jobs, row)
     known.source_id = source_of(job, event, raw, limits)
-    beside = _shadowed(row, event, raw, jobs, limits)
+    beside = _shadowed(row, event, raw, jobs, limits, lookups)
     standing = Standing(promotion=promotion_of(row, row.version), run_id=run_of(raw) or live_run(row.job, row.version))
-    return [_asked(item_of(job, event, raw, standing, limits)), *beside]
+    return _told([_asked(item_of(job, event, raw, standing, limits, lookups)), *beside], lookups)
+
+
+def _told(orders: list[Order], lookups: Lookups) -> list[Order]:
+    """All or nothing: an event whose versions aside still lack something waits as a whole, for as long as one try."""
+    if lookups.lacking_aside:
+        raise WaitsError
+    return orders
 
 
 def _asked(item: WorkItem) -> Emit:
@@ -161,7 +221,9 @@ def _compiled(jobs: CompiledJobs, row: Job) -> CompiledJob:
 # -- beside the version in force ---------------------------------------------------------------------------------------
 
 
-def _shadowed(row: Job, event: Event, raw: RawRecord, jobs: CompiledJobs, limits: RawLimits) -> list[Order]:
+def _shadowed(
+    row: Job, event: Event, raw: RawRecord, jobs: CompiledJobs, limits: RawLimits, lookups: Lookups
+) -> list[Order]:
     """Items of the shadow versions that this event falls to. What such a version cannot take is no letter: the version
     in force answers for the event.
     """
@@ -173,8 +235,8 @@ def _shadowed(row: Job, event: Event, raw: RawRecord, jobs: CompiledJobs, limits
         try:
             if is_sampled(source_of(job, event, raw, limits), version, share):
                 standing = Standing(promotion=0, run_id=shadow_run(row.job, version), aside=True)
-                orders.append(_asked(item_of(job, event.copied(), raw, standing, limits)))
-        except Unusable:
+                orders.append(_asked(item_of(job, event.copied(), raw, standing, limits, lookups)))
+        except (Unusable, IndexAwaitedError, WaitsError):
             continue
     return orders
 
@@ -194,6 +256,7 @@ def _benchmark(
     named: str,
     now_ms: int,
     limits: RawLimits,
+    lookups: Lookups,
 ) -> list[Order]:
     """A record whose right answer is known: every named version is asked, and none of the answers is written."""
     asked: list[Order] = []
@@ -205,14 +268,16 @@ def _benchmark(
             continue
         standing = Standing(promotion=0, run_id=run_of(raw) or f"benchmark:{row.job}", aside=True)
         try:
-            asked.append(_asked(item_of(job, event.copied(), raw, standing, limits)))
+            asked.append(_asked(item_of(job, event.copied(), raw, standing, limits, lookups)))
         except Unusable as wrong:
             said.append(f"{version}: {wrong.reason}")
+        except WaitsError:
+            continue
     return [_put_down(raw, known, Reason.BENCHMARK, "; ".join(said) or "asked", now_ms), *asked]
 
 
 # -- what waits --------------------------------------------------------------------------------------------------------
 
 
-def _waiting(raw: RawRecord, job: str | None, waiting_for: str, now_ms: int) -> Arrival:
-    return Arrival(job=job, waiting_for=waiting_for, since_ms=now_ms, origin=raw.origin)
+def _waiting(raw: RawRecord, known: _Known, waiting_for: str, now_ms: int) -> Arrival:
+    return Arrival(job=known.job, waiting_for=waiting_for, since_ms=now_ms, value_json=known.held, origin=raw.origin)

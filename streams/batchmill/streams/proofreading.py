@@ -19,6 +19,7 @@ from batchmill.streams.exemplifying import examples_of
 from batchmill.streams.finding import Finding, Lint
 from batchmill.streams.judging import compile_judge
 from batchmill.streams.linting_routes import on_all_routes
+from batchmill.streams.prefixing import late_constant
 from batchmill.streams.rendering import RequestForm, bare_prompt, request_form
 from batchmill.streams.shapes import compile_shape
 from batchmill.streams.subschemas import members_of, target_of
@@ -55,6 +56,8 @@ def _of_the_prompt(spec: JobSpec, functions: Mapping[str, CheckFunction]) -> Ite
     yield from undeclared(spec)
     yield from unfit_examples(spec, functions)
     yield from loose_words(spec)
+    late = late_constant(spec.ask, sum(len(orjson.dumps(turn)) for turn in form.turns))
+    yield from () if late is None else (late,)
     yield from _crowded(spec, form)
     yield from _cramped(spec, form)
 

@@ -21,11 +21,13 @@ from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import DeadLetter, Excluded, Result, WorkItem
 from batchmill.schemas.state import Life, Source
 from batchmill.schemas.status import Outcome, Status
+from batchmill.streams import following
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.controlling import knows_version
 from batchmill.streams.dead_lettering import key_of_source
 from batchmill.streams.facts import AnswerFound, BroughtForward, Recalled, Redriven, Superseded
+from batchmill.streams.following import Askers
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.promoting import answers_for, bring_forward, set_aside
@@ -64,7 +66,7 @@ def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list
 
 
 def _is_outdated(view: StateView, item: WorkItem) -> bool:
-    """Another version was promoted since the event was read again: it has answers of its own, or a replay of its own."""
+    """Another version was promoted since the event was read again: it has answers, or a replay, of its own."""
     job = read.job(view, item.job)
     if job is None or job.version == item.version or not knows_version(view, item.job, item.version):
         return False
@@ -93,15 +95,16 @@ def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int, 
     """
     if not knows_version(view, life.job, life.version):
         return []
-    answer = read.stored_answer(view, life.ask_key)
     kept, said = end_if_unwanted(view, life, stage=_STAGE, now_ms=now_ms)
     if said:
         return [Put(kept), *said]
+    answer = following.answer_for(view, life)
     if stored is None or answer is None or not _is_that(stored, answer.request_id, answer.output_sha256):
-        return [Put(evolve(life, result_offset=None, updated_at_ms=now_ms)), Wake("sealing")]
+        return [*following.asked_after_all(view, life, answer, now_ms), Wake("sealing")]
     fact = AnswerFound(output_sha256=answer.output_sha256)
+    likeness = following.likeness_to(view, life)
     found = _on_route(view, moved(life, fact, now_ms), answer.route, jobs)
-    return [Put(found), Emit(_stored_result(life, stored, now_ms), key=life_key(life))]
+    return [Put(found), Emit(_stored_result(life, stored, likeness, now_ms), key=life_key(life))]
 
 
 def _on_route(view: StateView, life: Life, route: str, jobs: CompiledJobs) -> Life:
@@ -118,7 +121,8 @@ def _is_that(stored: Result, request_id: str, output_sha256: str) -> bool:
     return same and stored.outcome is Outcome.SUCCEEDED
 
 
-def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
+def _stored_result(life: Life, stored: Result, likeness: float | None, now_ms: int) -> Result:
+    """`likeness` None: to the very same question."""
     return replace(
         stored,
         request_id=life.request_id,
@@ -132,8 +136,9 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
         cache_write_tokens=0,
         tier=None,
         cost_nanos=0,
-        answered_by="store",
+        answered_by="store" if likeness is None else "near",
         of_request_id=stored.request_id,
+        similarity=likeness,
         received_at_ms=now_ms,
     )
 
@@ -142,14 +147,12 @@ def _stored_result(life: Life, stored: Result, now_ms: int) -> Result:
 
 
 def _new(view: StateView, item: WorkItem, offset: int, source: Source | None, now_ms: int) -> list[Order]:
-    answer = read.stored_answer(view, item.ask_key)
-    life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
-    orders: list[Order] = [Put(life), Put(_newest(source, item, now_ms))]
-    orders += _overtaken(view, source, item, now_ms)
-    return [*orders, Wake("sealing" if answer is None else "stored")]
+    overtaken = _overtaken(view, source, item, now_ms)
+    life = Askers(view, but=overtaken).come(_born(item, offset, now_ms))
+    return [Put(life), Put(_newest(source, item, now_ms)), *overtaken, Wake(following.effect_of(life))]
 
 
-def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -> Life:
+def _born(item: WorkItem, offset: int, now_ms: int) -> Life:
     return Life(
         request_id=item.request_id,
         job=item.job,
@@ -171,7 +174,7 @@ def _born(item: WorkItem, offset: int, result_offset: int | None, now_ms: int) -
         tokens_estimate=item.tokens_estimate,
         bytes_estimate=item.bytes_estimate,
         input_offset=offset,
-        result_offset=result_offset,
+        result_offset=None,
         verdict_offset=None,
         output_sha256=None,
         commit_id=None,
@@ -228,10 +231,9 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
     """A version that does not answer for the event is asked about it; once, however often the event comes."""
     if read.life(view, item.request_id) is not None or _cancelled(view, item):
         return []
-    answer = read.stored_answer(view, item.ask_key)
-    life = _born(item, offset, None if answer is None else answer.result_offset, now_ms)
+    life = Askers(view).come(_born(item, offset, now_ms))
     job, source = read.job(view, item.job), read.source(view, item.job, item.source_id)
-    woken = Wake("sealing" if answer is None else "stored")
+    woken = Wake(following.effect_of(life))
     if job is not None and job.version == item.version and source is not None and answers_for(view, life, source):
         # its version was promoted while the item was on the way
         return [*bring_forward(view, life, source, promotion_of(job, item.version), now_ms), woken]
@@ -276,11 +278,11 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
-    answer = read.stored_answer(view, life.ask_key)
-    result_offset = None if answer is None else answer.result_offset
-    fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=result_offset)
+    fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=None)
     again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
-    return [Put(again), Wake("sealing" if answer is None else "stored")]
+    # what became of its earlier answer was not that answer's fault: it may take it again
+    again = Askers(view).come(evolve(again, output_sha256=None))
+    return [Put(again), Wake(following.effect_of(again))]
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from batchmill.schemas.state import Meta
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, raw_of, redrive
 from batchmill.streams.events import RawLimits
+from batchmill.streams.following import Askers
 from batchmill.streams.index import REDRIVE_ROWS
 from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Delete, Order, Put, Wake
@@ -40,8 +41,9 @@ def redrive_command(view: StateView, command: Control, partition: int, now_ms: i
     """What this task does about a redrive command: its own lives and letters, nothing else."""
     body: dict[str, Any] = json.loads(command.body_json)
     orders: list[Order] = []
+    askers = Askers(view)
     for request_id in body.get("requests", ()):
-        orders += redrive(view, request_id, now_ms=now_ms)
+        orders += redrive(view, request_id, now_ms=now_ms, askers=askers)
     offsets = [offset for at, offset in body.get("letters", ()) if at == partition]
     orders += [Put(Meta(name=f"{REDRIVE_ROWS}{offset:016d}", value_json=str(offset))) for offset in offsets]
     return [*orders, Wake("redrive")] if offsets else orders

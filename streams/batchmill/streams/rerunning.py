@@ -14,7 +14,8 @@ comes of it outranks what was there; once anything else is promoted, the run is 
 judged, and nothing of it is written.
 
 What one version makes of an event is `items`. What its filter or schema does not take is counted and no letter: the
-event is accounted for already. Whatever has to be looked up for a question (tools, retrieval) belongs into `_again`.
+event is accounted for already. What was looked up for the event before is found again; what the version wants beside
+that is asked first (`lacking`), and kept with the cut.
 """
 
 import json
@@ -38,10 +39,12 @@ from batchmill.streams.events import RawLimits, decoded, header
 from batchmill.streams.facts import BroughtForward
 from batchmill.streams.index import RERUN_ROWS
 from batchmill.streams.items import Standing, item_of
+from batchmill.streams.looking_up import Lookups, WaitsError
 from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.quoting import cost_of
 from batchmill.streams.settling import moved
+from batchmill.streams.tooling import Found, Question
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import knows, promoted, promotion_of
 from batchmill.streams.view import StateView
@@ -56,6 +59,7 @@ __all__ = [
     "Fate",
     "Kind",
     "Line",
+    "Lines",
     "Next",
     "Part",
     "Progress",
@@ -65,6 +69,7 @@ __all__ = [
     "ended",
     "fault",
     "is_run_name",
+    "lacking",
     "line_of",
     "next_of",
     "progress_of",
@@ -84,7 +89,7 @@ COMMAND: Final = "rerun"
 CUT_LINES: Final = 200
 #: a line is an offset, an epoch and a key
 LINE_BYTES_MAX: Final = 256
-#: times a part that is not in the payload store is looked for
+#: times a part that is not in the payload store, or an index that is not loaded, is looked for
 TRIES_MAX: Final = 30
 #: lives of the version that wait in this task without a chunk, and chunks' worth of them that were not sent: while
 #: there are more, the run reads no further. So what it asks never stands in front of much that is live.
@@ -109,7 +114,7 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
     OVER_COST = "over_cost"  #: the next event might exceed the task's part of the run's limit
     OVERTAKEN = "overtaken"  #: another promotion is in force by now
-    FAILED = "failed"  #: its part could not be read
+    FAILED = "failed"  #: its part could not be read, or its index not be had
     SKIPPED = "skipped"  #: a tick that was not started
 
 
@@ -178,7 +183,7 @@ class Progress:
     note: str = ""
     done: int = 0  #: lines
     at_byte: int = 0  #: of the part, behind the lines that are done
-    tries: int = 0  #: in a row that did not find the part
+    tries: int = 0  #: in a row that did not find the part, or the index
     most_nanos: int = 0  #: what the questions that were asked can cost
     counts: Mapping[str, int] = field(default_factory=dict)  #: by Fate
 
@@ -396,12 +401,10 @@ def ended(progress: Progress, state: RunState, note: str = "") -> list[Order]:
     return [Put(replace(progress, state=state, note=note).row)]
 
 
-def put_off(progress: Progress) -> list[Order]:
-    """The part is not in the payload store: it is looked for again later, a bounded number of times."""
+def put_off(progress: Progress, why: str) -> list[Order]:
+    """What the run needs is not there: it is looked for again later, a bounded number of times."""
     after = replace(progress, tries=progress.tries + 1)
-    if after.tries < TRIES_MAX:
-        return [Put(after.row)]
-    return ended(after, RunState.FAILED, f"its list {progress.part.uri} is not in the payload store, or is damaged")
+    return [Put(after.row)] if after.tries < TRIES_MAX else ended(after, RunState.FAILED, why)
 
 
 def _is_full(view: StateView, job: CompiledJob) -> bool:
@@ -432,27 +435,53 @@ class Reading:
     prices: PriceList  #: for jobs that were applied without
 
 
+Lines = Sequence[tuple[Line | None, RawRecord | None]]
+NOTHING_FOUND: Final[Mapping[int, Found]] = {}
+
+
+def lacking(
+    view: StateView,
+    progress: Progress,
+    lines: Lines,
+    held: Mapping[int, Found],
+    *,
+    jobs: CompiledJobs,
+    reading: Reading,
+) -> dict[int, tuple[Question, ...]]:
+    """What is to be looked up before these lines can be taken, by offset; raises IndexAwaitedError."""
+    cut = _Cut(view, progress, jobs, reading, held)
+    found: dict[int, tuple[Question, ...]] = {}
+    for line, raw in lines:
+        try:
+            cut.take(line, raw)
+        except WaitsError:
+            assert raw is not None, "an event that is gone waits for nothing"
+            found[raw.origin.offset] = cut.lacking
+    return found
+
+
 def rerun_cut(
     view: StateView,
     progress: Progress,
-    lines: Sequence[tuple[Line | None, RawRecord | None]],
+    lines: Lines,
     *,
     size_bytes: int,
     jobs: CompiledJobs,
     reading: Reading,
+    now_ms: int,
+    held: Mapping[int, Found] = NOTHING_FOUND,
 ) -> list[Order]:
     """Take the next lines of the part with their events; None for a line that cannot be read, and for an event that
-    retention has removed. Stops in front of the first that might exceed the task's part of the limit.
+    retention has removed. Stops in front of the first that might exceed the task's part of the limit. `held` is what
+    was looked up for them, by offset; none of them may lack anything.
     """
-    job = read.job(view, progress.job)
-    assert job is not None, f"run {progress.run} is of a job that the task does not know"
-    compiled = _compiled(job, progress, jobs)
+    cut = _Cut(view, progress, jobs, reading, held)
     orders: list[Order] = []
     fates: Counter[str] = Counter(progress.counts)
     most = progress.most_nanos
     for taken, (line, raw) in enumerate(lines):
-        fate, item = _again(job, compiled, progress, line, raw, reading)
-        cost = _cost(compiled, item, fate, reading)
+        fate, item = cut.take(line, raw)
+        cost = cut.cost(item, fate)
         limit = progress.part.max_nanos
         if limit is not None and (cost is None or most + cost > limit):
             told = replace(progress, done=progress.done + taken, most_nanos=most, counts=dict(fates), tries=0)
@@ -461,7 +490,7 @@ def rerun_cut(
         most += cost or 0
         fates[fate] += 1
         if item is not None:
-            orders.append(Emit(item, item.request_id.encode()))
+            orders += [Emit(item, item.request_id.encode()), *cut.kept(now_ms)]
     after = replace(
         progress,
         done=progress.done + len(lines),
@@ -499,35 +528,61 @@ def _is_written(life: Life, source: Source, progress: Progress) -> bool:
     return in_front and ours and life.status is Status.COMMITTED and life.promotion < progress.promotion
 
 
-def _again(
-    job: Job, compiled: CompiledJob, progress: Progress, line: Line | None, raw: RawRecord | None, reading: Reading
-) -> tuple[Fate, WorkItem | None]:
-    """What the version makes of an event that is read again."""
-    if line is None:
-        return Fate.UNREADABLE, None
-    if raw is None:
-        return Fate.GONE, None
-    if job.cancelled_before_ms is not None and raw.origin.at_ms <= job.cancelled_before_ms:
-        return Fate.CANCELLED, None
-    standing = Standing(
-        promotion=progress.promotion,
-        run_id=run_id_of(progress.run),
-        aside=progress.aside,
-        replayed=True,
-        epoch=line.epoch,
-    )
-    try:
-        event = decoded(raw, reading.limits, reading.default_job)
-        if event.job != progress.job or header(raw, BENCHMARK_HEADER) is not None:
-            return Fate.FOREIGN, None
-        item = item_of(compiled, event, raw, standing, reading.limits)
-    except Unusable:
-        return Fate.UNUSABLE, None
-    return (Fate.KNOWN if item.ask_key == line.known else Fate.ASKED), item
+class _Cut:
+    """What the version makes of events that are read again, one after the other."""
 
+    def __init__(
+        self, view: StateView, progress: Progress, jobs: CompiledJobs, reading: Reading, held: Mapping[int, Found]
+    ) -> None:
+        job = read.job(view, progress.job)
+        assert job is not None, f"run {progress.run} is of a job that the task does not know"
+        self._view, self._job, self._progress, self._reading, self._held = view, job, progress, reading, held
+        self._compiled = _compiled(job, progress, jobs)
+        self._lookups: Lookups | None = None
 
-def _cost(job: CompiledJob, item: WorkItem | None, fate: Fate, reading: Reading) -> int | None:
-    """The most that a question can cost, with every attempt; None: nobody knows."""
-    if item is None or fate is Fate.KNOWN:
-        return 0
-    return cost_of(item.route, item.tokens_estimate, job, job.costed_by(reading.prices))[1]
+    @property
+    def lacking(self) -> tuple[Question, ...]:
+        """What is to be looked up for the last one."""
+        assert self._lookups is not None, "nothing was taken yet"
+        return (*self._lookups.lacking.values(), *self._lookups.lacking_aside.values())
+
+    def kept(self, now_ms: int) -> list[Order]:
+        """What was looked up for the last one, to be found by whoever reads it again."""
+        return [] if self._lookups is None else self._lookups.kept(now_ms)
+
+    def take(self, line: Line | None, raw: RawRecord | None) -> tuple[Fate, WorkItem | None]:
+        """What becomes of one line; raises WaitsError and IndexAwaitedError, as `items` does."""
+        self._lookups = None
+        if line is None:
+            return Fate.UNREADABLE, None
+        if raw is None:
+            return Fate.GONE, None
+        if self._job.cancelled_before_ms is not None and raw.origin.at_ms <= self._job.cancelled_before_ms:
+            return Fate.CANCELLED, None
+        reading = self._reading
+        try:
+            event = decoded(raw, reading.limits, reading.default_job)
+            if event.job != self._progress.job or header(raw, BENCHMARK_HEADER) is not None:
+                return Fate.FOREIGN, None
+            held = self._held.get(raw.origin.offset, Found())
+            self._lookups = Lookups(view=self._view, origin=raw.origin, held=held)
+            item = item_of(self._compiled, event, raw, self._standing(line), reading.limits, self._lookups)
+        except Unusable:
+            return Fate.UNUSABLE, None
+        return (Fate.KNOWN if item.ask_key == line.known else Fate.ASKED), item
+
+    def cost(self, item: WorkItem | None, fate: Fate) -> int | None:
+        """The most that a question can cost, with every attempt; None: nobody knows."""
+        if item is None or fate is Fate.KNOWN:
+            return 0
+        prices = self._compiled.costed_by(self._reading.prices)
+        return cost_of(item.route, item.tokens_estimate, self._compiled, prices)[1]
+
+    def _standing(self, line: Line) -> Standing:
+        return Standing(
+            promotion=self._progress.promotion,
+            run_id=run_id_of(self._progress.run),
+            aside=self._progress.aside,
+            replayed=True,
+            epoch=line.epoch,
+        )

@@ -12,6 +12,7 @@ from batchmill.schemas.jobs import RetrySpec
 from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.state import Life
 from batchmill.streams.facts import AttemptFailed, AttemptRefused, Charge, RetryDue, Spent
+from batchmill.streams.following import Askers
 from batchmill.streams.index import padded
 from batchmill.streams.orders import Order, Put, Wake
 from batchmill.streams.settling import carried, end_if_unwanted, moved
@@ -68,14 +69,18 @@ def after_attempt(
 
 
 def due(view: StateView, *, now_ms: int, limit: int) -> list[Order]:
-    """Lives whose waiting time is over go back to the queue; those not wanted any more end."""
+    """Lives whose waiting time is over go back to the queue; those not wanted any more end.
+
+    One whose question others ask by now waits for their answer: after a refused answer that served many, one asks anew.
+    """
     orders: list[Order] = []
+    askers = Askers(view)
     for text, row in view.scan("retry", "", limit=limit):
         if text[: len(padded(0))] > padded(now_ms):
             break
         assert isinstance(row, Life)
         kept, said = end_if_unwanted(view, row, stage="submitter", now_ms=now_ms)
         if not said:
-            kept = moved(kept, RetryDue(), now_ms)
+            kept = askers.joined(moved(kept, RetryDue(), now_ms), failed_too=False)
         orders += [Put(kept), *said]
-    return [*orders, Wake("sealing")] if orders else []
+    return [*orders, Wake("sealing"), Wake("stored")] if orders else []

@@ -7,10 +7,9 @@ confidence: an example may show how a doubtful record is answered.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-import orjson
-
 from batchmill.schemas.jobs import JobSpec, Severity
 from batchmill.streams.checking import NO_FUNCTIONS, CheckFunction
+from batchmill.streams.declaring import known_input
 from batchmill.streams.exemplifying import Example, examples_of
 from batchmill.streams.finding import Finding, Lint
 from batchmill.streams.jsontext import canonical
@@ -26,7 +25,7 @@ _NOT_ASKED = frozenset({"confidence"})
 
 def unfit_examples(spec: JobSpec, functions: Mapping[str, CheckFunction] = NO_FUNCTIONS) -> Iterator[Finding]:
     """What is wrong with the examples of a job that compiles; `line` counts them. `functions`: the installed ones."""
-    shape = None if spec.input.schema_json is None else compile_shape(orjson.loads(spec.input.schema_json))
+    shape = None if spec.input.schema_json is None else compile_shape(known_input(spec))
     judge = compile_judge(_askable(spec, functions), functions)
     for example in examples_of(spec.ask, spec.input):
         yield from _unfit(example, "input", _input_faults(spec, shape, example))

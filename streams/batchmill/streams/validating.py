@@ -21,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from batchmill.schemas.ids import content_sha256, parse_custom_id
-from batchmill.schemas.jobs import JobSpec
+from batchmill.schemas.jobs import JobSpec, Severity
 from batchmill.schemas.reasons import Reason, info
 from batchmill.schemas.records import Check, Result, Verdict, WorkItem
 from batchmill.schemas.state import Answer, Life
@@ -40,6 +40,7 @@ from batchmill.streams.settling import ImpossibleError, carried, end_if_unwanted
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "DERIVED",
     "STAGE",
     "compiled_version",
     "faults_of",
@@ -55,6 +56,10 @@ __all__ = [
 STAGE: Final = "validator"
 #: by these no judge can ever pass the answer, since they depend on what was asked
 _NOT_WORTH_KEEPING: Final = frozenset({Reason.NOT_JSON, Reason.TRUNCATED, Reason.SCHEMA_MISMATCH, Reason.OVERSIZED})
+#: by whom a result is answered whose text is another one's, and stored as that one's
+_COPIES: Final = frozenset({"store", "near"})
+#: the check that marks an answer which was given to another input
+DERIVED: Final = "derived"
 #: of an answer that is no JSON; what it takes as a JSON text, escapes included, still fits a record
 _SHOWN_CHARS_MAX: Final = 100_000
 
@@ -185,7 +190,7 @@ def _judged(
     offset: int,
     now_ms: int,
 ) -> list[Order]:
-    judgement = _readable(judgement, result)
+    judgement = _marked(_readable(judgement, result), result)
     due_at_ms = _due_at_ms(life, judgement, job, now_ms)
     asked = _question(life, job.spec, judgement, item)
     onto = _escalated(life, job, judgement, due_at_ms)
@@ -202,8 +207,8 @@ def _judged(
         said = [obituary(kept, stage=STAGE, error=error, now_ms=now_ms, checks=checks)]
     orders: list[Order] = []
     asks_on = onto is not None and not said  # whoever has the same question waits for the better answer
-    if judgement.reason not in _NOT_WORTH_KEEPING and result.answered_by != "store" and not asks_on:
-        orders.append(Put(_answer(life, result, offset, now_ms)))
+    if judgement.reason not in _NOT_WORTH_KEEPING and result.answered_by not in _COPIES and not asks_on:
+        orders += [Put(_answer(life, result, offset, now_ms)), Wake("stored")]
     if not said and isinstance(fact, Passed | SentToReview):
         # the offset of the new verdict is known when the committer meets it; an older one is another answer's
         kept = evolve(kept, verdict_offset=None)
@@ -240,6 +245,15 @@ def _readable(judgement: Judgement, result: Result) -> Judgement:
         return judgement
     shown = orjson.dumps((result.output or result.refusal or "")[:_SHOWN_CHARS_MAX]).decode()
     return replace(judgement, output_json=shown)
+
+
+def _marked(judgement: Judgement, result: Result) -> Judgement:
+    """An answer to another question says so wherever its verdict is seen."""
+    if result.answered_by != "near":
+        return judgement
+    note = f"the answer of request {result.of_request_id}, whose input is about {result.similarity or 0:.0%} the same"
+    derived = Check(id=DERIVED, severity=Severity.WARN, passed=True, path=None, note=note)
+    return replace(judgement, checks=(*judgement.checks, derived))
 
 
 def _due_at_ms(life: Life, judgement: Judgement, job: CompiledJob, now_ms: int) -> int | None:

@@ -12,6 +12,7 @@ import orjson
 from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.costing import BYTES_PER_TOKEN
 from batchmill.streams.finding import Finding, Lint
+from batchmill.streams.prefixing import prefix_of
 from batchmill.streams.rendering import RequestForm, bare_prompt
 
 __all__ = ["Scales", "Weight", "heavy", "mean"]
@@ -32,6 +33,7 @@ class Weight:
     record: float  #: what both print of the record
     form: float  #: model, parameters, output schema, framing
     answer: int | None  #: the most that may be answered; None: no limit is set
+    prefix: float = 0  #: constant text before anything of the record: what a provider may reuse; a part of the others
 
     @property
     def fixed(self) -> float:
@@ -50,6 +52,7 @@ class Scales:
         self._form = form
         self._bare = bare_prompt(spec.ask)
         self._examples = sum(len(turn) for turn in _turns(form))
+        self._prefix = prefix_of(spec.ask, self._examples).before / BYTES_PER_TOKEN
 
     def weigh(self, input_json: str | bytes) -> Weight:
         """Of a stored input that can be rendered."""
@@ -64,7 +67,7 @@ class Scales:
         rest = len(body) - system - template - record - self._examples
         parts = {"system": system, "examples": self._examples, "template": template, "record": record, "form": rest}
         tokens = {name: size / BYTES_PER_TOKEN for name, size in parts.items()}
-        return Weight(**tokens, answer=self._form.output_tokens_max())
+        return Weight(**tokens, answer=self._form.output_tokens_max(), prefix=self._prefix)
 
     @staticmethod
     def _has_system(messages: Sequence[dict[str, str]]) -> bool:

@@ -5,10 +5,12 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchmill.agents import clock
 from batchmill.agents.cli.accounts import account_trouble, key_hint
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.streams.ports import ProviderError
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ async def examine(settings: "Settings") -> list[Finding]:
     for name, account in settings.accounts.items():
         found += [each async for each in _account(name, account, settings)]
     found += [_disk(settings), _view(settings), *_overseer(settings)]
-    return [*found, *[each async for each in _sinks(settings)], *_jobs(settings)]
+    found += [each async for each in _sinks(settings)]
+    found += [each async for each in _tools(settings)]
+    return [*found, *_jobs(settings), *[each async for each in _indexes(settings)]]
 
 
 async def _kafka(settings: "Settings") -> AsyncIterator[Finding]:
@@ -263,6 +267,25 @@ async def _sink(name: str, sink: "OutsideSink") -> Finding:
     return Finding(what=f"sink {name}", level=Level.OK, found=found)
 
 
+async def _tools(settings: "Settings") -> AsyncIterator[Finding]:
+    """Each database and API is asked the smallest thing there is; what a job names and nobody has set waits."""
+    from batchmill.agents.settings import SettingsError
+    from batchmill.agents.tools import ToolSources
+
+    try:
+        sources = ToolSources(settings)
+    except SettingsError as error:
+        yield Finding(what="tools", level=Level.FAIL, found=str(error), mend="correct the setting")
+        return
+    for what, probe in sources.probes().items():
+        try:
+            yield Finding(what=what, level=Level.OK, found=await probe())
+        except ProviderError as error:
+            mend = "check its settings and what they point at; until then records that need it wait"
+            yield Finding(what=what, level=Level.FAIL, found=f"gives no answer: {error}", mend=mend)
+    await sources.close()
+
+
 def _sinks_of_jobs(settings: "Settings") -> dict[str, str]:
     """Sink -> a job that writes to it."""
     from batchmill.agents.jobs import JobFileError, load_job
@@ -293,5 +316,41 @@ def _jobs(settings: "Settings") -> list[Finding]:
         if trouble is not None:
             found.append(Finding(what=what, level=Level.FAIL, found=trouble[0], mend=trouble[1]))
             continue
-        found.append(Finding(what=what, level=Level.OK, found=f"version {loaded.version}"))
+        lacking = list(source_troubles(settings, loaded.spec))
+        found += [Finding(what=what, level=Level.FAIL, found=told, mend=hint) for _, told, hint in lacking]
+        if not lacking:
+            found.append(Finding(what=what, level=Level.OK, found=f"version {loaded.version}"))
     return found
+
+
+async def _indexes(settings: "Settings") -> AsyncIterator[Finding]:
+    """What the jobs look things up in: there, whole, and made of the documents as they are."""
+    from batchmill.agents.jobs import JobFileError, load_job
+    from batchmill.agents.jobs.lines import read_yaml
+
+    for file in sorted(settings.jobs_dir.glob("*/job.yaml")):
+        with contextlib.suppress(JobFileError):
+            retrieval = load_job(file).spec.ask.retrieval
+            if retrieval is not None:
+                pointer = file.parent / read_yaml(file).data["ask"]["retrieval"]["index"]
+                yield await _index(settings, retrieval.index, retrieval.sha256, pointer)
+
+
+async def _index(settings: "Settings", name: str, sha256: str, pointer: Path) -> Finding:
+    from batchmill.agents.payloads import PayloadError
+    from batchmill.agents.retrieval.library import IndexGoneError, load_index
+    from batchmill.agents.retrieval.looking import store_of, troubles_of
+
+    what = f"index {name}"
+    try:
+        index = await load_index(store_of(settings), sha256)
+    except PayloadError as error:
+        return Finding(what=what, level=Level.FAIL, found=str(error), mend="see the settings payloads.*")
+    except IndexGoneError as error:
+        (gone,) = troubles_of(error, pointer, now_ms=clock.wall_ms())
+        return Finding(what=what, level=Level.FAIL, found=gone.what, mend=gone.hint)
+    troubles = troubles_of(index, pointer, now_ms=clock.wall_ms())
+    if troubles:
+        found = "; ".join(each.what for each in troubles)
+        return Finding(what=what, level=Level.WARN, found=found, mend=troubles[0].hint)
+    return Finding(what=what, level=Level.OK, found=f"{len(index.snapshot.pieces):,} pieces, snapshot {sha256[:16]}")

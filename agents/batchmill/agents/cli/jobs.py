@@ -9,6 +9,8 @@ import typer
 from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.index import index_warnings
+from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
 from batchmill.agents.cli.versions import add as add_versions
@@ -195,26 +197,26 @@ def _load(here: Door, folder: Path, *, quietly: bool) -> "LoadedJob":
 
     loaded = load_job(folder)
     _bounded(here, loaded)
-    loaded = replace(loaded, warnings=(*loaded.warnings, *_account_warnings(here, loaded)))
+    odd = (*_account_warnings(here, loaded), *index_warnings(here, loaded))
+    loaded = replace(loaded, warnings=(*loaded.warnings, *odd))
     for warning in () if quietly else loaded.warnings:
         here.say(str(warning))
     return loaded
 
 
 def _account_warnings(here: Door, loaded: "LoadedJob") -> "list[Problem]":
-    """The workers may have other settings than this command; without the account nothing of the job is sent."""
+    """The workers may have other settings than this command; without account and sources nothing of it is sent."""
     from batchmill.agents.jobs.lines import read_yaml
     from batchmill.agents.jobs.lint import steps_of
     from batchmill.agents.jobs.problems import Problem
     from batchmill.streams.routing import models_of
 
     lined, found = read_yaml(loaded.file), dict[str, Problem]()
-    for where, model in models_of(loaded.spec.ask).items():
-        trouble = account_trouble(here.settings, model)
-        if trouble is not None:
-            line = lined.line((*steps_of(where), "account"))
-            problem = Problem(file=loaded.file, line=line, what=trouble[0], hint=trouble[1], level="warning")
-            found.setdefault(trouble[0], problem)
+    accounts = ((where, account_trouble(here.settings, model)) for where, model in models_of(loaded.spec.ask).items())
+    told = [((*steps_of(where), "account"), *trouble) for where, trouble in accounts if trouble is not None]
+    for steps, what, hint in (*told, *source_troubles(here.settings, loaded.spec)):
+        problem = Problem(file=loaded.file, line=lined.line(steps), what=what, hint=hint, level="warning")
+        found.setdefault(what, problem)
     return list(found.values())
 
 
@@ -373,6 +375,7 @@ def _planned(
     from batchmill.agents import clock
     from batchmill.agents.ingest import format_of, open_records
     from batchmill.agents.jobs.planning import plan_job
+    from batchmill.agents.retrieval.looking import Shelf
     from batchmill.streams.events import RawLimits
 
     settings = here.settings
@@ -394,6 +397,7 @@ def _planned(
         prices=prices,
         limits=limits,
         now_ms=clock.wall_ms(),
+        indexes=Shelf(settings),
     )
 
 

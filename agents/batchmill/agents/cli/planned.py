@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from batchmill.agents.cli.door import inert
+
 if TYPE_CHECKING:
     from batchmill.agents.cli.door import Door
     from batchmill.agents.jobs.differing import Comparison, Difference, TextDifference
@@ -118,6 +120,10 @@ def _tell_samples(made: "Plan") -> None:
         )
         if sample.note:
             typer.echo(f"  {sample.note}")
+        if sample.context:
+            typer.echo(f"  context: {', '.join(map(inert, sample.context))}")
+        for lookup in sample.lookups:
+            typer.echo(f"  {_lookup(lookup)}")
         before = list(sample.messages[:-1])
         _tell_messages(sample, skip=len(before) if before and before == opening else 0)
         opening = before or opening
@@ -129,6 +135,13 @@ def _way(sample: "Sample") -> str:
         return ""
     cost = "unpriced" if sample.expected_nanos is None else f"about ${sample.expected_nanos / _NANOS:.6f}"
     return f" by route {sample.route}: {sample.model}, {cost}"
+
+
+def _lookup(asked: Mapping[str, Any]) -> str:
+    if asked["tool"] == "fetch":
+        return f"first fetch from {asked['api']}: GET {asked['path']}"
+    given = ", ".join(f"{name}={value!r}" for name, value in asked["params"].items())
+    return f"first look up in {asked['source']}: {' '.join(asked['sql'].split())}" + (f" with {given}" if given else "")
 
 
 def _tell_messages(sample: "Sample", *, skip: int) -> None:
@@ -146,6 +159,7 @@ def _tell_weight(made: "Plan") -> None:
     rows = [(title, getattr(weight, part)) for part, title in _PARTS.items()]
     for title, tokens in (*rows, ("together", weight.asked)):
         typer.echo(f"  {title:<22}{tokens:>9,.0f}{tokens / weight.asked:>7.0%}")
+    typer.echo(f"  {'same up to the record':<22}{weight.prefix:>9,.0f}{weight.prefix / weight.asked:>7.0%}")
     room = "no limit" if weight.answer is None else f"{weight.answer:,}"
     typer.echo(f"  {'room for the answer':<22}{room:>9}")
 

@@ -15,6 +15,7 @@ from batchmill.agents.cli import (
     dlq,
     drift,
     feed,
+    index,
     interchange,
     jobs,
     prices,
@@ -23,6 +24,7 @@ from batchmill.agents.cli import (
     review,
     running,
     runs,
+    savings,
     schedules,
     start,
     status,
@@ -51,10 +53,11 @@ def program() -> typer.Typer:
         epilog="\b\nExit codes:\n" + table(),
     )
     app.callback()(_global)
-    about_jobs = (start, topics, jobs, prices, feed, running)
-    about_records = (status, costs, drift, records, runs, batches, control, replay, schedules)
+    about_jobs = (start, topics, jobs, index, prices, feed, running)
+    about_money = (status, costs, savings)
+    about_records = (drift, records, runs, batches, control, replay, schedules)
     about_answers = (review, commits, tokens, dlq, interchange)
-    for module in (*about_jobs, *about_records, *about_answers):
+    for module in (*about_jobs, *about_money, *about_records, *about_answers):
         module.add(app)
     return app
 

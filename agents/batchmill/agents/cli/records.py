@@ -170,7 +170,19 @@ async def _bodies(here: Door, stories: "list[Story]") -> "dict[At, dict[str, Any
             if uri is not None:
                 line = await sent_line(here.settings, uri, hop.detail["custom_id"])
                 bodies.setdefault((hop.topic, hop.partition, hop.offset), {})["line_sent"] = line
+    _point_at_lookups(here, bodies)
     return bodies
+
+
+def _point_at_lookups(here: Door, bodies: "dict[At, dict[str, Any]]") -> None:
+    """What was looked up is a part of the input; here it is told apart, with what was asked."""
+    from batchmill.agents.cli.looked_up import looked_up
+
+    with here.view() as view:
+        for (topic, _, _), body in bodies.items():
+            if topic == "normalized" and "input_json" in body:
+                found = looked_up(view, body["job"], body["version"], body["input_json"])
+                body.update({} if found is None else {"looked_up": found})
 
 
 def _payload_uris(here: Door, stories: "list[Story]") -> dict[str, str]:
@@ -242,5 +254,16 @@ def _descent(life: "LifeRow") -> list[str]:
 
 #: of a body, what a story is read for; the rest is told by the hop itself
 _TOLD_BODIES = frozenset(
-    {"value", "payload_json", "input_json", "line_sent", "output", "refusal", "output_json", "original", "unreadable"}
+    {
+        "value",
+        "payload_json",
+        "input_json",
+        "looked_up",
+        "line_sent",
+        "output",
+        "refusal",
+        "output_json",
+        "original",
+        "unreadable",
+    }
 )

@@ -42,6 +42,7 @@ class Report:
     down_sinks: "tuple[DownSink, ...]"
     overseen: "Overseen"
     watches: "tuple[WatchRow, ...]"
+    looking_up: Mapping[str, int]  #: job -> raw events that wait for a look-up
 
 
 class Speed:
@@ -136,6 +137,7 @@ def read_report(here: Door, *, job: str | None, run: str | None = None) -> Repor
             down_sinks=tuple(down_sinks(view)),
             overseen=queries.overseen(view),
             watches=tuple(watch_rows(view, job)),
+            looking_up=queries.looking_up(view, job),
         )
 
 
@@ -169,6 +171,7 @@ def plain(report: Report, speed: Speed | None) -> dict[str, Any]:
         },
         "drift": [{"job": each.job, "version": each.version, "moved": each.moved} for each in report.watches],
         "waiting_for_grants": report.overseen.waiting,
+        "waiting_for_tools": report.looking_up,
         "view": report.freshness,
         "records_per_second": None if speed is None else speed.per_second,
         "eta_seconds": None if speed is None else speed.eta_seconds(report),
@@ -186,6 +189,7 @@ def lines(report: Report, speed: Speed | None) -> list[str]:
         *_metric_lines(report, speed),
         *_budget_lines(report),
         *_commit_lines(report),
+        *_lookup_lines(report),
         *_drift_lines(report),
         *_failure_lines(report),
         *_view_lines(report),
@@ -310,6 +314,12 @@ def _commit_lines(report: Report) -> list[str]:
     if told and report.commits_waiting:
         told.append(f"commits that wait: {report.commits_waiting:,}")
     return ["", *told] if told else []
+
+
+def _lookup_lines(report: Report) -> list[str]:
+    """Records that are to be asked about first; where their source is away they wait for it."""
+    told = [f"{n:,} records of {job} wait for what is looked up for them" for job, n in report.looking_up.items()]
+    return ["", *told, "  `batchmill doctor` tries the databases and APIs"] if told else []
 
 
 def _drift_lines(report: Report) -> list[str]:

@@ -64,6 +64,7 @@ class Skipped(StrEnum):
     BODY_GONE = "body_gone"  #: retention removed it from the log
     NOT_RENDERED = "not_rendered"  #: the job's templates do not take it: it would be refused before it is sent
     NO_SUCH_ID = "no_such_id"  #: the form does not take its id as a `custom_id`
+    FOLLOWS = "follows"  #: another request asks the same question, and its answer serves this one too
     NO_LINE = "no_line"  #: the form has no line for such an outcome: the provider never gave one
 
 
@@ -79,7 +80,7 @@ class ExportReport:
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 _REQUESTS = """SELECT l.request_id, l.source_id, l.version, l.status, l.sends, l.chunk_id, l.room, l.route,
-    l.partition, l.input_offset AS offset,
+    l.partition, l.input_offset AS offset, l.follows,
     (SELECT s.custom_id FROM submissions s WHERE s.request_id = l.request_id ORDER BY s.offset DESC LIMIT 1) AS sent_as
   FROM lives l WHERE l.job = ? {} ORDER BY l.partition, l.input_offset"""
 _NEWEST = """AND EXISTS (SELECT 1 FROM sources s WHERE s.job = l.job AND s.source_id = l.source_id
@@ -132,6 +133,8 @@ class _Renderer:
         self._made: dict[str, Routes] = {}
 
     def line(self, row: Any, custom_id: str, value: bytes | None) -> bytes | Skipped:
+        if row["follows"] is not None and row["status"] == Status.QUEUED:
+            return Skipped.FOLLOWS
         if not _takes(self._form, custom_id):
             return Skipped.NO_SUCH_ID
         if value is None:

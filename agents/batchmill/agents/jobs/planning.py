@@ -5,22 +5,24 @@ The samples go through the real normalizer over an empty state, so what is shown
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.differing import Difference, TextDifference, compare
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, WorkItem
-from batchmill.schemas.state import Job
+from batchmill.schemas.state import Arrival, Job
 from batchmill.schemas.versions import ask_fingerprint, judge_fingerprint, place_fingerprint, version_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.costing import PriceList, estimate_tokens, expected_nanos, worst_case_nanos
 from batchmill.streams.dead_lettering import JOB_HEADER, RawRecord
 from batchmill.streams.events import RawLimits
-from batchmill.streams.normalizing import normalize
-from batchmill.streams.orders import Emit
+from batchmill.streams.normalizing import INDEX_LOADED, lacking, normalize, revisit
+from batchmill.streams.orders import Emit, Put
+from batchmill.streams.retrieving import Indexes, NoIndexes
 from batchmill.streams.routing import Route
+from batchmill.streams.tooling import LOOKUP, Found, told
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
@@ -32,16 +34,19 @@ class Sample:
     """What would become of one sample event."""
 
     number: int
-    outcome: Literal["asked", "excluded", "dead_lettered"]
+    #: looked_up: asked with what is found first; waits: for its index, which is not there
+    outcome: Literal["asked", "looked_up", "excluded", "dead_lettered", "waits"]
     reason: str | None = None
     note: str | None = None
     route: str = ""  #: empty: the question itself
     model: str | None = None
+    context: tuple[str, ...] = ()  #: ids of the pieces that were found for it
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
     cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
     expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
     weight: Weight | None = None  #: what its tokens are spent on
+    lookups: tuple[Mapping[str, Any], ...] = ()  #: what would be looked up and fetched for it first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,7 @@ def plan_job(
     prices: PriceList,
     limits: RawLimits,
     now_ms: int,
+    indexes: Indexes | None = None,
 ) -> Plan:
     """Compare and try out; `samples` are (key, value) pairs as they would lie in raw."""
     against = None if active is None else compare(active, spec)
@@ -112,19 +118,20 @@ def plan_job(
         places_again=against is not None and against.places_again,
         differences=() if against is None else against.differences,
         texts=() if against is None else against.texts,
-        samples=tuple(_Trial(spec, prices, limits, now_ms).run(samples)),
+        samples=tuple(_Trial(spec, prices, limits, now_ms, indexes or NoIndexes()).run(samples)),
     )
 
 
 class _Trial:
     """The normalizer over a state that knows the job and nothing else."""
 
-    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int) -> None:
+    def __init__(self, spec: JobSpec, prices: PriceList, limits: RawLimits, now_ms: int, indexes: Indexes) -> None:
         self._spec = spec
         self._prices = prices
         self._limits = limits
+        self._indexes = indexes
         self._now_ms = now_ms
-        self._jobs = CompiledJobs(installed_checks())
+        self._jobs = CompiledJobs(installed_checks(), indexes)
         self._weighing: dict[str, Scales] = {}
         version = version_of(spec)
         self._row = Job(
@@ -147,9 +154,31 @@ class _Trial:
                 value=value,
                 headers=[(JOB_HEADER, self._spec.job.encode())],
             )
-            (order,) = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
-            assert isinstance(order, Emit), "a known job that is not paused parks nothing"
-            yield self._told(number, order.record)
+            orders = normalize(self._view, raw, jobs=self._jobs, now_ms=self._now_ms, limits=self._limits)
+            match orders:
+                case [Put(Arrival(waiting_for=waiting)), *_] if waiting == INDEX_LOADED:
+                    yield Sample(number=number, outcome="waits", reason=waiting, note=self._awaited())
+                case [Put(Arrival() as arrival), *_]:
+                    yield self._looked_up(number, raw, arrival)
+                case [Emit(record), *_]:
+                    yield self._told(number, record)
+                case _:
+                    raise AssertionError("a known job parks nothing but what waits for its index or look-ups")
+
+    def _looked_up(self, number: int, raw: RawRecord, arrival: Arrival) -> Sample:
+        """What would be asked first, and the question as it is when that finds nothing: nobody is asked here."""
+        view, jobs, now_ms, limits = self._view, self._jobs, self._now_ms, self._limits
+        questions, _ = lacking(view, arrival, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        found = Found()
+        for question in questions:
+            found = found.answered(question, [] if question.tool == LOOKUP else {})
+        lookups = tuple({"tool": question.tool, **told(question)} for question in questions)
+        known = replace(arrival, value_json=found.to_json())
+        orders = revisit(view, known, raw, jobs=jobs, now_ms=now_ms, limits=limits)
+        if isinstance(orders[0], Emit) and isinstance(orders[0].record, WorkItem):
+            note = "without what is to be looked up: the question will be longer"
+            return replace(self._asked(number, orders[0].record), lookups=lookups, note=note)
+        return Sample(number=number, outcome="looked_up", lookups=lookups)
 
     def _told(self, number: int, record: object) -> Sample:
         match record:
@@ -161,6 +190,14 @@ class _Trial:
                 return Sample(number=number, outcome="excluded", reason=record.reason, note=record.detail)
             case _:
                 raise AssertionError(f"the normalizer emitted a {type(record).__name__}")
+
+    def _awaited(self) -> str | None:
+        retrieval = self._spec.ask.retrieval
+        return None if retrieval is None else f"index {retrieval.index}: {self._indexes.fault(retrieval.sha256)}"
+
+    def _context(self, item: WorkItem) -> tuple[str, ...]:
+        retrieval = self._spec.ask.retrieval
+        return () if retrieval is None else tuple(each["id"] for each in json.loads(item.input_json)[retrieval.into])
 
     def _asked(self, number: int, item: WorkItem) -> Sample:
         compiled = self._jobs.of(self._row, item.version)
@@ -174,6 +211,7 @@ class _Trial:
             outcome="asked",
             route=item.route,
             model=route.model.name,
+            context=self._context(item),
             messages=tuple(json.loads(body)["messages"]),
             tokens=tokens,
             cost_nanos=cost,

@@ -4,6 +4,7 @@ What must not live here: what the words may be (`job.schema.json`), and what the
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,10 +77,18 @@ def _retrieval(data: Mapping[str, Any] | None, texts: Texts) -> RetrievalSpec | 
     told = dict(data)
     steps = ("ask", "retrieval", "index")
     pointer = json.loads(texts.document(steps, told.pop("index")) or "{}")
-    if not isinstance(pointer, dict) or not {"name", "sha256"} <= pointer.keys():
+    if (
+        not isinstance(pointer, dict)
+        or not isinstance(pointer.get("name"), str)
+        or not _is_sha256(pointer.get("sha256"))
+    ):
         texts.wrong(steps, "is no pointer to an index", "`batchmill index build` writes one")
         pointer = {"name": "unreadable", "sha256": ""}
     return RetrievalSpec(index=pointer["name"], sha256=pointer["sha256"], **told)
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _tools(data: Mapping[str, Any] | None) -> ToolsSpec | None:

@@ -194,7 +194,7 @@ _FACTS = f"""SELECT r.*, l.tokens_estimate, COALESCE(r.reason, 'answered') AS wh
     COALESCE(r.tier, c.mode, '') AS at_tier, date(r.received_at_ms / 1000, 'unixepoch') AS day, {_CAUSE} AS cause,
     r.cost_nanos IS NULL OR r.cost_nanos <> 0 OR r.input_tokens <> 0 AS billed
   FROM results r LEFT JOIN lives l ON l.request_id = r.request_id LEFT JOIN chunks c ON c.chunk_id = r.chunk_id
-  WHERE r.answered_by <> 'store' AND (:job IS NULL OR r.job = :job)
+  WHERE r.answered_by NOT IN ('store', 'near') AND (:job IS NULL OR r.job = :job)
     AND (:version IS NULL OR r.version = :version) AND (:run IS NULL OR l.run_id = :run)"""
 #: a batch may hold the records of several runs, so it is of none
 _CHUNKS = """SELECT *, date(updated_at_ms / 1000, 'unixepoch') AS day FROM chunks

@@ -14,6 +14,7 @@ from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Job
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.granting import budget_of, money_pool
+from batchmill.streams.looking_up import WAITS
 
 __all__ = [
     "BatchRow",
@@ -32,6 +33,7 @@ __all__ = [
     "jobs",
     "life",
     "lives",
+    "looking_up",
     "overseen",
     "review_queue",
     "source_lives",
@@ -342,6 +344,13 @@ WHERE :job IS NULL OR n.job = :job GROUP BY n.job ORDER BY n.job"""
 def jobs(view: View, job: str | None = None) -> list[JobRow]:
     """Every job that was ever commanded."""
     return view.typed(JobRow, _JOBS, {"job": job})
+
+
+def looking_up(view: View, job: str | None = None) -> dict[str, int]:
+    """How many raw events of each job wait for a look-up."""
+    where, values = _where(("job = ?", job))
+    sql = f"SELECT job, COUNT(*) AS n FROM arrivals WHERE waiting_for = ? AND {where} GROUP BY 1 ORDER BY 1"
+    return {row["job"]: row["n"] for row in view.rows(sql, (WAITS, *values))}
 
 
 def commands(view: View, job: str | None = None, *, limit: int = 100) -> list[CommandRow]:

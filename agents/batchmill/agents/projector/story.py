@@ -169,10 +169,18 @@ def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
         "SELECT waiting_for FROM arrivals WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?",
         raw,
     )
-    waits = None if parked is None else f"parked until {parked['waiting_for'].replace('_', ' ')}"
+    waits = None if parked is None else _PARKED.get(parked["waiting_for"], f"what is called {parked['waiting_for']}")
     return Story(request_id=None, life=None, batch=None, hops=_ordered(hops), failed_checks=(), waits_for=waits)
 
 
+#: what a raw event waits for, in words
+_PARKED = {
+    "job_known": "its job, which nobody has applied",
+    "job_resumed": "its job, which is paused",
+    "parts": "the other parts of its whole",
+    "index": "the snapshot of an index",
+    "tools": "what is looked up for it; `batchmill doctor` tries the sources",
+}
 #: topic, table, what it says, columns worth telling
 _TELLING = (
     (
@@ -326,6 +334,12 @@ def _limited(view: View, row: LifeRow) -> str | None:
     return f"`batchmill commits go {row.job}`: {held[0].why}" if held else None
 
 
+def _waits_unsent(row: LifeRow) -> str:
+    if row.result_offset is not None:
+        return "the stored answer to its question, which is read again"
+    return "a batch to fill up" if row.follows is None else f"the answer of request {row.follows}, which asks the same"
+
+
 def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str | None:
     if row is None:
         return None
@@ -343,7 +357,7 @@ def _waits_for(view: View, row: LifeRow | None, chunk: BatchRow | None) -> str |
         return f"the answer to request {row.follows}, which asks the same"
     match row.status.value:
         case "queued":
-            return paused or "a batch to fill up"
+            return paused or _waits_unsent(row)
         case "failed_retryable":
             return f"its next attempt, due at {row.due_at_ms}"
         case "needs_review":

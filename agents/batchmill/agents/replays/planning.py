@@ -37,11 +37,14 @@ from batchmill.streams.drawing import drawn
 from batchmill.streams.events import RawLimits, decoded
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.items import Standing, item_of
+from batchmill.streams.looking_up import Lookups, WaitsError
 from batchmill.streams.quoting import cost_of
 from batchmill.streams.rerunning import COMMAND, Line, line_of
+from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.routing import ITSELF
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import knows, promotions_of
+from batchmill.streams.view import MemoryView
 
 __all__ = [
     "SELECTIONS",
@@ -386,9 +389,9 @@ class _Planning:
         limits, standing = raw_limits(self._settings), Standing(promotion=0, run_id="weighed", replayed=True)
         try:
             event = decoded(raw, limits, self._settings.default_job)
-            return item_of(self._job, event, raw, standing, limits)
-        except Unusable:
-            return None
+            return item_of(self._job, event, raw, standing, limits, Lookups(view=MemoryView(), origin=raw.origin))
+        except (Unusable, WaitsError, IndexAwaitedError):
+            return None  # what needs a look-up or an index is not weighed here
 
     def _costs(self, routes: Mapping[str, float]) -> Callable[[int], tuple[int | None, int | None]]:
         """What a question of so many tokens is expected to cost by the routes that were seen, and at most by any."""

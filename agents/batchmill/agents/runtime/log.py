@@ -101,6 +101,12 @@ class LogReader:
         async with self._reading(where) as consumer:
             return int((await consumer.end_offsets([where]))[where])
 
+    async def start_offset(self, topic: str, partition: int) -> int:
+        """The position of the oldest record that retention has left."""
+        where = TopicPartition(topic, partition)
+        async with self._reading(where) as consumer:
+            return int((await consumer.beginning_offsets([where]))[where])
+
     async def close(self) -> None:
         async with self._busy:
             if self._consumer is not None:

@@ -4,9 +4,11 @@ What lives here: turning log records into raw records, slices into decisions, wa
 not: any judgement of a record (`streams.normalizing`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from batchmill.agents import clock
+from batchmill.agents.retrieval.library import Library
 from batchmill.agents.runtime import LogRecord, Slice, Task
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas.reasons import Reason
@@ -15,10 +17,19 @@ from batchmill.streams import view as read
 from batchmill.streams.controlling import read_to
 from batchmill.streams.dead_lettering import of_raw
 from batchmill.streams.events import RawLimits
-from batchmill.streams.normalizing import JOB_KNOWN, JOB_RESUMED, give_up, normalize, revisit
+from batchmill.streams.normalizing import (
+    INDEX_LOADED,
+    JOB_KNOWN,
+    JOB_RESUMED,
+    give_up,
+    index_gone,
+    normalize,
+    revisit,
+)
 from batchmill.streams.orders import Delete, Order
+from batchmill.streams.versioning import shadows_of
 
-__all__ = ["Normalizer"]
+__all__ = ["Normalizer", "event_gone"]
 
 STAGE = "normalizer"
 EFFECT = "arrivals"
@@ -36,6 +47,10 @@ class Normalizer:
     rows_at_once: int
     idle_seconds: float
     unknown_job_seconds: float  #: how long a record of an unknown job waits at least
+    library: Library
+    index_seconds: float  #: how long a record whose index is not there waits
+    #: job -> its row when its indexes were expected; a job says something else about them only in another row
+    expected: dict[str, Job] = field(default_factory=dict)
 
     def on_slice(self, task: Task, slice_: Slice) -> None:
         now_ms = clock.wall_ms()
@@ -52,18 +67,34 @@ class Normalizer:
         task.finish(slice_)
 
     async def run(self, task: Task) -> None:
-        """Look again at waiting records whenever a job was applied or resumed."""
+        """Look again at waiting records whenever a job was applied or resumed, or an index was loaded."""
         while True:
             looked = 0
-            for prefix in self._prefixes(task):
+            rows = [row for _, row in task.view.scan("job", "", limit=_JOBS_MAX)]
+            jobs = [row for row in rows if isinstance(row, Job)]
+            await self._load(jobs)
+            for prefix in self._prefixes(jobs):
                 looked += await self._revisit(task, prefix)
             if not looked:
                 await task.rest(EFFECT, self.idle_seconds)
 
-    def _prefixes(self, task: Task) -> list[str]:
-        rows = [row for _, row in task.view.scan("job", "", limit=_JOBS_MAX)]
-        resumed = [f"{JOB_RESUMED}/{row.job}/" for row in rows if isinstance(row, Job) and not row.paused]
-        return [*resumed, f"{JOB_KNOWN}/"]
+    async def _load(self, jobs: Sequence[Job]) -> None:
+        """The indexes that events were asked about in vain; and, while there is room, those that will be."""
+        for row in jobs:
+            if self.expected.get(row.job) != row:
+                self.expected[row.job] = row
+                self._expect(row)
+        await self.library.load_wanted()
+
+    def _expect(self, row: Job) -> None:
+        for version in (row.version, *shadows_of(row)):
+            job = self.kit.jobs.of(row, version)
+            if job is not None and job.retrieval is not None:
+                self.library.expect(job.retrieval.spec.sha256)
+
+    def _prefixes(self, jobs: Sequence[Job]) -> list[str]:
+        resumed = [f"{JOB_RESUMED}/{row.job}/" for row in jobs if not row.paused]
+        return [*resumed, f"{INDEX_LOADED}/", f"{JOB_KNOWN}/"]
 
     async def _revisit(self, task: Task, prefix: str) -> int:
         """One turn over the rows under `prefix`; how many left their arrival."""
@@ -97,11 +128,11 @@ class Normalizer:
     def _decided(self, task: Task, arrival: Arrival, record: LogRecord | None, *, drained: bool) -> list[Order]:
         now_ms = clock.wall_ms()
         if record is None:
-            return self._expired(arrival, now_ms)
+            return event_gone(self.kit, arrival, now_ms)
         raw = self.kit.raw_record(record, generation=arrival.origin.generation)
         if arrival.waiting_for == JOB_KNOWN and not _known(task, arrival):
             return give_up(arrival, raw, now_ms=now_ms) if drained else []
-        return revisit(
+        orders = revisit(
             task.view,
             arrival,
             raw,
@@ -110,17 +141,22 @@ class Normalizer:
             limits=self.limits,
             default_job=self.default_job,
         )
-
-    def _expired(self, arrival: Arrival, now_ms: int) -> list[Order]:
-        """Retention took the event while it waited: said aloud, not skipped."""
-        gone = self.kit.gone(arrival.origin)
-        text = "retention removed this event from raw while it waited; publish it again"
-        letter = of_raw(gone, stage=STAGE, reason=Reason.BODY_GONE, error=text, now_ms=now_ms, job=arrival.job)
-        return [letter, Delete(arrival.schema, arrival.key)]
+        waits = arrival.waiting_for == INDEX_LOADED and not orders
+        if waits and now_ms - arrival.since_ms >= self.index_seconds * 1_000:
+            return index_gone(task.view, arrival, raw, jobs=self.kit.jobs, now_ms=now_ms)
+        return orders
 
     async def _control_is_drained(self, task: Task) -> bool:
         start = read_to(task.view)
         return not await self.kit.log.has_records(self.kit.topics["control"], task.partition, start)
+
+
+def event_gone(kit: Kit, arrival: Arrival, now_ms: int) -> list[Order]:
+    """Retention took the event while it waited: said aloud, not skipped."""
+    text = "retention removed this event from raw while it waited; publish it again"
+    gone = kit.gone(arrival.origin)
+    letter = of_raw(gone, stage=STAGE, reason=Reason.BODY_GONE, error=text, now_ms=now_ms, job=arrival.job)
+    return [letter, Delete(arrival.schema, arrival.key)]
 
 
 def _known(task: Task, arrival: Arrival) -> bool:

@@ -28,6 +28,7 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
 from batchmill.streams.compiling import CompiledJob
 from batchmill.streams.costing import Expectation, PriceList
+from batchmill.streams.following import walk
 from batchmill.streams.granting import (
     Share,
     Worst,
@@ -233,9 +234,13 @@ class Submitter:
         return None if job is None or can is None else haste_of(job.spec.mode, can)
 
     async def run_stored(self, task: Task) -> None:
-        """Answer lives whose question was answered before, from the log."""
+        """Answer lives whose question was answered before, from the log, and set those going that waited for one."""
+        after: str | None = None
         while True:
-            if not await self._answer_stored(task):
+            step = walk(task.view, after, clock.wall_ms())
+            self.kit.carry(task, step.orders, src="effect:follow")
+            after = step.after
+            if not await self._answer_stored(task) and not step.orders:
                 await task.rest("stored", self.effects.idle_seconds)
 
     async def _answer_stored(self, task: Task) -> bool:

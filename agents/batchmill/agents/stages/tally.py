@@ -99,7 +99,7 @@ class Tally:
 
     def _result(self, record: Result) -> None:
         self._records("collector", record.job, record.outcome)
-        if record.answered_by == "store":
+        if record.answered_by in {"store", "near"}:
             self._add("batchmill.cache.hits", {"job": record.job})
             return
         if record.outcome is not Outcome.SUCCEEDED:

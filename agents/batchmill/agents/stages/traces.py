@@ -13,6 +13,7 @@ from batchmill.agents.runtime import Slice, Task
 from batchmill.agents.stages.headers import traceparent_of
 from batchmill.agents.telemetry import Telemetry
 from batchmill.agents.telemetry.genai import operation_name, provider_name
+from batchmill.agents.tools.sources import Asked
 from batchmill.schemas.state import Chunk, Life
 
 __all__ = ["Traces"]
@@ -95,6 +96,27 @@ class Traces:
             "batchmill.batch.id": chunk.batch_id or "",
             "batchmill.chunk.id": chunk.chunk_id,
         }
+
+    def tool_asked(self, asked: Asked) -> None:
+        """A look-up or fetch, counted and timed; traced where the source itself was asked."""
+        labels = {"tool": asked.tool, "source": asked.source, "outcome": asked.outcome}
+        self.telemetry.count("batchmill.tool.calls", 1, **labels)
+        self.telemetry.measure("batchmill.tool.duration", asked.seconds, **labels)
+        if not self.telemetry.traces or not asked.tries:
+            return
+        end_ms = clock.wall_ms()
+        self.telemetry.past_span(
+            "execute_tool {tool}",
+            {"tool": asked.tool},
+            start_ms=end_ms - round(asked.seconds * 1_000),
+            end_ms=end_ms,
+            attributes={
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": asked.source,
+                "batchmill.tool.tries": asked.tries,
+            },
+            error=None if asked.outcome == "ok" else asked.outcome,
+        )
 
     @contextmanager
     def commit(self, sink: str, writes: int) -> Iterator[None]:

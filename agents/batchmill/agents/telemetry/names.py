@@ -38,6 +38,7 @@ CounterName = Literal[
     "batchmill.result.rows",
     "batchmill.sink.writes",
     "batchmill.webhooks",
+    "batchmill.tool.calls",
     "batchmill.transactions",
     "batchmill.transaction.recycles",
     "batchmill.rebalances",
@@ -58,6 +59,7 @@ HistogramName = Literal[
     "batchmill.provider.call.duration",
     "batchmill.provider.turn.wait",
     "batchmill.sink.duration",
+    "batchmill.tool.duration",
     "batchmill.transaction.duration",
     "batchmill.transaction.records",
     "batchmill.transaction.bytes",
@@ -89,6 +91,7 @@ SpanName = Literal[
     "batch {account}",
     "{call} {account}",
     "commit {sink}",
+    "execute_tool {tool}",
 ]
 
 #: From a millisecond to four minutes.
@@ -146,6 +149,11 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
     "batchmill.result.rows": Metric("{row}", "Rows of result files.", ("account", "outcome")),
     "batchmill.sink.writes": Metric("{row}", "Rows a sink was asked to write.", ("sink", "outcome")),
     "batchmill.webhooks": Metric("{webhook}", "Webhooks received, by what was answered.", ("account", "outcome")),
+    "batchmill.tool.calls": Metric(
+        "{call}",
+        "Look-ups and fetches, by how they ended; cached: the source was not asked.",
+        ("tool", "source", "outcome"),
+    ),
     "batchmill.transactions": Metric("{transaction}", "Kafka transactions committed."),
     "batchmill.transaction.recycles": Metric("{producer}", "Producers renewed after a doubtful answer."),
     "batchmill.rebalances": Metric("{rebalance}", "Assignments received."),
@@ -173,6 +181,9 @@ METRICS: dict[CounterName | HistogramName | GaugeName, Metric] = {
         "s", "Waiting for a turn at an account's gate.", ("account",), SECONDS_SHORT
     ),
     "batchmill.sink.duration": Metric("s", "One transaction of a sink.", ("sink",), SECONDS_SHORT),
+    "batchmill.tool.duration": Metric(
+        "s", "One look-up or fetch, its tries and its turn included.", ("tool", "source", "outcome"), SECONDS_SHORT
+    ),
     "batchmill.transaction.duration": Metric("s", "One Kafka transaction, begin to committed.", (), SECONDS_SHORT),
     "batchmill.transaction.records": Metric("{record}", "Records of one Kafka transaction.", (), COUNTS),
     "batchmill.transaction.bytes": Metric("By", "Bytes of one Kafka transaction.", (), BYTES),
@@ -222,6 +233,7 @@ SPANS: dict[SpanName, Span] = {
     "batch {account}": Span("client", "One provider batch, made when it has ended; linked to a sample of its records."),
     "{call} {account}": Span("client", "One HTTP exchange with a provider."),
     "commit {sink}": Span("client", "One transaction of a sink."),
+    "execute_tool {tool}": Span("client", "One look-up or fetch for a record, its tries included."),
 }
 
 

@@ -8,7 +8,7 @@ passages: those that lead nowhere mark nothing.
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchmill.agents.desk.model import Passage
@@ -43,12 +43,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """One value of the input; `plain` False: no text, shown as JSON."""
+    """One value of the input, or a document in it; `plain` False: no text, shown as JSON."""
 
     path: str
     segments: tuple[Segment, ...]
     chars: int
     plain: bool = True
+    title: str | None = None  #: of a document that was put beside the record: the id that answers cite it by
 
     @property
     def is_cut(self) -> bool:
@@ -61,10 +62,14 @@ _Place = tuple[str | int, ...] | str
 
 def highlighted(value: Any, passages: Sequence[Passage], *, whole: bool = False) -> tuple[Text, ...]:
     """Every value of the input `value`, what `passages` name marked; long texts are cut unless `whole`."""
-    spans = _by_place(passages)
+    spans, documents = _by_place(passages), _documents(value)
     return tuple(
-        _text(path, part, [*spans.get(steps, ()), *spans.get(_bare(steps), ())], whole=whole)
+        replace(
+            _text(path, part, [*spans.get(steps, ()), *spans.get(_bare(steps), ())], whole=whole),
+            title=documents.get(steps[:-1]),
+        )
         for path, steps, part in _leaves(value, "$", ())
+        if steps[:-1] not in documents or steps[-1] == "text"
     )
 
 
@@ -78,6 +83,21 @@ def found_in(value: Any, output: Any) -> tuple[Passage, ...]:
         for wanted, cited_by in sought.items()
         for at in _places(text, wanted)
     )
+
+
+def _documents(value: Any) -> Mapping[tuple[str | int, ...], str]:
+    """Where the documents of a context lie, and their ids: each is shown as one text, under its id."""
+    lists = value.items() if isinstance(value, dict) else ()
+    return {
+        (name, at): each["id"]
+        for name, member in lists
+        if isinstance(member, list)
+        for at, each in enumerate(member)
+        if isinstance(each, dict) and each.keys() == _DOCUMENT and all(isinstance(one, str) for one in each.values())
+    }
+
+
+_DOCUMENT = frozenset({"id", "document", "text"})
 
 
 def _by_place(passages: Sequence[Passage]) -> Mapping[_Place, list[Passage]]:
