@@ -22,13 +22,13 @@ from batchmill.schemas.state import Job, Life
 from batchmill.schemas.status import Status
 from batchmill.streams.costing import Prices
 from batchmill.streams.events import RawLimits
+from batchmill.streams.rereading import Reading
 from batchmill.streams.rerunning import (
     COMMAND,
     Kind,
     Line,
     Part,
     Progress,
-    Reading,
     RunState,
     current,
     line_of,

@@ -25,6 +25,7 @@ from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.orders import Emit, Order
 from batchmill.streams.queueing import arrive
 from batchmill.streams.quoting import cost_of
+from batchmill.streams.rereading import Reading, rerun_cut, write_cut
 from batchmill.streams.rerunning import (
     COMMAND,
     QUEUED_MAX,
@@ -36,7 +37,6 @@ from batchmill.streams.rerunning import (
     Next,
     Part,
     Progress,
-    Reading,
     RunState,
     current,
     line_of,
@@ -44,11 +44,9 @@ from batchmill.streams.rerunning import (
     put_off,
     read_line,
     rerun_command,
-    rerun_cut,
     start_body,
     steer_body,
     under_way,
-    write_cut,
 )
 from batchmill.streams.versioning import listed, promotion_of
 from batchmill.streams.view import MemoryView

@@ -24,25 +24,21 @@ from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.limiting import Bucket, allowance, seconds_to_token
 from batchmill.streams.orders import Order
 from batchmill.streams.refusing import backoff_ms
+from batchmill.streams.rereading import Lines, Reading, lacking, rerun_cut, write_cut
 from batchmill.streams.rerunning import (
     CUT_LINES,
     LINE_BYTES_MAX,
     Kind,
     Line,
-    Lines,
     Next,
     Progress,
-    Reading,
     RunState,
     current,
     ended,
-    lacking,
     next_of,
     put_off,
     read_line,
-    rerun_cut,
     under_way,
-    write_cut,
 )
 from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.tooling import Found
