@@ -1,12 +1,13 @@
 """What `status` and `job list` say of a job that some of its tasks paused by themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 import pytest
 
 from batchmill.agents.cli.door import Door
+from batchmill.agents.cli.jobs import of_place
 from batchmill.agents.cli.program import run
 from batchmill.agents.cli.status import lines, read_report
 from batchmill.agents.cli.versions import listed
@@ -18,6 +19,7 @@ from batchmill.schemas.codec import encode
 from batchmill.schemas.jobs import JobSpec, PlaceSpec
 from batchmill.schemas.records import Control
 from batchmill.schemas.state import Job
+from batchmill.schemas.versions import version_of
 
 TASKS = 3
 SPEC = JobSpec(
@@ -102,3 +104,13 @@ def test_job_list_tells_what_was_asked_for_beside_the_tasks_that_paused_by_thems
 def test_job_list_without_a_view_says_nothing_of_tasks() -> None:
     (told,) = listed([APPLY, PAUSE], {})
     assert (told["requested"], told["effective"], told["paused"], told["paused_tasks"]) == ("paused", None, None, None)
+
+
+def test_a_new_place_of_the_same_version_says_what_to_do_about_what_is_committed() -> None:
+    spec = SPEC
+    moved = replace(spec, place=PlaceSpec(sink="sqlite", table="elsewhere"))
+    assert version_of(moved) == version_of(spec)
+    assert of_place(spec, spec) is None
+    said = of_place(spec, moved)
+    assert said is not None
+    assert "`batchmill replay --job triage --write`" in said

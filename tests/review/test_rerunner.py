@@ -12,21 +12,23 @@ import pytest
 
 from batchmill.agents.payloads import FilePayloadStore
 from batchmill.agents.runtime import LogRecord, PoisonEffectError
-from batchmill.agents.settings import EffectSettings
+from batchmill.agents.settings import EffectSettings, load_settings
 from batchmill.agents.stages import rerunner as rerunner_module
 from batchmill.agents.stages.rerunner import Rerunner
+from batchmill.agents.tools.sources import ToolSources
+from batchmill.schemas.asking import LookupSpec, ToolsSpec
 from batchmill.schemas.records import Control, WorkItem
-from batchmill.schemas.state import Life
+from batchmill.schemas.state import Job, Life
 from batchmill.schemas.status import Status
 from batchmill.streams.costing import Prices
 from batchmill.streams.events import RawLimits
+from batchmill.streams.rereading import Reading
 from batchmill.streams.rerunning import (
     COMMAND,
     Kind,
     Line,
     Part,
     Progress,
-    Reading,
     RunState,
     current,
     line_of,
@@ -35,6 +37,7 @@ from batchmill.streams.rerunning import (
     steer_body,
 )
 from tests.review.stage import PARTITION, MemoryLog, MemoryTask, a_kit
+from tests.review.test_tooler import AWAY, Sources, a_spec
 from tests.streams.making import carry_out, make_row, make_spec
 from tests.streams.rows import make_life, make_source
 
@@ -70,14 +73,15 @@ class Log(MemoryLog):
 
 
 def tell(task: MemoryTask, body: str) -> None:
+    (job,) = (row for row in task.view.rows(Job.schema) if isinstance(row, Job))
     command = Control(
-        command_id=body, command=COMMAND, job="triage", version=ROW.version, body_json=body, actor="me", issued_at_ms=1
+        command_id=body, command=COMMAND, job="triage", version=job.version, body_json=body, actor="me", issued_at_ms=1
     )
     carry_out(task.view, rerun_command(task.view, command, PARTITION, 1))
 
 
-def a_task(part: Part, **told: Any) -> MemoryTask:
-    task = MemoryTask(ROW)
+def a_task(part: Part, row: Job = ROW, **told: Any) -> MemoryTask:
+    task = MemoryTask(row)
     tell(task, start_body(run="r", parts={PARTITION: part}, **told))
     return task
 
@@ -92,13 +96,16 @@ def over(task: MemoryTask) -> Callable[[], bool]:
     return lambda: the_run(task).state not in {RunState.RUNNING, RunState.PAUSED}
 
 
-def run(task: MemoryTask, folder: Path, until: Callable[[], bool], log: MemoryLog | None = None) -> None:
+def run(
+    task: MemoryTask, folder: Path, until: Callable[[], bool], log: MemoryLog | None = None, sources: Any = None
+) -> None:
     source = Log()
     source.records = (log or a_log()).records
     rerunner = Rerunner(
         kit=a_kit(source),
         payloads=FilePayloadStore(directory=folder),
         reading=Reading(limits=RawLimits(), default_job=None, prices=Prices(id="none", models={})),
+        sources=sources or ToolSources(load_settings({"data_dir": str(folder)})),
         effects=EffectSettings(idle_seconds=0.01),
     )
 
@@ -228,3 +235,44 @@ def test_what_is_committed_is_written_again_without_a_look_at_raw(tmp_path: Path
     assert {(row.status, row.promotion) for row in rows} == {(Status.VALIDATED, 1)}
     assert the_run(task).counts == {"written": 300}
     assert task.records == []
+
+
+TOOLED = make_row(a_spec(ToolsSpec(lookup=LookupSpec(source="shop", sql="SELECT :b", params={"b": "$.body"}))))
+
+
+def looked_up(task: MemoryTask) -> list[Any]:
+    return [json.loads(each.input_json)["tools"] for each in task.records if isinstance(each, WorkItem)]
+
+
+def test_what_a_version_wants_to_know_is_looked_up_once_and_found_again_by_the_next_run(tmp_path: Path) -> None:
+    task, sources = a_task(a_part(tmp_path, range(5)), TOOLED), Sources()
+    sources.says = lambda question: [{"b": f"of {question.key[:4]}"}]
+    run(task, tmp_path, over(task), sources=sources)
+    assert (the_run(task).counts, len(sources.asked)) == ({"asked": 5}, 5)
+    before = looked_up(task)
+    part = the_run(task).part
+    tell(task, start_body(run="again", parts={PARTITION: part}))
+    sources.says = lambda _: [{"b": "something else by now"}]
+    run(task, tmp_path, lambda: current(task.view, "again").state is RunState.DONE, sources=sources)  # type: ignore[union-attr]
+    assert looked_up(task) == before * 2
+    assert len(sources.asked) == 5
+
+
+def test_a_source_that_is_away_holds_the_run_and_what_was_found_meanwhile_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerunner_module, "backoff_ms", lambda _: 0)
+    task, sources = a_task(a_part(tmp_path, range(3)), TOOLED), Sources()
+    failing = 2
+
+    def says(_: Any) -> Any:
+        nonlocal failing
+        if len(sources.asked) > 1 and failing:
+            failing -= 1
+            return AWAY
+        return [{"b": 1}]
+
+    sources.says = says
+    run(task, tmp_path, over(task), sources=sources)
+    assert asked(task) == [0, 1, 2]
+    assert len(sources.asked) == 5

@@ -25,6 +25,7 @@ from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.orders import Emit, Order
 from batchmill.streams.queueing import arrive
 from batchmill.streams.quoting import cost_of
+from batchmill.streams.rereading import Reading, rerun_cut, write_cut
 from batchmill.streams.rerunning import (
     COMMAND,
     QUEUED_MAX,
@@ -36,7 +37,6 @@ from batchmill.streams.rerunning import (
     Next,
     Part,
     Progress,
-    Reading,
     RunState,
     current,
     line_of,
@@ -44,11 +44,9 @@ from batchmill.streams.rerunning import (
     put_off,
     read_line,
     rerun_command,
-    rerun_cut,
     start_body,
     steer_body,
     under_way,
-    write_cut,
 )
 from batchmill.streams.versioning import listed, promotion_of
 from batchmill.streams.view import MemoryView
@@ -131,7 +129,9 @@ def event(number: int, **changes: Any) -> RawRecord:
 
 def read_again(view: MemoryView, lines: list[tuple[Line | None, RawRecord | None]]) -> list[Any]:
     """One cut, carried out; what it emits arrives at the same task."""
-    emitted = carry_out(view, rerun_cut(view, the_run(view), lines, size_bytes=1, jobs=JOBS, reading=READING))
+    emitted = carry_out(
+        view, rerun_cut(view, the_run(view), lines, size_bytes=1, jobs=JOBS, reading=READING, now_ms=NOW_MS)
+    )
     for item in emitted:
         assert isinstance(item, WorkItem)
         assert item.replayed
@@ -163,7 +163,7 @@ def test_each_listed_event_is_taken_once_whatever_cuts_crashes_and_pauses_come(d
         count = min(data.draw(st.integers(1, 7)), total - progress.done)
         numbers = range(progress.done, progress.done + count)
         lines = [(Line(offset=number), event(number)) for number in numbers]
-        orders = rerun_cut(view, progress, lines, size_bytes=count, jobs=JOBS, reading=READING)
+        orders = rerun_cut(view, progress, lines, size_bytes=count, jobs=JOBS, reading=READING, now_ms=NOW_MS)
         if move == "crash":
             continue  # nothing of it was committed
         taken.update(item.origin.offset for item in carry_out(view, orders))
@@ -302,7 +302,7 @@ def test_a_task_stops_in_front_of_the_event_that_might_exceed_its_part() -> None
     part = Part(uri="u", lines=9, max_nanos=3 * most)
     start(view, version_of(ASKED), aside=True, run="limited", parts={PARTITION: part})
     lines = [(Line(offset=number), event(number)) for number in range(9)]
-    orders = rerun_cut(view, the_run(view, "limited"), lines, size_bytes=9, jobs=JOBS, reading=READING)
+    orders = rerun_cut(view, the_run(view, "limited"), lines, size_bytes=9, jobs=JOBS, reading=READING, now_ms=NOW_MS)
     assert sum(isinstance(order, Emit) for order in orders) == 3
     carry_out(view, orders)
     after = the_run(view, "limited")
@@ -338,7 +338,7 @@ def test_a_part_that_is_not_there_is_looked_for_and_then_given_up() -> None:
     start(view)
     for _ in range(TRIES_MAX):
         assert the_run(view).state is RunState.RUNNING
-        carry_out(view, put_off(the_run(view)))
+        carry_out(view, put_off(the_run(view), "its list is gone"))
     assert the_run(view).state is RunState.FAILED
     assert under_way(view) == []
 

@@ -52,7 +52,7 @@ from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.events import RawLimits
 from batchmill.streams.isolating import isolate_record
-from batchmill.streams.rerunning import Reading
+from batchmill.streams.rereading import Reading
 from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]

@@ -13,40 +13,25 @@ one, and one that writes, is a promotion of the same version for that, in every 
 comes of it outranks what was there; once anything else is promoted, the run is overtaken. A run aside is asked and
 judged, and nothing of it is written.
 
-What one version makes of an event is `items`. What its filter or schema does not take is counted and no letter: the
-event is accounted for already; so is one that waits to be taken up for the first time, which stays as it is. What was
-looked up for an event is taken from where it was kept; what was not, its version's effect finds out first (`lacking`).
+What becomes of the lines of a cut is `rereading`.
 """
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
-from batchmill.schemas.records import Control, Origin, WorkItem
-from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Source
-from batchmill.schemas.status import ChunkState, Status
+from batchmill.schemas.records import Control
+from batchmill.schemas.state import Chunk, Job, Meta
+from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
-from batchmill.streams.costing import PriceList
-from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.events import RawLimits, decoded, header
-from batchmill.streams.facts import BroughtForward
 from batchmill.streams.index import RERUN_ROWS
-from batchmill.streams.items import Standing, item_of
-from batchmill.streams.looking_up import Lookups, WaitsError
-from batchmill.streams.normalizing import BENCHMARK_HEADER
-from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
-from batchmill.streams.quoting import cost_of
-from batchmill.streams.retrieving import IndexAwaitedError
-from batchmill.streams.settling import moved
-from batchmill.streams.tooling import Found, Question
-from batchmill.streams.unusable import Unusable
+from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.versioning import knows, promoted, promotion_of
 from batchmill.streams.view import StateView
 
@@ -63,26 +48,22 @@ __all__ = [
     "Next",
     "Part",
     "Progress",
-    "Reading",
     "RunState",
+    "compiled_of",
     "current",
     "ended",
     "fault",
-    "index_away",
     "is_run_name",
-    "lacking",
     "line_of",
     "next_of",
     "progress_of",
     "put_off",
     "read_line",
     "rerun_command",
-    "rerun_cut",
     "run_id_of",
     "start_body",
     "steer_body",
     "under_way",
-    "write_cut",
 ]
 
 COMMAND: Final = "rerun"
@@ -90,7 +71,7 @@ COMMAND: Final = "rerun"
 CUT_LINES: Final = 200
 #: a line is an offset, an epoch and a key
 LINE_BYTES_MAX: Final = 256
-#: times a part that is not in the payload store is looked for
+#: times a part that is not in the payload store, or an index that is not loaded, is looked for
 TRIES_MAX: Final = 30
 #: lives of the version that wait in this task without a chunk, and chunks' worth of them that were not sent: while
 #: there are more, the run reads no further. So what it asks never stands in front of much that is live.
@@ -100,8 +81,6 @@ CHUNKS_AHEAD: Final = 2
 REMEMBERED_MAX: Final = 200
 #: chunks of a job that are looked through
 _CHUNKS_MAX: Final = 1_000
-#: nothing was looked up just now
-NOTHING_HELD: Final[Mapping[int, Found]] = {}
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,119}")
 _UNSENT: Final = frozenset(
     {ChunkState.FILLING, ChunkState.SEALED, ChunkState.HELD, ChunkState.PREPARED, ChunkState.UPLOADED}
@@ -117,7 +96,7 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
     OVER_COST = "over_cost"  #: the next event might exceed the task's part of the run's limit
     OVERTAKEN = "overtaken"  #: another promotion is in force by now
-    FAILED = "failed"  #: its part could not be read
+    FAILED = "failed"  #: its part could not be read, or its index not be had
     SKIPPED = "skipped"  #: a tick that was not started
 
 
@@ -147,7 +126,6 @@ class Fate(StrEnum):
     CANCELLED = "cancelled"  #: the job was cancelled after it
     FOREIGN = "foreign"  #: an event of another job, or a benchmark record
     WAITING = "waiting"  #: it is about to be taken up for the first time
-    UNFOUND = "unfound"  #: what is looked up for it, or its index, could not be had
     UNREADABLE = "unreadable"  #: of the part
     WRITTEN = "written"  #: once more
     LEFT = "left"  #: not committed, or not the newest: not written again
@@ -188,7 +166,7 @@ class Progress:
     note: str = ""
     done: int = 0  #: lines
     at_byte: int = 0  #: of the part, behind the lines that are done
-    tries: int = 0  #: in a row that did not find the part
+    tries: int = 0  #: in a row that did not find the part, or the index
     most_nanos: int = 0  #: what the questions that were asked can cost
     counts: Mapping[str, int] = field(default_factory=dict)  #: by Fate
 
@@ -398,7 +376,7 @@ def next_of(view: StateView, progress: Progress, jobs: CompiledJobs) -> tuple[Ne
         return Next.WAIT, []
     if progress.done >= progress.part.lines:
         return Next.END, ended(progress, RunState.DONE)
-    full = progress.kind is Kind.ASK and _is_full(view, _compiled(job, progress, jobs))
+    full = progress.kind is Kind.ASK and _is_full(view, compiled_of(job, progress, jobs))
     return (Next.WAIT if full else Next.READ), []
 
 
@@ -406,13 +384,10 @@ def ended(progress: Progress, state: RunState, note: str = "") -> list[Order]:
     return [Put(replace(progress, state=state, note=note).row)]
 
 
-def put_off(progress: Progress, why: str | None = None) -> list[Order]:
-    """Its list, index or source is away: it goes on later, and is given up after so many times."""
+def put_off(progress: Progress, why: str) -> list[Order]:
+    """What the run needs is not there: it is looked for again later, a bounded number of times."""
     after = replace(progress, tries=progress.tries + 1)
-    if after.tries < TRIES_MAX:
-        return [Put(after.row)]
-    note = why or f"its list {progress.part.uri} is not in the payload store, or is damaged"
-    return ended(after, RunState.FAILED, note)
+    return [Put(after.row)] if after.tries < TRIES_MAX else ended(after, RunState.FAILED, why)
 
 
 def _is_full(view: StateView, job: CompiledJob) -> bool:
@@ -425,166 +400,7 @@ def _is_full(view: StateView, job: CompiledJob) -> bool:
     return sum(map(len, queued)) >= QUEUED_MAX or unsent >= CHUNKS_AHEAD * chunk_max
 
 
-def _compiled(job: Job, progress: Progress, jobs: CompiledJobs) -> CompiledJob:
+def compiled_of(job: Job, progress: Progress, jobs: CompiledJobs) -> CompiledJob:
     compiled = jobs.of(job, progress.version)
     assert compiled is not None, f"run {progress.run} names a version that the task does not know"
     return compiled
-
-
-# -- a cut -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How events are taken in, and what their questions cost: what the process was set to."""
-
-    limits: RawLimits
-    default_job: str | None
-    prices: PriceList  #: for jobs that were applied without
-
-
-def rerun_cut(
-    view: StateView,
-    progress: Progress,
-    lines: Sequence[tuple[Line | None, RawRecord | None]],
-    *,
-    size_bytes: int,
-    jobs: CompiledJobs,
-    reading: Reading,
-    held: Mapping[int, Found] = NOTHING_HELD,
-    now_ms: int = 0,
-) -> list[Order]:
-    """Take the next lines of the part with their events; None for a line that cannot be read, and for an event that
-    retention has removed. Stops in front of the first that might exceed the task's part of the limit. `held` is what
-    was looked up for them just now, by offset.
-    """
-    job = read.job(view, progress.job)
-    assert job is not None, f"run {progress.run} is of a job that the task does not know"
-    compiled = _compiled(job, progress, jobs)
-    orders: list[Order] = []
-    fates: Counter[str] = Counter(progress.counts)
-    most = progress.most_nanos
-    for taken, (line, raw) in enumerate(lines):
-        lookups = _lookups(view, raw, held)
-        fate, item = _again(view, job, compiled, progress, line, raw, reading, lookups)
-        cost = _cost(compiled, item, fate, reading)
-        limit = progress.part.max_nanos
-        if limit is not None and (cost is None or most + cost > limit):
-            told = replace(progress, done=progress.done + taken, most_nanos=most, counts=dict(fates), tries=0)
-            note = "the next question might cost more than is left" if cost is not None else "a question has no price"
-            return [*orders, *ended(told, RunState.OVER_COST, note)]
-        most += cost or 0
-        fates[fate] += 1
-        if item is not None:
-            kept = [] if lookups is None else lookups.kept(now_ms)
-            orders += [Emit(item, item.request_id.encode()), *kept]
-    after = replace(
-        progress,
-        done=progress.done + len(lines),
-        at_byte=progress.at_byte + size_bytes,
-        tries=0,
-        most_nanos=most,
-        counts=dict(fates),
-    )
-    return [*orders, Put(after.row)]
-
-
-def write_cut(
-    view: StateView, progress: Progress, requests: Sequence[str], *, size_bytes: int, now_ms: int
-) -> list[Order]:
-    """Let the next requests of the part be written once more, at the run's promotion."""
-    fates: Counter[str] = Counter(progress.counts)
-    orders: list[Order] = []
-    for request_id in requests:
-        life = read.life(view, request_id)
-        source = None if life is None else read.source(view, life.job, life.source_id)
-        if life is None or source is None or not _is_written(life, source, progress):
-            fates[Fate.LEFT] += 1
-            continue
-        fates[Fate.WRITTEN] += 1
-        orders.append(Put(moved(life, BroughtForward(seq=source.seq, promotion=progress.promotion), now_ms)))
-    done, at_byte = progress.done + len(requests), progress.at_byte + size_bytes
-    after = replace(progress, done=done, at_byte=at_byte, tries=0, counts=dict(fates))
-    return [*orders, Put(after.row), Wake("commit")]
-
-
-def _is_written(life: Life, source: Source, progress: Progress) -> bool:
-    """What the sink holds of the source's newest event, under the run's version."""
-    in_front = source.request_id == source.committed_request_id == life.request_id and not life.aside
-    ours = (life.job, life.version) == (progress.job, progress.version)
-    return in_front and ours and life.status is Status.COMMITTED and life.promotion < progress.promotion
-
-
-def lacking(
-    view: StateView, progress: Progress, line: Line | None, raw: RawRecord | None, jobs: CompiledJobs, reading: Reading
-) -> tuple[Question, ...]:
-    """What is to be looked up before the version can be asked about an event."""
-    job, lookups = read.job(view, progress.job), _lookups(view, raw, NOTHING_HELD)
-    if job is None or lookups is None or (compiled := _compiled(job, progress, jobs)).tools is None:
-        return ()
-    _again(view, job, compiled, progress, line, raw, reading, lookups)
-    return tuple({**lookups.lacking, **lookups.lacking_aside}.values())
-
-
-def index_away(view: StateView, progress: Progress, jobs: CompiledJobs) -> str | None:
-    """Why the version's index cannot be searched now; asking makes it be loaded."""
-    job = read.job(view, progress.job)
-    retrieval = None if job is None else _compiled(job, progress, jobs).retrieval
-    if retrieval is None or retrieval.indexes.of(retrieval.spec.sha256) is not None:
-        return None
-    return retrieval.indexes.fault(retrieval.spec.sha256)
-
-
-def _lookups(view: StateView, raw: RawRecord | None, held: Mapping[int, Found]) -> Lookups | None:
-    if raw is None:
-        return None
-    return Lookups(view=view, origin=raw.origin, held=held.get(raw.origin.offset, Found()))
-
-
-def _again(
-    view: StateView,
-    job: Job,
-    compiled: CompiledJob,
-    progress: Progress,
-    line: Line | None,
-    raw: RawRecord | None,
-    reading: Reading,
-    lookups: Lookups | None,
-) -> tuple[Fate, WorkItem | None]:
-    """What the version makes of an event that is read again."""
-    if line is None:
-        return Fate.UNREADABLE, None
-    if raw is None or lookups is None:
-        return Fate.GONE, None
-    if view.get(Arrival.schema, _arrival_key(raw.origin)) is not None:
-        return Fate.WAITING, None
-    if job.cancelled_before_ms is not None and raw.origin.at_ms <= job.cancelled_before_ms:
-        return Fate.CANCELLED, None
-    standing = Standing(
-        promotion=progress.promotion,
-        run_id=run_id_of(progress.run),
-        aside=progress.aside,
-        replayed=True,
-        epoch=line.epoch,
-    )
-    try:
-        event = decoded(raw, reading.limits, reading.default_job)
-        if event.job != progress.job or header(raw, BENCHMARK_HEADER) is not None:
-            return Fate.FOREIGN, None
-        item = item_of(compiled, event, raw, standing, reading.limits, lookups)
-    except Unusable:
-        return Fate.UNUSABLE, None
-    except (IndexAwaitedError, WaitsError):
-        return Fate.UNFOUND, None
-    return (Fate.KNOWN if item.ask_key == line.known else Fate.ASKED), item
-
-
-def _arrival_key(origin: Origin) -> str:
-    return Arrival(job=None, waiting_for="", since_ms=0, origin=origin).key
-
-
-def _cost(job: CompiledJob, item: WorkItem | None, fate: Fate, reading: Reading) -> int | None:
-    """The most that a question can cost, with every attempt; None: nobody knows."""
-    if item is None or fate is Fate.KNOWN:
-        return 0
-    return cost_of(item.route, item.tokens_estimate, job, job.costed_by(reading.prices))[1]

@@ -16,7 +16,7 @@ from batchmill.agents.cli.redrive import EXECUTE, MAX_COST, nanos, usd
 if TYPE_CHECKING:
     from batchmill.agents.projector.reruns import ReplayRow
     from batchmill.agents.replays.choosing import Range
-    from batchmill.agents.replays.planning import Group, Plan, Way
+    from batchmill.agents.replays.plan import Group, Plan, Way
 
 __all__ = ["add"]
 
@@ -119,7 +119,8 @@ async def _replay(
 ) -> None:
     from batchmill.agents.commands import actor_here
     from batchmill.agents.prices import load_prices
-    from batchmill.agents.replays.planning import ReplayError, plan_replay
+    from batchmill.agents.replays.plan import ReplayError
+    from batchmill.agents.replays.planning import plan_replay
     from batchmill.agents.replays.starting import start_replay
 
     try:
@@ -302,7 +303,7 @@ def _tell(here: Door, plan: "Plan", run: str, *, executed: bool, json: bool) -> 
 
 
 def _told(plan: "Plan", run: str, *, executed: bool) -> dict[str, Any]:
-    from batchmill.agents.replays.planning import Way
+    from batchmill.agents.replays.plan import Way
 
     total = plan.total
     return {
@@ -350,7 +351,7 @@ def _table(here: Door, plan: "Plan") -> None:
 
 def _sentences(plan: "Plan") -> list[str]:
     """What the counts come to, in words."""
-    from batchmill.agents.replays.planning import Way
+    from batchmill.agents.replays.plan import Way
 
     total, free, already = plan.total.count, plan.count(Way.JUDGED), plan.count(Way.ALREADY)
     said = []

@@ -3,3 +3,5 @@
 What lives here: everything in front of the `rerun` command. What must not: what a task does about it
 (`streams.rerunning`), and any word to people (`cli.replay`).
 """
+
+__all__: list[str] = []

@@ -9,7 +9,6 @@ the most is every attempt that the job allows, each at its dearest; a question w
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from typing import Any, Final
@@ -22,9 +21,9 @@ from batchmill.agents.originals import kept_from
 from batchmill.agents.projector.reading import View
 from batchmill.agents.replays.bodies import BODIES_MAX, Bodies, LogAwayError, opened
 from batchmill.agents.replays.choosing import Asked, Candidate, Selecting, candidates, known_under, record_of
+from batchmill.agents.replays.plan import FREE, Group, Plan, ReplayError, Way
 from batchmill.agents.settings import Settings
 from batchmill.agents.topics import KafkaUnreachableError
-from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import WorkItem
 from batchmill.schemas.state import Job
@@ -39,123 +38,20 @@ from batchmill.streams.expressions import Condition, ConditionError, Scope, comp
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.looking_up import Lookups, WaitsError
 from batchmill.streams.quoting import cost_of
-from batchmill.streams.rerunning import COMMAND, Line, line_of
+from batchmill.streams.rerunning import COMMAND, Line
 from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.routing import ITSELF
 from batchmill.streams.unusable import Unusable
 from batchmill.streams.versioning import knows, promotions_of
 from batchmill.streams.view import MemoryView
 
-__all__ = [
-    "SELECTIONS",
-    "Group",
-    "Plan",
-    "ReplayError",
-    "Way",
-    "class_field",
-    "plan_replay",
-    "raw_limits",
-    "selection_sha256",
-]
+__all__ = ["SELECTIONS", "class_field", "plan_replay", "raw_limits"]
 
 SELECTIONS: Final = ("stale", "failed", "all")
 #: what a condition may speak of
 _VARIABLES: Final = frozenset({"record", "input", "output"})
 #: chosen events that are normalized under the target to see what its questions weigh
 _WEIGHED_MAX: Final = 100
-
-
-class ReplayError(Exception):
-    """A replay cannot be planned as it was asked for; `missing`: what it names is not there."""
-
-    def __init__(self, message: str, *, missing: bool = False) -> None:
-        super().__init__(message)
-        self.missing = missing
-
-
-class Way(StrEnum):
-    """What becomes of a chosen event."""
-
-    ASKED = "asked"
-    JUDGED = "judged again"  #: from the stored answer: the question is the same
-    ALREADY = "nothing: asked already"  #: the same request
-    REDRIVEN = "redriven"  #: a failure under the version itself
-    GONE = "gone from the log"
-    WRITTEN = "written again"  #: as it is committed
-
-
-#: what costs nothing
-_FREE: Final = frozenset({Way.JUDGED, Way.ALREADY, Way.GONE, Way.WRITTEN})
-
-
-@dataclass(slots=True, kw_only=True)
-class Group:
-    """Chosen events with version, status and way in common."""
-
-    count: int = 0
-    tokens: int = 0
-    expected_nanos: int = 0
-    most_nanos: int = 0
-    unpriced: int = 0  #: of whose cost one bound or both are not known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A replay, ready to be told or started."""
-
-    asked: Asked
-    version: str  #: the target
-    in_force: str
-    epoch: int  #: of a fresh one; 0 else
-    groups: Mapping[tuple[str, str, Way], Group]  #: by version, status and way
-    lines: Mapping[int, Sequence[Line | str]]  #: what is handed over, by task, in order
-    most_nanos: Mapping[int, int]  #: at most, by task
-    redriven: Sequence[str]  #: requests
-    sampled_from: int  #: as many had been chosen before the sample was drawn
-    strata: Mapping[str, int] = field(default_factory=dict)  #: of the sample, by class
-    no_answer: int = 0  #: records that the condition gave no answer for
-    notes: tuple[str, ...] = ()  #: what could not be found out, and what was assumed
-
-    @property
-    def total(self) -> Group:
-        together = list(self.groups.values())
-        names = ("count", "tokens", "expected_nanos", "most_nanos", "unpriced")
-        return Group(**{name: sum(getattr(each, name) for each in together) for name in names})
-
-    def count(self, *ways: Way) -> int:
-        return sum(group.count for (_, _, way), group in self.groups.items() if way in ways)
-
-    @property
-    def handed(self) -> int:
-        """Raw events that are read again, or requests that are written."""
-        return sum(len(lines) for lines in self.lines.values())
-
-    @property
-    def seconds(self) -> float | None:
-        """How long reading takes at the rate; None without one."""
-        rate = self.asked.per_second
-        return None if rate is None else self.handed / rate
-
-    @property
-    def left_nanos(self) -> int | None:
-        """Of what is allowed: what the events that are read again may use, after those that are redriven."""
-        allowed = self.asked.max_nanos
-        redriven = sum(group.most_nanos for (_, _, way), group in self.groups.items() if way is Way.REDRIVEN)
-        return None if allowed is None else max(0, allowed - redriven)
-
-    @property
-    def is_over(self) -> bool:
-        """It might cost more than is allowed, or nobody knows."""
-        allowed, total = self.asked.max_nanos, self.total
-        return allowed is not None and (total.most_nanos > allowed or total.unpriced > 0)
-
-    @property
-    def sample_that_fits(self) -> int | None:
-        """A sample whose worst case is within what is allowed; None where no price says so."""
-        allowed, total = self.asked.max_nanos, self.total
-        if allowed is None or total.unpriced or not total.most_nanos:
-            return None
-        return total.count * allowed // total.most_nanos
 
 
 def raw_limits(settings: Settings) -> RawLimits:
@@ -389,10 +285,9 @@ class _Planning:
         limits, standing = raw_limits(self._settings), Standing(promotion=0, run_id="weighed", replayed=True)
         try:
             event = decoded(raw, limits, self._settings.default_job)
-            lookups = Lookups(view=MemoryView(), origin=raw.origin)
-            return item_of(self._job, event, raw, standing, limits, lookups)
-        except (Unusable, IndexAwaitedError, WaitsError):
-            return None
+            return item_of(self._job, event, raw, standing, limits, Lookups(view=MemoryView(), origin=raw.origin))
+        except (Unusable, WaitsError, IndexAwaitedError):
+            return None  # what needs a look-up or an index is not weighed here
 
     def _costs(self, routes: Mapping[str, float]) -> Callable[[int], tuple[int | None, int | None]]:
         """What a question of so many tokens is expected to cost by the routes that were seen, and at most by any."""
@@ -436,7 +331,7 @@ class _Planning:
                 redriven.append(row.request_id)
             elif way is not Way.GONE:
                 lines.setdefault(row.partition, []).append(line)
-            if way in _FREE:
+            if way in FREE:
                 continue
             tokens = scale.of(row)
             expected, at_most = cost(tokens)
@@ -460,14 +355,6 @@ class _Planning:
             no_answer=self._no_answer,
             notes=tuple(self._notes),
         )
-
-
-def _drawn(classes: Mapping[str, str], wanted: int, *, seed: str) -> frozenset[str]:
-    """The names that are drawn of these, each class by its share."""
-    drawing: Drawing[str] = Drawing(limit=wanted, seed=seed)
-    for name, label in classes.items():
-        drawing.offer(name, label, name)
-    return frozenset(drawing.drawn())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -515,7 +402,9 @@ def _epoch_of(body_json: str) -> int:
     return epoch if type(epoch) is int else 0
 
 
-def selection_sha256(lines: Mapping[int, Sequence[Line | str]]) -> str:
-    """Names the whole list."""
-    told = {str(task): [content_sha256(line_of(each)) for each in part] for task, part in sorted(lines.items())}
-    return content_sha256(orjson.dumps(told))
+def _drawn(classes: Mapping[str, str], wanted: int, *, seed: str) -> frozenset[str]:
+    """The names that are drawn of these, each class by its share."""
+    drawing: Drawing[str] = Drawing(limit=wanted, seed=seed)
+    for name, label in classes.items():
+        drawing.offer(name, label, name)
+    return frozenset(drawing.drawn())

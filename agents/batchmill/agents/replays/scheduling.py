@@ -22,7 +22,8 @@ from batchmill.agents.projector.reading import View
 from batchmill.agents.projector.reruns import ReplayRow, replays
 from batchmill.agents.replays.choosing import Asked
 from batchmill.agents.replays.cron import ticks_around
-from batchmill.agents.replays.planning import ReplayError, plan_replay
+from batchmill.agents.replays.plan import ReplayError
+from batchmill.agents.replays.planning import plan_replay
 from batchmill.agents.replays.starting import skip_replay, start_replay
 from batchmill.agents.settings import Settings
 from batchmill.schemas.ids import content_sha256

@@ -10,7 +10,7 @@ from typing import Any, Final
 from batchmill.agents import clock
 from batchmill.agents.commands import Issued, issue, issue_watching, new_id
 from batchmill.agents.payloads import FilePayloadStore
-from batchmill.agents.replays.planning import Plan, Way, selection_sha256
+from batchmill.agents.replays.plan import Plan, Way, selection_sha256
 from batchmill.agents.settings import Settings
 from batchmill.schemas.codec import decode
 from batchmill.schemas.records import Control

@@ -1,12 +1,14 @@
 """raw -> normalized, once more, and validated -> committed: the effect of replays.
 
-What lives here: bringing this task's part of a run out of the payload store, reading its raw events, in cuts, at the
-run's pace. What must not: which events are read, or what becomes of one (`streams.rerunning`). A part that is not in
-the store is looked for again, a bounded number of times: then the run has failed, and its events stay as they are.
+What lives here: bringing this task's part of a run out of the payload store, reading its raw events and looking up what
+they need, in cuts, at the run's pace. What must not: which events are read, or what becomes of one
+(`streams.rerunning`). A part that is not in the store is looked for again, a bounded number of times: then the run has
+failed, and its events stay as they are.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -17,10 +19,13 @@ from batchmill.agents.runtime import LogRecord, PoisonEffectError, Task
 from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.agents.tools.asking import ask_all
-from batchmill.agents.tools.sources import ToolSources
+from batchmill.agents.tools.sources import SourceAwayError, ToolSources
+from batchmill.streams.assembling import again, offsets_again
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.limiting import Bucket, allowance, seconds_to_token
 from batchmill.streams.orders import Order
+from batchmill.streams.refusing import backoff_ms
+from batchmill.streams.rereading import Lines, Reading, lacking, rerun_cut, write_cut
 from batchmill.streams.rerunning import (
     CUT_LINES,
     LINE_BYTES_MAX,
@@ -28,32 +33,26 @@ from batchmill.streams.rerunning import (
     Line,
     Next,
     Progress,
-    Reading,
     RunState,
     current,
     ended,
-    index_away,
-    lacking,
     next_of,
     put_off,
     read_line,
-    rerun_cut,
     under_way,
-    write_cut,
 )
+from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.tooling import Found
 
 __all__ = ["Rerunner"]
 
 EFFECT: Final = "rerun"
+#: times a look-up fails while others are answered before it counts as refused
+_LOOKUP_TRIES_MAX: Final = 5
 #: between two looks for a part that is not there
 _LOOK_AGAIN_SECONDS: Final = 10.0
 
 _log = structlog.get_logger(__name__)
-
-
-class _AwayError(Exception):
-    """Something that a cut needs cannot be had for now."""
 
 
 @dataclass(slots=True)
@@ -63,6 +62,8 @@ class _Pace:
     verified: bool = False  #: the part matches its name
     bucket: Bucket | None = None
     not_before_s: float = 0.0
+    held: dict[int, Found] = field(default_factory=dict)  #: what was looked up for the next lines, by offset
+    failures: int = 0  #: in a row, of looking things up for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,8 @@ class Rerunner:
 
     kit: Kit
     payloads: FilePayloadStore
-    sources: ToolSources
     reading: Reading
+    sources: ToolSources
     effects: EffectSettings
 
     async def run(self, task: Task) -> None:
@@ -109,14 +110,12 @@ class Rerunner:
             self._end(
                 task, progress, ended(progress, RunState.FAILED, "the worker died three times of its next events")
             )
-        except _AwayError as error:
-            _log.warning("rerun_put_off", run=progress.run, tries=progress.tries, why=str(error))
-            self._end(task, progress, put_off(progress, str(error)))
-            pace.not_before_s = clock.monotonic_s() + _LOOK_AGAIN_SECONDS
         except (PayloadError, OSError) as error:
             _log.error("rerun_unreadable", run=progress.run, tries=progress.tries, error=str(error))
-            self._end(task, progress, put_off(progress))
-            pace.not_before_s = clock.monotonic_s() + _LOOK_AGAIN_SECONDS
+            why = f"its list {progress.part.uri} is not in the payload store, or is damaged"
+            self._put_off(task, progress, pace, why)
+        except IndexAwaitedError:
+            self._put_off(task, progress, pace, "its index could not be loaded")
         except LogSlowError:
             return False
         return True
@@ -140,7 +139,10 @@ class Rerunner:
                 task.view, progress, requests, size_bytes=size_bytes, now_ms=clock.wall_ms()
             )
         else:
-            orders = await self._asked(task, progress, [read_line(text) for text in texts], size_bytes)
+            found = await self._asked(task, progress, pace, [read_line(text) for text in texts], size_bytes)
+            if found is None:
+                return False
+            orders = found
         if current(task.view, progress.run) != progress:
             return True  # a person has spoken meanwhile: look anew
         self._carry(task, progress, orders)
@@ -149,41 +151,74 @@ class Rerunner:
         return True
 
     async def _asked(
-        self, task: Task, progress: Progress, lines: Sequence[Line | None], size_bytes: int
-    ) -> Sequence[Order]:
-        """What a cut comes to, of the rows as they are when its events have been read and what they lack was found."""
-        away = index_away(task.view, progress, self.kit.jobs)
-        if away is not None:
-            raise _AwayError(f"index: {away}")
+        self, task: Task, progress: Progress, pace: _Pace, lines: Sequence[Line | None], size_bytes: int
+    ) -> Sequence[Order] | None:
+        """What a cut comes to, of the rows as they are when its events have been read and what they need was looked up;
+        None while a source is away.
+        """
         offsets = [line.offset for line in lines if line is not None]
         events = await self.kit.bodies(task, "raw", offsets)
-        found = [(line, self._event(line, events)) for line in lines]
-        return rerun_cut(
+        found = await self._wholes(task, progress, [(line, self._event(line, events)) for line in lines])
+        if not await self._look_up(task, progress, pace, found):
+            return None
+        orders = rerun_cut(
             task.view,
             progress,
             found,
             size_bytes=size_bytes,
             jobs=self.kit.jobs,
             reading=self.reading,
-            held=await self._looked_up(task, progress, found),
             now_ms=clock.wall_ms(),
+            held=pace.held,
         )
+        pace.held, pace.failures = {}, 0
+        return orders
 
-    async def _looked_up(
-        self, task: Task, progress: Progress, events: Sequence[tuple[Line | None, RawRecord | None]]
-    ) -> Mapping[int, Found]:
-        """What the events of a cut lack, by offset; a source that is away puts the whole cut off."""
-        held: dict[int, Found] = {}
-        for line, raw in events:
-            asked = lacking(task.view, progress, line, raw, self.kit.jobs, self.reading)
-            if raw is None or not asked:
+    async def _wholes(self, task: Task, progress: Progress, lines: Lines) -> Lines:
+        """Of a job that joins parts, a whole's last event stands for the whole: it is made anew of all of them."""
+        job = self.kit.compiled(task, progress.job, progress.version)
+        if job is None or job.spec.join is None:
+            return lines
+        made: list[tuple[Line | None, RawRecord | None]] = []
+        for line, raw in lines:
+            if raw is None:
+                made.append((line, None))
                 continue
-            findings = await ask_all(self.sources, asked, Found())
-            if findings.away:
-                away = next(question.source for question in asked if question.key in findings.away)
-                raise _AwayError(f"source {away} does not answer")
-            held[raw.origin.offset] = findings.found
-        return held
+            parts = await self.kit.bodies(task, "raw", offsets_again(task.view, raw, progress.job))
+            found = {offset: self.kit.raw_record(record) for offset, record in parts.items()}
+            made.append((line, again(task.view, raw, progress.job, found)))
+        return made
+
+    async def _look_up(self, task: Task, progress: Progress, pace: _Pace, lines: Lines) -> bool:
+        """Ask what the version wants to know of these events beside what is kept; whether nothing is lacking by now.
+        A question that fails again and again, while others are answered, is taken to be refused.
+        """
+        missing = lacking(task.view, progress, lines, pace.held, jobs=self.kit.jobs, reading=self.reading)
+        if not missing:
+            return True
+        held = [pace.held.get(offset, Found()) for offset in missing]
+        told = await asyncio.gather(
+            *(ask_all(self.sources, each, known) for each, known in zip(missing.values(), held, strict=True))
+        )
+        tried = pace.failures >= _LOOKUP_TRIES_MAX and any(not findings.away for findings in told)
+        for (offset, questions), findings in zip(missing.items(), told, strict=True):
+            known = findings.found
+            for question in questions:
+                error = findings.away.get(question.key)
+                if tried and error is not None and not isinstance(error, SourceAwayError):
+                    known = known.refused(question, str(error))
+            pace.held[offset] = known
+        if not lacking(task.view, progress, lines, pace.held, jobs=self.kit.jobs, reading=self.reading):
+            return True
+        wait_s = backoff_ms(pace.failures) / 1_000
+        pace.failures += 1
+        pace.not_before_s = clock.monotonic_s() + wait_s
+        _log.warning("rerun_lookups_away", run=progress.run, records=len(missing), again_in_s=wait_s)
+        return False
+
+    def _put_off(self, task: Task, progress: Progress, pace: _Pace, why: str) -> None:
+        self._end(task, progress, put_off(progress, why))
+        pace.not_before_s = clock.monotonic_s() + _LOOK_AGAIN_SECONDS
 
     async def _texts(self, progress: Progress, pace: _Pace, room: int) -> tuple[Sequence[bytes], int]:
         """The next lines of the part, and their bytes. The part was read through once: it is what it was named for."""
