@@ -32,6 +32,7 @@ from batchmill.agents.stages.changer import Changer
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
+from batchmill.agents.stages.firing import Firing
 from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
@@ -242,6 +243,7 @@ def _add_stages(
         "judge": JudgeLoop(kit=kit, refused=tally.refused, effects=effects).run,
         "commit": committer.run,
         "change": changer.run,
+        "then": Firing(kit=kit, effects=effects, tasks_total=settings.partitions).run,
     }
     for name, run in loops.items():
         app.runtime.add_effect(name, run)

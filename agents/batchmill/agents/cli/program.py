@@ -9,7 +9,9 @@ import typer
 
 from batchmill.agents.cli import (
     batches,
+    benchmark,
     commits,
+    compare,
     control,
     costs,
     dlq,
@@ -54,7 +56,8 @@ def program() -> typer.Typer:
     about_jobs = (start, topics, jobs, index, prices, feed, running)
     about_money = (status, costs, savings)
     about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
-    for module in (*about_jobs, *about_money, *about_records):
+    about_versions = (compare, benchmark)
+    for module in (*about_jobs, *about_money, *about_records, *about_versions):
         module.add(app)
     return app
 
