@@ -58,6 +58,8 @@ def _parse(words: list[str]) -> None:
     while hasattr(command, "commands"):
         context = command.make_context(name, rest, parent=context)
         rest = [*context._protected_args, *context.args]
+        if not rest and command.invoke_without_command:
+            return
         name = rest.pop(0)
         if name not in command.commands:
             raise UnknownCommandError(f"{' '.join(words)}: no {name} in {', '.join(command.commands)}")

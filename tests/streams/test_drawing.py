@@ -12,12 +12,18 @@ COUNTS = st.dictionaries(st.text(max_size=4), st.integers(1, 1_000), max_size=20
 
 
 @given(COUNTS, st.integers(1, 500))
-def test_quotas_are_the_limit_or_all_and_each_is_within_one_of_its_share(counts: dict[str, int], limit: int) -> None:
+def test_quotas_are_the_limit_or_all_and_each_is_its_share_within_bounds(counts: dict[str, int], limit: int) -> None:
     found, total = quotas(counts, limit), sum(counts.values())
     assert sum(found.values()) == min(limit, total)
     for name, count in counts.items():
         assert found[name] <= count
-        assert total <= limit or abs(found[name] - limit * count / total) < 1
+        assert total <= limit or abs(found[name] - limit * count / total) <= len(counts)
+    if limit >= len(counts):
+        assert min(found.values(), default=1) >= 1
+
+
+def test_a_rare_class_is_in_the_sample() -> None:
+    assert quotas({"common": 9_990, "rare": 10}, 20) == {"common": 19, "rare": 1}
 
 
 def draw(offers: list[tuple[str, str]], limit: int, seed: str = "s") -> list[str]:

@@ -37,6 +37,7 @@ from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
 from batchmill.agents.stages.normalizer import Normalizer
+from batchmill.agents.stages.rerunner import Rerunner
 from batchmill.agents.stages.reviewer import Reviewer
 from batchmill.agents.stages.rows import StateRows
 from batchmill.agents.stages.submitter import Submitter
@@ -51,6 +52,7 @@ from batchmill.schemas.ids import partition_for
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.events import RawLimits
 from batchmill.streams.isolating import isolate_record
+from batchmill.streams.rerunning import Reading
 from batchmill.streams.topology import stage, topic
 
 __all__ = ["Worker", "build_worker", "run_worker"]
@@ -129,8 +131,8 @@ def build_worker(settings: Settings) -> Worker:
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    committer = _add_stages(app, settings, kit, providers, payloads, library, sinks, traces, tally)
     sources = ToolSources(settings, on_asked=traces.tool_asked)
+    committer = _add_stages(app, settings, kit, providers, payloads, library, sources, sinks, traces, tally)
     tooler = Tooler(
         kit=kit,
         sources=sources,
@@ -159,6 +161,7 @@ def _add_stages(
     providers: Providers,
     payloads: FilePayloadStore,
     library: Library,
+    sources: ToolSources,
     sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
@@ -201,6 +204,13 @@ def _add_stages(
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
     )
+    rerunner = Rerunner(
+        kit=kit,
+        payloads=payloads,
+        sources=sources,
+        reading=Reading(limits=limits, default_job=settings.default_job, prices=prices),
+        effects=effects,
+    )
     caller = Caller(
         kit=kit,
         providers=providers,
@@ -237,6 +247,7 @@ def _add_stages(
         "promote": controller.run_promotions,
         "redrive": controller.run_redrive,
         "imports": importer.run,
+        "rerun": rerunner.run,
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,

@@ -87,10 +87,10 @@ async def originals(settings: Settings, rows: Iterable[P]) -> AsyncIterator[tupl
                 yield row, _original(letters.get((row.partition, row.offset)), event, settings.raw_generation)
 
 
-async def kept_from(settings: Settings) -> dict[int, dict[str, int]]:
-    """By partition: the first offset that each topic of a life's bodies still has."""
+async def kept_from(settings: Settings, topics: Sequence[str] = _OF_A_LIFE) -> dict[int, dict[str, int]]:
+    """By partition: the first offset that each topic (default: those of a life's bodies) still has."""
     consumer = AIOKafkaConsumer(**kafka_client_options(settings.kafka), group_id=None, enable_auto_commit=False)
-    names = {topic_name(settings.topic_prefix, topic): topic for topic in _OF_A_LIFE}
+    names = {topic_name(settings.topic_prefix, topic): topic for topic in topics}
     try:
         await consumer.start()
         places = [TopicPartition(name, partition) for name in names for partition in range(settings.partitions)]

@@ -24,7 +24,7 @@ from batchmill.schemas.spec_rules import JobSpecError
 from batchmill.schemas.state import Chunk, Job, Life, Meta
 from batchmill.schemas.status import ChunkState
 from batchmill.schemas.versions import version_of
-from batchmill.streams import hinting, limiting, promoting, reverting
+from batchmill.streams import hinting, limiting, promoting, rerunning, reverting
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
@@ -56,8 +56,8 @@ __all__ = [
 _STAGE: Final = "controller"
 #: the meta row that says how far the commands were read
 READ_TO: Final = "control_read_to"
-#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s, `revert` and
-#: `replay` are `reverting`'s
+#: commands handled here; `redrive` is `redriving`'s, `look` is `hinting`'s, `import` is `importing`'s, `rerun` is
+#: `rerunning`'s, `revert` and `replay` are `reverting`'s
 COMMANDS: Final = ("apply", *promoting.COMMANDS, "pause", "resume", "cancel", "approve", limiting.COMMAND)
 #: the overseer's: what a task was handed, and that a job paused by itself elsewhere
 GRANT: Final = "grant"
@@ -139,6 +139,10 @@ def refusal(view: StateView, command: Control) -> str | None:
         case "import":
             body = _object(command.body_json)
             return _NO_OBJECT if body is None else _files_refusal(body)
+        case rerunning.COMMAND:
+            body = _object(command.body_json)
+            job = read.job(view, command.job)
+            return _NO_OBJECT if body is None else rerunning.fault(job, command.version, body)
         case _:
             return None
 

@@ -1,4 +1,4 @@
-"""A sample that stands for all: so many of each class as its share of the whole, the same ones every time.
+"""A sample that stands for all: so many of each class as its share of the whole, the same every time.
 
 Which records of a class are drawn goes by a hash of their names, so a record that was drawn is drawn again, whatever
 order they come in. One pass, bounded memory: of each class no more is held than could be drawn in the end. What must
@@ -52,13 +52,19 @@ class Drawing(Generic[T]):
 
 
 def quotas(counts: Mapping[str, int], limit: int) -> dict[str, int]:
-    """How many of each class: whole numbers nearest to its share, and together the limit; or all, if there are few."""
-    total = sum(counts.values())
-    if total <= limit:
+    """How many of each class, together the limit, or all, if there are few: shares by largest remainder, and of each
+    class one at least as long as there are as many places as classes, so that a rare one is seen.
+    """
+    if sum(counts.values()) <= limit:
         return dict(counts)
-    whole = {name: limit * count // total for name, count in counts.items()}
-    left = sorted(counts, key=lambda name: (-(limit * counts[name] % total), name))[: limit - sum(whole.values())]
-    return {name: number + (name in left) for name, number in whole.items()}
+    floor = 1 if limit >= len(counts) else 0
+    left, rest = limit - floor * len(counts), {name: count - floor for name, count in counts.items()}
+    spread = sum(rest.values())
+    places = {name: floor + left * count // spread for name, count in rest.items()}
+    by_remainder = sorted(rest, key=lambda name: (-(left * rest[name] % spread), -counts[name], name))
+    for name in by_remainder[: limit - sum(places.values())]:
+        places[name] += 1
+    return places
 
 
 def _first(entry: _Held[T]) -> tuple[int, str]:

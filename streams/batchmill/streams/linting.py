@@ -19,6 +19,7 @@ from batchmill.streams.granting import output_limit
 from batchmill.streams.linting_gate import gate_findings
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
 from batchmill.streams.linting_routes import choices, on_all_routes
+from batchmill.streams.linting_stages import staged
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape

@@ -9,8 +9,8 @@ that is read again is accounted for already: what it does not change, it says no
 An item aside makes a life aside, whatever else is known of its source; when the same request arrives as an event's own,
 that life comes forward with whatever answer it has.
 
-`Life.queued_at_ms` is when the newest event that asks for the life was appended; a cancellation before that instant is
-not about it.
+`Life.queued_at_ms` is when the newest event that asks for the life was appended, or read again; a cancellation before
+that instant is not about it.
 """
 
 from dataclasses import replace
@@ -169,7 +169,7 @@ def _born(item: WorkItem, offset: int, now_ms: int) -> Life:
         attempt=0,
         sends=0,
         chunk_id=None,
-        queued_at_ms=item.origin.at_ms,
+        queued_at_ms=_asked_at_ms(item, now_ms),
         due_at_ms=None,
         reason=None,
         tokens_estimate=item.tokens_estimate,
@@ -244,7 +244,7 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
     """A life that stood aside answers for this event from now on."""
     orders: list[Order] = [Put(_newest(source, item, now_ms)), *_overtaken(view, source, item, now_ms)]
-    own = evolve(life, aside=False, origin=item.origin, run_id=item.run_id, queued_at_ms=item.origin.at_ms)
+    own = evolve(life, aside=False, origin=item.origin, run_id=item.run_id, queued_at_ms=_asked_at_ms(item, now_ms))
     if life.status is Status.FAILED_TERMINAL:
         return [*orders, *_brought_back(view, own, item, now_ms)]
     ahead = moved(own, BroughtForward(seq=item.seq, promotion=item.promotion), now_ms)
@@ -282,7 +282,7 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
-    fact = Redriven(to=Status.QUEUED, asked_at_ms=item.origin.at_ms, result_offset=None)
+    fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=None)
     again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
     # what became of its earlier answer was not that answer's fault: it may take it again
     again = Askers(view).come(evolve(again, output_sha256=None))
@@ -301,6 +301,11 @@ def _newer(view: StateView, item: WorkItem, source: Source) -> bool:
 def _cancelled(view: StateView, item: WorkItem) -> bool:
     job = read.job(view, item.job)
     return job is not None and job.cancelled_before_ms is not None and item.origin.at_ms <= job.cancelled_before_ms
+
+
+def _asked_at_ms(item: WorkItem, now_ms: int) -> int:
+    """An event that is read again is asked about now: it is not late, and stands behind what is live."""
+    return now_ms if item.replayed else item.origin.at_ms
 
 
 def _passed_over(item: WorkItem, reason: Reason, of_request_id: str | None, now_ms: int) -> list[Order]:

@@ -25,7 +25,7 @@ from batchmill.streams.redriving import Waiting, redriven
 from batchmill.streams.routing import Route, from_here
 from batchmill.streams.view import MemoryView
 
-__all__ = ["STAYS", "Kept", "Quote", "Way", "attempts_max", "quote", "quote_event"]
+__all__ = ["STAYS", "Kept", "Quote", "Way", "attempts_max", "cost_of", "quote", "quote_event"]
 
 
 class Way(StrEnum):
@@ -145,10 +145,11 @@ def _has(kept: Kept, topic: str, offset: int | None) -> bool:
     return offset is not None and offset >= kept.get(topic, 0)
 
 
-def _priced(way: Way, route: str, tokens: int, job: CompiledJob, prices: PriceList) -> Quote:
-    """A job that chooses its mode by deadline pays batch as a rule, and online at most.
+def cost_of(route: str, tokens: int, job: CompiledJob, prices: PriceList) -> tuple[int | None, int | None]:
+    """What a question of so many tokens is expected to cost, and the most that all its attempts can; None: unknown.
 
-    Expected is the route it is asked by; the most is the dearest that the cascade may still come to, at each attempt.
+    A job that chooses its mode by deadline pays batch as a rule, and online at most. Expected is the route it is asked
+    by; the most is the dearest that the cascade may still come to, at each attempt.
     """
     prefer, found = job.spec.mode.prefer, job.routes.of(route)
     usual = "batch" if prefer == "auto" else prefer
@@ -159,7 +160,11 @@ def _priced(way: Way, route: str, tokens: int, job: CompiledJob, prices: PriceLi
     dearest = [_dearest(each, tokens, job, prices) for each in steps]
     known = [nanos for nanos in dearest if nanos is not None]
     attempts = attempts_max(job.spec.retry) + len(steps) - 1
-    most = max(known) * attempts if len(known) == len(dearest) else None
+    return expected, max(known) * attempts if len(known) == len(dearest) else None
+
+
+def _priced(way: Way, route: str, tokens: int, job: CompiledJob, prices: PriceList) -> Quote:
+    expected, most = cost_of(route, tokens, job, prices)
     return Quote(way=way, expected_nanos=expected, most_nanos=most)
 
 

@@ -171,6 +171,9 @@ def apply(
         )
     here.say(f"job {loaded.spec.job} is applied, version {loaded.version}{_APPLIED[stands]}")
     here.say(_priced_by(loaded.spec, prices))
+    moved = None if known is None else of_place(known.spec, loaded.spec)
+    if moved is not None:
+        here.say(moved)
     _warn_of_scorer(here, loaded.spec)
     if not issued.effective:
         here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
@@ -264,6 +267,18 @@ def _priced_by(spec: "JobSpec", prices: "Prices") -> str:
         else:
             told.append(f"prices {prices.id}, {prices.source} as of {prices.as_of}: {said}{brief(price)}")
     return "\n".join(told)
+
+
+def of_place(before: "JobSpec", after: "JobSpec") -> str | None:
+    """What to do about what is committed, when a version goes to another place by now; None: it does not."""
+    from batchmill.schemas.versions import place_fingerprint
+
+    if place_fingerprint(before) == place_fingerprint(after):
+        return None
+    return (
+        f"only the place changed: later commits go there; `batchmill replay --job {after.job} --write` writes what is"
+        " committed there, too, without asking anything"
+    )
 
 
 def _same(active: "JobSpec", planned: "JobSpec", prices: "Prices") -> bool:

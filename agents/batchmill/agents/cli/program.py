@@ -22,10 +22,12 @@ from batchmill.agents.cli import (
     jobs,
     prices,
     records,
+    replay,
     review,
     running,
     runs,
     savings,
+    schedules,
     start,
     status,
     tokens,
@@ -56,7 +58,7 @@ def program() -> typer.Typer:
     about_jobs = (start, topics, jobs, index, prices, feed, running)
     about_money = (status, costs, savings)
     about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
-    about_versions = (compare, benchmark)
+    about_versions = (compare, benchmark, replay, schedules)
     for module in (*about_jobs, *about_money, *about_records, *about_versions):
         module.add(app)
     return app

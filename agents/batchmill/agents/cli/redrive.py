@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batchmill.agents.projector.reading import View
     from batchmill.streams.quoting import Kept, Quote
 
-__all__ = ["redrive"]
+__all__ = ["EXECUTE", "MAX_COST", "nanos", "redrive", "usd"]
 
 #: letters of one command; its body must stay far below the size of a record
 AT_ONCE: Final = 5_000
@@ -80,7 +80,7 @@ def redrive(
     )
     if not names and not asked.narrows:
         raise CommandError("name dead letters, or say which: --job, --reason, --where, ...", ExitCode.USAGE)
-    allowed = None if max_cost is None else _nanos(max_cost)
+    allowed = None if max_cost is None else nanos(max_cost)
     plan = _plan(here, _chosen(here, names or [], asked, limit))
     _tell(here, plan, executed=execute, json=json)
     if allowed is not None:
@@ -222,7 +222,8 @@ async def _tried(here: Door, rows: "list[DeadLetterRow]", quoter: "Quoter") -> "
         return [(row, untried) for row in rows]
 
 
-def _nanos(dollars: str) -> int:
+def nanos(dollars: str) -> int:
+    """What `--max-cost` says."""
     try:
         told = Decimal(dollars)
     except InvalidOperation:
@@ -242,7 +243,7 @@ def _refuse_above(plan: Plan, allowed_nanos: int) -> None:
         )
     if total.most_nanos > allowed_nanos:
         raise CommandError(
-            f"--max-cost: it can cost up to {_usd(total.most_nanos)}, more than {_usd(allowed_nanos)}; say --limit or"
+            f"--max-cost: it can cost up to {usd(total.most_nanos)}, more than {usd(allowed_nanos)}; say --limit or"
             " allow more; nothing was done",
             ExitCode.GATE,
         )
@@ -284,12 +285,12 @@ def _sums(sums: Sums) -> dict[str, object]:
 def _costs(sums: Sums) -> tuple[str, str]:
     more = f" and {sums.unpriced} unpriced" if sums.unpriced else ""
     return (
-        (_usd(sums.expected_nanos) if sums.expected_nanos else "") + more,
-        (_usd(sums.most_nanos) if sums.most_nanos else "") + more,
+        (usd(sums.expected_nanos) if sums.expected_nanos else "") + more,
+        (usd(sums.most_nanos) if sums.most_nanos else "") + more,
     )
 
 
-def _usd(nanos: int) -> str:
+def usd(nanos: int) -> str:
     """Cents where there are dollars; less would be told as nothing."""
     return f"${nanos / _NANOS:,.2f}" if nanos >= _NANOS else f"${nanos / _NANOS:.6f}"
 

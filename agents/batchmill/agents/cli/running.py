@@ -88,7 +88,7 @@ def projector(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Forget the file and read the whole log again.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when level with the log.")] = False,
 ) -> None:
-    """Keep the read model up to date, which `status`, `records` and `explain` ask.
+    """Keep the read model up to date, which `status`, `records` and `explain` ask, and start what jobs have scheduled.
 
     \b
     Example:
@@ -351,8 +351,21 @@ async def _project(here: Door, *, rebuild: bool, once: bool) -> None:
             get_logger(__name__).info("projector_started", view=str(settings.view_path))
             stop = asyncio.Event()
             _on_signals(stop)
-            await folding.run(stop)
+            await _with_schedules(settings, folding, stop)
         telemetry.shutdown()
+
+
+async def _with_schedules(settings: "Settings", folding: "Projector", stop: asyncio.Event) -> None:
+    """Whoever keeps the read model also watches the clock, which needs it."""
+    from batchmill.agents.replays.scheduling import Scheduler
+
+    scheduler = Scheduler(settings, ready=lambda: folding.ready)
+    watching = asyncio.get_running_loop().create_task(scheduler.run(stop), name="schedules")
+    try:
+        await folding.run(stop)
+    finally:
+        stop.set()
+        await asyncio.wait([watching], timeout=_GRACE_EXTRA_SECONDS)
 
 
 _CATCH_UP_SECONDS = 3_600.0

@@ -13,6 +13,7 @@ from batchmill.agents.checks import installed_checks
 from batchmill.agents.jobs.lines import Lined, Steps
 from batchmill.agents.jobs.problems import Problem
 from batchmill.agents.jobs.texts import Texts
+from batchmill.agents.replays.cron import cron_fault
 from batchmill.schemas.jobs import JobSpec
 from batchmill.streams.capabilities import PROVIDERS, ProviderFacts
 from batchmill.streams.chunking import BATCH
@@ -40,6 +41,7 @@ def findings(spec: JobSpec, lined: Lined, texts: Texts) -> Iterator[Problem]:
     yield from _answer_members(spec, lined)
     yield from _ways(spec, lined)
     yield from _destination(spec, lined)
+    yield from _clock(spec, lined)
 
 
 def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
@@ -128,6 +130,16 @@ def _destination(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
             compile_path(place.partition)
         except PathError as error:
             yield Problem(file=lined.file, line=line, what=f"place.partition: {error}")
+
+
+def _clock(spec: JobSpec, lined: Lined) -> Iterator[Problem]:
+    """A schedule that nobody can read would never come."""
+    for number, schedule in enumerate(spec.schedules):
+        fault = cron_fault(schedule.cron)
+        if fault is not None:
+            steps: Steps = ("schedule", number, "cron")
+            what = f"schedule.cron {schedule.cron!r}: {fault}"
+            yield Problem(file=lined.file, line=lined.line(steps), what=what, hint="minute hour day month weekday, UTC")
 
 
 def _late(prefer: str, deadline_seconds: int, facts: ProviderFacts) -> str | None:

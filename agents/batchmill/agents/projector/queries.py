@@ -311,7 +311,7 @@ def overseen(view: View) -> Overseen:
 
 
 #: commands that leave no trace in the row of a job
-_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay', 'manifest')"
+_NOT_OF_A_JOB_ROW = "('redrive', 'import', 'look', 'revert', 'replay', 'manifest', 'rerun')"
 _JOBS = f"""WITH newest AS (
   SELECT job, partition, MAX(offset) AS offset FROM commands WHERE command NOT IN {_NOT_OF_A_JOB_ROW} GROUP BY 1, 2
 ), asked AS (

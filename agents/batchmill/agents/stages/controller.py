@@ -1,7 +1,8 @@
 """control -> task state: the agent of operators' commands, and the effect that brings dead letters back.
 
 What lives here: handing commands to their decisions. What must not: what a command does (`streams.controlling`,
-`streams.dead_lettering`, `streams.hinting`, `streams.importing`, `streams.promoting`, `streams.reverting`).
+`streams.dead_lettering`, `streams.hinting`, `streams.importing`, `streams.promoting`, `streams.rerunning`,
+`streams.reverting`).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, DeadLetter
-from batchmill.streams import hinting, importing, promoting, redriving, reverting
+from batchmill.streams import hinting, importing, promoting, redriving, rerunning, reverting
 from batchmill.streams.controlling import control, jobs, read_up_to, refusal, sweep
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.events import RawLimits
@@ -156,6 +157,8 @@ def _orders(task: Task, command: Control, record: LogRecord, now_ms: int) -> lis
             return hinting.look_command(task.view, command, now_ms)
         case importing.COMMAND:
             return importing.import_command(task.view, command, task.partition)
+        case rerunning.COMMAND:
+            return rerunning.rerun_command(task.view, command, task.partition, record.timestamp_ms)
         case "revert" | "replay":
             return reverting.change_command(task.view, command, record.offset)
         case _:

@@ -1,0 +1,210 @@
+"""raw -> normalized, once more, and validated -> committed: the effect of replays.
+
+What lives here: bringing this task's part of a run out of the payload store, reading its raw events, in cuts, at the
+run's pace. What must not: which events are read, or what becomes of one (`streams.rerunning`). A part that is not in
+the store is looked for again, a bounded number of times: then the run has failed, and its events stay as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from batchmill.agents import clock
+from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadError
+from batchmill.agents.runtime import LogRecord, PoisonEffectError, Task
+from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.kit import Kit, LogSlowError
+from batchmill.agents.tools.asking import ask_all
+from batchmill.agents.tools.sources import ToolSources
+from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.limiting import Bucket, allowance, seconds_to_token
+from batchmill.streams.orders import Order
+from batchmill.streams.rerunning import (
+    CUT_LINES,
+    LINE_BYTES_MAX,
+    Kind,
+    Line,
+    Next,
+    Progress,
+    Reading,
+    RunState,
+    current,
+    ended,
+    index_away,
+    lacking,
+    next_of,
+    put_off,
+    read_line,
+    rerun_cut,
+    under_way,
+    write_cut,
+)
+from batchmill.streams.tooling import Found
+
+__all__ = ["Rerunner"]
+
+EFFECT: Final = "rerun"
+#: between two looks for a part that is not there
+_LOOK_AGAIN_SECONDS: Final = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class _AwayError(Exception):
+    """Something that a cut needs cannot be had for now."""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """What this process knows of a run beside its row."""
+
+    verified: bool = False  #: the part matches its name
+    bucket: Bucket | None = None
+    not_before_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerunner:
+    """The effect of replays."""
+
+    kit: Kit
+    payloads: FilePayloadStore
+    sources: ToolSources
+    reading: Reading
+    effects: EffectSettings
+
+    async def run(self, task: Task) -> None:
+        """A cut of each run in turn, until none can go on; then rest until woken, or until the next is due."""
+        paces: dict[str, _Pace] = {}
+        while True:
+            went_on = False
+            runs = under_way(task.view)
+            paces = {each.run: paces.get(each.run) or _Pace() for each in runs}
+            for progress in runs:
+                went_on = await self._step(task, progress, paces[progress.run]) or went_on
+            if not went_on:
+                due_s = min((pace.not_before_s for pace in paces.values()), default=0.0) - clock.monotonic_s()
+                await task.rest(
+                    EFFECT, min(self.effects.idle_seconds, due_s) if due_s > 0 else self.effects.idle_seconds
+                )
+
+    async def _step(self, task: Task, progress: Progress, pace: _Pace) -> bool:
+        """Whether the run went on."""
+        todo, orders = next_of(task.view, progress, self.kit.jobs)
+        if orders:
+            self._carry(task, progress, orders)
+        if todo is not Next.READ:
+            return todo is Next.END
+        room = self._room(progress, pace) if clock.monotonic_s() >= pace.not_before_s else 0
+        if not room:
+            return False
+        await task.capacity()
+        try:
+            async with task.effect(EFFECT, progress.run):
+                return await self._cut(task, progress, pace, room)
+        except PoisonEffectError:
+            _log.error("rerun_given_up", run=progress.run, done=progress.done)
+            self._end(
+                task, progress, ended(progress, RunState.FAILED, "the worker died three times of its next events")
+            )
+        except _AwayError as error:
+            _log.warning("rerun_put_off", run=progress.run, tries=progress.tries, why=str(error))
+            self._end(task, progress, put_off(progress, str(error)))
+            pace.not_before_s = clock.monotonic_s() + _LOOK_AGAIN_SECONDS
+        except (PayloadError, OSError) as error:
+            _log.error("rerun_unreadable", run=progress.run, tries=progress.tries, error=str(error))
+            self._end(task, progress, put_off(progress))
+            pace.not_before_s = clock.monotonic_s() + _LOOK_AGAIN_SECONDS
+        except LogSlowError:
+            return False
+        return True
+
+    def _room(self, progress: Progress, pace: _Pace) -> int:
+        """Lines that the run's rate allows now."""
+        rate = progress.part.per_second
+        if rate is None:
+            return CUT_LINES
+        now_s = clock.monotonic_s()
+        pace.bucket = allowance(pace.bucket, now_s, rate)
+        if pace.bucket.tokens < 1:
+            pace.not_before_s = now_s + seconds_to_token(pace.bucket, rate)
+        return min(CUT_LINES, int(pace.bucket.tokens))
+
+    async def _cut(self, task: Task, progress: Progress, pace: _Pace, room: int) -> bool:
+        texts, size_bytes = await self._texts(progress, pace, room)
+        if progress.kind is Kind.WRITE:
+            requests = [text.decode("ascii", "replace") for text in texts]
+            orders: Sequence[Order] = write_cut(
+                task.view, progress, requests, size_bytes=size_bytes, now_ms=clock.wall_ms()
+            )
+        else:
+            orders = await self._asked(task, progress, [read_line(text) for text in texts], size_bytes)
+        if current(task.view, progress.run) != progress:
+            return True  # a person has spoken meanwhile: look anew
+        self._carry(task, progress, orders)
+        if pace.bucket is not None:
+            pace.bucket = Bucket(pace.bucket.tokens - len(texts), pace.bucket.at_s)
+        return True
+
+    async def _asked(
+        self, task: Task, progress: Progress, lines: Sequence[Line | None], size_bytes: int
+    ) -> Sequence[Order]:
+        """What a cut comes to, of the rows as they are when its events have been read and what they lack was found."""
+        away = index_away(task.view, progress, self.kit.jobs)
+        if away is not None:
+            raise _AwayError(f"index: {away}")
+        offsets = [line.offset for line in lines if line is not None]
+        events = await self.kit.bodies(task, "raw", offsets)
+        found = [(line, self._event(line, events)) for line in lines]
+        return rerun_cut(
+            task.view,
+            progress,
+            found,
+            size_bytes=size_bytes,
+            jobs=self.kit.jobs,
+            reading=self.reading,
+            held=await self._looked_up(task, progress, found),
+            now_ms=clock.wall_ms(),
+        )
+
+    async def _looked_up(
+        self, task: Task, progress: Progress, events: Sequence[tuple[Line | None, RawRecord | None]]
+    ) -> Mapping[int, Found]:
+        """What the events of a cut lack, by offset; a source that is away puts the whole cut off."""
+        held: dict[int, Found] = {}
+        for line, raw in events:
+            asked = lacking(task.view, progress, line, raw, self.kit.jobs, self.reading)
+            if raw is None or not asked:
+                continue
+            findings = await ask_all(self.sources, asked, Found())
+            if findings.away:
+                away = next(question.source for question in asked if question.key in findings.away)
+                raise _AwayError(f"source {away} does not answer")
+            held[raw.origin.offset] = findings.found
+        return held
+
+    async def _texts(self, progress: Progress, pace: _Pace, room: int) -> tuple[Sequence[bytes], int]:
+        """The next lines of the part, and their bytes. The part was read through once: it is what it was named for."""
+        part = progress.part
+        if not pace.verified:
+            await self.payloads.verify(part.uri)
+            pace.verified = True
+        wanted = min(room, part.lines - progress.done)
+        read = await self.payloads.read_range(part.uri, progress.at_byte, wanted * LINE_BYTES_MAX)
+        texts = read.split(b"\n")[:-1][:wanted]
+        if not texts:
+            raise PayloadDamagedError(f"{part.uri} has fewer lines than the {part.lines} it was told to have")
+        return texts, sum(len(text) + 1 for text in texts)
+
+    def _event(self, line: Line | None, events: Mapping[int, LogRecord]) -> RawRecord | None:
+        found = None if line is None else events.get(line.offset)
+        return None if found is None else self.kit.raw_record(found)
+
+    def _end(self, task: Task, progress: Progress, orders: Sequence[Order]) -> None:
+        if current(task.view, progress.run) == progress:
+            self._carry(task, progress, orders)
+
+    def _carry(self, task: Task, progress: Progress, orders: Sequence[Order]) -> None:
+        self.kit.carry(task, orders, src=f"effect:{EFFECT}/{progress.run}")
