@@ -12,9 +12,10 @@ import pytest
 
 from batchmill.agents.payloads import FilePayloadStore
 from batchmill.agents.runtime import LogRecord, PoisonEffectError
-from batchmill.agents.settings import EffectSettings
+from batchmill.agents.settings import EffectSettings, load_settings
 from batchmill.agents.stages import rerunner as rerunner_module
 from batchmill.agents.stages.rerunner import Rerunner
+from batchmill.agents.tools import ToolSources
 from batchmill.schemas.records import Control, WorkItem
 from batchmill.schemas.state import Life
 from batchmill.schemas.status import Status
@@ -99,6 +100,7 @@ def run(task: MemoryTask, folder: Path, until: Callable[[], bool], log: MemoryLo
         kit=a_kit(source),
         payloads=FilePayloadStore(directory=folder),
         reading=Reading(limits=RawLimits(), default_job=None, prices=Prices(id="none", models={})),
+        sources=ToolSources(load_settings()),
         effects=EffectSettings(idle_seconds=0.01),
     )
 

@@ -170,6 +170,7 @@ class Part:
     lines: int
     per_second: float | None = None
     max_nanos: int | None = None
+    fresh_tools: bool = False  #: what was looked up for the events is looked up again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +288,8 @@ def _is_part(told: Any) -> bool:
         return False
     rate, most = told.get("per_second"), told.get("max_nanos")
     named = isinstance(told.get("uri"), str) and type(told.get("lines")) is int
-    return named and (rate is None or type(rate) in (int, float)) and (most is None or type(most) is int)
+    known = type(told.get("fresh_tools", False)) is bool
+    return known and named and (rate is None or type(rate) in (int, float)) and (most is None or type(most) is int)
 
 
 def rerun_command(view: StateView, command: Control, partition: int, at_ms: int) -> list[Order]:
@@ -465,7 +467,7 @@ def rerun_cut(
     fates: Counter[str] = Counter(progress.counts)
     most = progress.most_nanos
     for taken, (line, raw) in enumerate(lines):
-        lookups = _lookups(view, raw, held)
+        lookups = _lookups(view, progress, raw, held)
         fate, item = _again(view, job, compiled, progress, line, raw, reading, lookups)
         cost = _cost(compiled, item, fate, reading)
         limit = progress.part.max_nanos
@@ -519,7 +521,7 @@ def lacking(
     view: StateView, progress: Progress, line: Line | None, raw: RawRecord | None, jobs: CompiledJobs, reading: Reading
 ) -> tuple[Question, ...]:
     """What is to be looked up before the version can be asked about an event."""
-    job, lookups = read.job(view, progress.job), _lookups(view, raw, NOTHING_HELD)
+    job, lookups = read.job(view, progress.job), _lookups(view, progress, raw, NOTHING_HELD)
     if job is None or lookups is None or (compiled := _compiled(job, progress, jobs)).tools is None:
         return ()
     _again(view, job, compiled, progress, line, raw, reading, lookups)
@@ -535,10 +537,11 @@ def index_away(view: StateView, progress: Progress, jobs: CompiledJobs) -> str |
     return retrieval.indexes.fault(retrieval.spec.sha256)
 
 
-def _lookups(view: StateView, raw: RawRecord | None, held: Mapping[int, Found]) -> Lookups | None:
+def _lookups(view: StateView, progress: Progress, raw: RawRecord | None, held: Mapping[int, Found]) -> Lookups | None:
     if raw is None:
         return None
-    return Lookups(view=view, origin=raw.origin, held=held.get(raw.origin.offset, Found()))
+    found = held.get(raw.origin.offset, Found())
+    return Lookups(view=view, origin=raw.origin, held=found, fresh=progress.part.fresh_tools)
 
 
 def _again(

@@ -5,6 +5,7 @@ run's pace. What must not: which events are read, or what becomes of one (`strea
 the store is looked for again, a bounded number of times: then the run has failed, and its events stay as they are.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -173,17 +174,17 @@ class Rerunner:
         self, task: Task, progress: Progress, events: Sequence[tuple[Line | None, RawRecord | None]]
     ) -> Mapping[int, Found]:
         """What the events of a cut lack, by offset; a source that is away puts the whole cut off."""
-        held: dict[int, Found] = {}
-        for line, raw in events:
-            asked = lacking(task.view, progress, line, raw, self.kit.jobs, self.reading)
-            if raw is None or not asked:
-                continue
-            findings = await ask_all(self.sources, asked, Found())
+        wanted = {
+            raw.origin.offset: asked
+            for line, raw in events
+            if raw is not None and (asked := lacking(task.view, progress, line, raw, self.kit.jobs, self.reading))
+        }
+        found = await asyncio.gather(*(ask_all(self.sources, asked, Found()) for asked in wanted.values()))
+        for asked, findings in zip(wanted.values(), found, strict=True):
             if findings.away:
                 away = next(question.source for question in asked if question.key in findings.away)
                 raise _AwayError(f"source {away} does not answer")
-            held[raw.origin.offset] = findings.found
-        return held
+        return {offset: findings.found for offset, findings in zip(wanted, found, strict=True)}
 
     async def _texts(self, progress: Progress, pace: _Pace, room: int) -> tuple[Sequence[bytes], int]:
         """The next lines of the part, and their bytes. The part was read through once: it is what it was named for."""
