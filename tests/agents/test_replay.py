@@ -359,6 +359,7 @@ def test_a_condition_chooses_and_records_without_an_answer_are_told(
         ["--run", "a b"],
         ["--since", "soon"],
         ["--max-cost", "x"],
+        ["--refresh-tools"],
     ],
 )
 def test_what_cannot_be_meant_is_told(held: Held, at: list[str], words: list[str]) -> None:

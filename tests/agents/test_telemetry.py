@@ -18,6 +18,7 @@ import batchmill.agents
 from batchmill.agents.providers.http import CallSeen
 from batchmill.agents.runtime.observer import Observer
 from batchmill.agents.settings import Settings, TelemetrySettings
+from batchmill.agents.stages.traces import Traces
 from batchmill.agents.telemetry import (
     METRICS,
     SPANS,
@@ -29,6 +30,7 @@ from batchmill.agents.telemetry import (
 )
 from batchmill.agents.telemetry.names import CounterName, GaugeName, HistogramName, SpanName, prometheus_name
 from batchmill.agents.telemetry.recording import LINKS_MAX
+from batchmill.agents.tools import Asked
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = ("traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode())
@@ -65,6 +67,26 @@ def taken():
     made = Taken()
     yield made
     made.telemetry.shutdown()
+
+
+def test_a_look_up_is_counted_by_its_end_and_traced_where_the_source_was_asked(taken):
+    traces = Traces(taken.telemetry)
+    for outcome, tries in (("ok", 1), ("cached", 0), ("away", 3)):
+        traces.tool_asked(Asked(source="shop", tool="lookup", outcome=outcome, tries=tries, seconds=0.25))
+    for outcome in ("ok", "cached", "away"):
+        assert taken.value("batchmill.tool.calls", tool="lookup", source="shop", outcome=outcome) == 1
+    done, failed = taken.spans
+    assert {done.name, failed.name} == {"execute_tool lookup"}
+    assert (done.kind, done.status.status_code, failed.status.status_code) == (
+        SpanKind.CLIENT,
+        StatusCode.UNSET,
+        StatusCode.ERROR,
+    )
+    assert dict(done.attributes) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "shop",
+        "batchmill.tool.tries": 1,
+    }
 
 
 def a_call(**changes):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchmill.schemas.asking import LookupSpec, ToolsSpec
 from batchmill.schemas.jobs import ChunkSpec, InputSpec, JobSpec, JudgeSpec, ModeSpec
 from batchmill.schemas.records import Control, WorkItem
 from batchmill.schemas.state import Job, Life, Meta
@@ -25,7 +26,7 @@ from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.orders import Emit, Order
 from batchmill.streams.queueing import arrive
 from batchmill.streams.quoting import cost_of
-from batchmill.streams.rereading import Reading, rerun_cut, write_cut
+from batchmill.streams.rereading import Reading, lacking, rerun_cut, write_cut
 from batchmill.streams.rerunning import (
     COMMAND,
     QUEUED_MAX,
@@ -48,6 +49,7 @@ from batchmill.streams.rerunning import (
     steer_body,
     under_way,
 )
+from batchmill.streams.tooling import Found
 from batchmill.streams.versioning import listed, promotion_of
 from batchmill.streams.view import MemoryView
 from tests.streams.making import NOW_MS, answer, carry_out, life_of, make_raw, make_row, make_spec, make_view, take_in
@@ -466,3 +468,35 @@ def test_a_cut_that_is_repeated_writes_nothing_twice() -> None:
     view.put(evolve(life_of(view, life.request_id), status=Status.COMMITTED, commit_id="again"))
     carry_out(view, write_cut(view, the_run(view), [life.request_id], size_bytes=1, now_ms=NOW_MS))
     assert life_of(view, life.request_id).commit_id == "again"
+
+
+# -- what is looked up -------------------------------------------------------------------------------------------------
+
+LOOKUP = LookupSpec(source="shop", sql="SELECT name FROM items WHERE body = :body", params={"body": "$.body"})
+LOOKING = replace(SPEC, ask=replace(SPEC.ask, tools=ToolsSpec(lookup=LOOKUP)))
+
+
+def looked_up_again(view: MemoryView, run: str, found: str) -> WorkItem:
+    """The event, read again in `run`, its source saying `found` if it is asked."""
+    progress, line, raw = the_run(view, run), Line(offset=1), event(1)
+    asked = lacking(view, progress, [(line, raw)], {}, jobs=JOBS, reading=READING).get(1, ())
+    answers = Found()
+    for question in asked:
+        answers = answers.answered(question, found)
+    held = {1: answers} if asked else {}
+    orders = rerun_cut(view, progress, [(line, raw)], size_bytes=1, jobs=JOBS, reading=READING, held=held, now_ms=1)
+    (item,) = carry_out(view, orders)
+    assert isinstance(item, WorkItem)
+    return item
+
+
+def test_what_was_looked_up_for_an_event_is_looked_up_again_only_where_that_is_wanted() -> None:
+    view, version = make_view(both(LOOKING)), version_of(LOOKING)
+    for run, fresh in (("first", False), ("again", False), ("anew", True), ("after", False)):
+        part = Part(uri="u", lines=1, fresh_tools=fresh)
+        start(view, version, run=run, aside=True, parts={PARTITION: part})
+    first = looked_up_again(view, "first", "old")
+    assert looked_up_again(view, "again", "never asked").request_id == first.request_id
+    anew = looked_up_again(view, "anew", "new")
+    assert json.loads(anew.input_json)["tools"] == {"lookup": "new"}
+    assert looked_up_again(view, "after", "never asked").request_id == anew.request_id

@@ -99,7 +99,7 @@ def _table(title: str, prefix: str, group: type[BaseModel], standard: Mapping[st
             continue
         path = prefix + name
         variables = [f"`{v}`" for v in (standard.get(path), env_name(path)) if v]
-        default = "" if field.default in {None, PydanticUndefined} else f"`{field.default}`"
+        default = f"`{field.default}`" if field.default not in (None, PydanticUndefined, {}) else ""
         lines.append(f"| `{path}` | {default} | {field.description}{_choices(field)} | {', '.join(variables)} |")
     return "\n".join([*lines, ""])
 

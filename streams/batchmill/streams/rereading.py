@@ -175,7 +175,9 @@ class _Cut:
             if event.job != self._progress.job or header(raw, BENCHMARK_HEADER) is not None:
                 return Fate.FOREIGN, None
             held = self._held.get(raw.origin.offset, Found())
-            self._lookups = Lookups(view=self._view, origin=raw.origin, held=held)
+            self._lookups = Lookups(
+                view=self._view, origin=raw.origin, held=held, fresh=self._progress.part.fresh_tools
+            )
             item = item_of(self._compiled, event, raw, self._standing(line), reading.limits, self._lookups)
         except Unusable:
             return Fate.UNUSABLE, None

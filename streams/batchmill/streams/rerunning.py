@@ -148,6 +148,7 @@ class Part:
     lines: int
     per_second: float | None = None
     max_nanos: int | None = None
+    fresh_tools: bool = False  #: what is kept of look-ups does not count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,9 @@ def replay(
     version: Annotated[str | None, typer.Option(help="A frozen version; default: the one in force.")] = None,
     aside: Annotated[bool, typer.Option("--aside", help="Ask and judge only: nothing of it is written.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, whatever was answered before.")] = False,
+    refresh_tools: Annotated[
+        bool, typer.Option("--refresh-tools", help="With --fresh: look up again what was looked up for an event.")
+    ] = False,
     write: Annotated[
         bool,
         typer.Option("--write", help="Ask nothing: write what is committed once more, at the place of now."),
@@ -109,6 +112,7 @@ def replay(
         version=version,
         aside=aside,
         fresh=fresh,
+        refresh_tools=refresh_tools,
         write=write,
     )
     asyncio.run(_replay(here, asked, name, now_ms, execute=execute, wait=wait, actor=actor, json=json))

@@ -46,6 +46,7 @@ class Asked:
     version: str | None = None  #: None: the one in force
     aside: bool = False
     fresh: bool = False
+    refresh_tools: bool = False  #: look up again, too
     write: bool = False  #: nothing is asked: what is committed is written once more
 
 

@@ -74,6 +74,8 @@ async def plan_replay(settings: Settings, view: View, asked: Asked, *, prices: P
         )
     if asked.write and (asked.aside or asked.fresh or target != row.version):
         raise ReplayError("what is written again is the version in force: not aside, not fresh, and nothing is asked")
+    if asked.refresh_tools and not asked.fresh:
+        raise ReplayError("what is looked up again makes another question of the same event: say --fresh, too")
     if target != row.version and not asked.aside:
         asked = replace(asked, aside=True)
     async with opened(settings) as bodies:

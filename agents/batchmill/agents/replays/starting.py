@@ -111,6 +111,7 @@ async def _stored(payloads: FilePayloadStore, plan: Plan, partition: int) -> Par
         lines=len(lines),
         per_second=None if asked.per_second is None else asked.per_second * len(lines) / plan.handed,
         max_nanos=None if asked.max_nanos is None else _share(plan, partition),
+        fresh_tools=asked.refresh_tools,
     )
 
 
