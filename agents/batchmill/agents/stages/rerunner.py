@@ -15,6 +15,7 @@ from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadError
 from batchmill.agents.runtime import LogRecord, PoisonEffectError, Task
 from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.assembler import read_again
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.agents.tools.asking import ask_all
 from batchmill.agents.tools.sources import ToolSources
@@ -157,7 +158,7 @@ class Rerunner:
             raise _AwayError(f"index: {away}")
         offsets = [line.offset for line in lines if line is not None]
         events = await self.kit.bodies(task, "raw", offsets)
-        found = [(line, self._event(line, events)) for line in lines]
+        found = [(line, await self._event(task, progress, line, events)) for line in lines]
         return rerun_cut(
             task.view,
             progress,
@@ -198,9 +199,15 @@ class Rerunner:
             raise PayloadDamagedError(f"{part.uri} has fewer lines than the {part.lines} it was told to have")
         return texts, sum(len(text) + 1 for text in texts)
 
-    def _event(self, line: Line | None, events: Mapping[int, LogRecord]) -> RawRecord | None:
+    async def _event(
+        self, task: Task, progress: Progress, line: Line | None, events: Mapping[int, LogRecord]
+    ) -> RawRecord | None:
         found = None if line is None else events.get(line.offset)
-        return None if found is None else self.kit.raw_record(found)
+        if found is None:
+            return None
+        raw, job = self.kit.raw_record(found), self.kit.compiled(task, progress.job, progress.version)
+        joins = job is not None and job.spec.join is not None
+        return await read_again(self.kit, task, progress.job, raw) if joins else raw
 
     def _end(self, task: Task, progress: Progress, orders: Sequence[Order]) -> None:
         if current(task.view, progress.run) == progress:
