@@ -197,7 +197,7 @@ def a_contest(seed: int, first: float, second: float, records: int = 500) -> Com
 
 def test_equal_models_and_rules_are_rarely_told_apart() -> None:
     """200 seeded contests, nine checks in each: 5 % of them may cry wolf; more than 20 is chance once in 1,000."""
-    found = [significant(a_contest(seed, 0.85, 0.85)) for seed in range(200)]
+    found = [significant(a_contest(seed, 0.85, 0.85, records=200)) for seed in range(200)]
     of_accuracy = sum("accuracy" in names for names in found)
     of_checks = sum(any(name.startswith("rule-") for name in names) for names in found)
     assert max(of_accuracy, of_checks) <= 20, (of_accuracy, of_checks)
