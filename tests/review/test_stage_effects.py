@@ -4,12 +4,16 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchmill.agents.payloads import FilePayloadStore
+from batchmill.agents.retrieval.library import Library
 from batchmill.agents.runtime import PoisonEffectError
 from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.assembler import read_again
 from batchmill.agents.stages.firing import Firing
 from batchmill.agents.stages.normalizer import Normalizer
 from batchmill.schemas import codec
@@ -21,7 +25,7 @@ from batchmill.schemas.status import Status
 from batchmill.streams.events import RawLimits
 from batchmill.streams.lineage import PARENT, PART
 from tests.review.stage import MemoryLog, MemoryTask, a_kit, slice_of
-from tests.streams.making import make_row, make_spec
+from tests.streams.making import make_raw, make_row, make_spec
 from tests.streams.rows import make_item, make_life
 from tests.streams.test_staging import verdict_of
 
@@ -128,7 +132,7 @@ def a_part(number: int) -> bytes:
     )
 
 
-def test_parts_on_the_log_become_one_item_and_a_pause_holds_them() -> None:
+def test_parts_on_the_log_become_one_item_and_a_pause_holds_them(tmp_path: Path) -> None:
     log, values = MemoryLog(), [a_part(2), a_part(1)]
     for offset, value in enumerate(values):
         log.add("t.raw.v1", offset, value)
@@ -141,6 +145,8 @@ def test_parts_on_the_log_become_one_item_and_a_pause_holds_them() -> None:
         rows_at_once=10,
         idle_seconds=0.01,
         unknown_job_seconds=30,
+        library=Library(store=FilePayloadStore(directory=tmp_path), indexes_max=1),
+        index_seconds=30,
     )
     normalizer.on_slice(task, slice_of("t.raw.v1", *values))
     assert "arrivals" in task.woken
@@ -153,3 +159,14 @@ def test_parts_on_the_log_become_one_item_and_a_pause_holds_them() -> None:
     assert json.loads(item.input_json) == {"parts": [{"n": 1}, {"n": 2}], "missing": []}
     (other,) = [each for each in task.records if isinstance(each, Excluded)]
     assert (other.reason, other.of_request_id) == (Reason.JOINED, item.request_id)
+    kit, events = (
+        a_kit(log),
+        [replace(make_raw(value), origin=replace(item.origin, offset=at)) for at, value in enumerate(values)],
+    )
+    whole = asyncio.run(read_again(kit, task, "whole", events[1]))
+    assert whole is not None
+    told = codec.decode(whole.value or b"", RawEvent)
+    assert (told.source_id, json.loads(told.payload_json)) == ("doc", json.loads(item.input_json)), "a replay finds it"
+    assert asyncio.run(read_again(kit, task, "whole", events[0])) is events[0]
+    del log.records["t.raw.v1", 0]
+    assert asyncio.run(read_again(kit, task, "whole", events[1])) is None

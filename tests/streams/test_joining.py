@@ -24,6 +24,7 @@ from batchmill.streams.events import RawLimits, decoded
 from batchmill.streams.items import Standing, item_of
 from batchmill.streams.joining import due, group_of, joined_of
 from batchmill.streams.lineage import PARENT, PART, Part, written
+from batchmill.streams.looking_up import Lookups
 from batchmill.streams.normalizing import normalize, revisit
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.unusable import Unusable
@@ -442,8 +443,9 @@ def test_no_version_is_ever_asked_about_a_part_as_if_it_were_a_whole() -> None:
     job = JOBS.of(make_row(desk.spec))
     assert job is not None
     event = decoded(desk.raw[0], RawLimits(), None)
+    nothing = Lookups(view=desk.view, origin=desk.raw[0].origin)
     with pytest.raises(Unusable, match="asked about wholes"):
-        item_of(job, event, desk.raw[0], Standing(promotion=0, run_id="r"), RawLimits())
+        item_of(job, event, desk.raw[0], Standing(promotion=0, run_id="r"), RawLimits(), nothing)
 
 
 def rows(orders: Iterable[Order]) -> list[Any]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from batchmill.agents import clock
 from batchmill.agents.runtime import Task
 from batchmill.agents.stages.kit import Kit, LogSlowError
-from batchmill.streams.assembling import assemble, offsets_of
+from batchmill.streams.assembling import again, assemble, offsets_again, offsets_of
 from batchmill.streams.controlling import jobs
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.events import RawLimits
 from batchmill.streams.joining import Group, due
 
-__all__ = ["Assembler"]
+__all__ = ["Assembler", "read_again"]
 
 EFFECT = "arrivals"
 #: wholes of one job in one turn: each may take as much memory as an event may
@@ -59,3 +59,14 @@ class Assembler:
             return {}
         found = await self.kit.bodies(task, "raw", offsets_of(task.view, group))
         return {offset: self.kit.raw_record(record) for offset, record in found.items()}
+
+
+async def read_again(kit: Kit, task: Task, job: str, raw: RawRecord) -> RawRecord | None:
+    """An event of a job that joins: as the whole that was asked about in its place, or as it is when there was none.
+    None: retention has removed a part.
+    """
+    offsets = offsets_again(task.view, raw, job)
+    if not offsets:
+        return raw
+    found = await kit.bodies(task, "raw", offsets)
+    return again(task.view, raw, job, {offset: kit.raw_record(record) for offset, record in found.items()})

@@ -17,10 +17,10 @@ from batchmill.agents import clock
 from batchmill.agents.payloads import FilePayloadStore, PayloadDamagedError, PayloadError
 from batchmill.agents.runtime import LogRecord, PoisonEffectError, Task
 from batchmill.agents.settings import EffectSettings
+from batchmill.agents.stages.assembler import read_again
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.agents.tools.asking import ask_all
 from batchmill.agents.tools.sources import SourceAwayError, ToolSources
-from batchmill.streams.assembling import again, offsets_again
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.limiting import Bucket, allowance, seconds_to_token
 from batchmill.streams.orders import Order
@@ -158,7 +158,7 @@ class Rerunner:
         """
         offsets = [line.offset for line in lines if line is not None]
         events = await self.kit.bodies(task, "raw", offsets)
-        found = await self._wholes(task, progress, [(line, self._event(line, events)) for line in lines])
+        found = [(line, await self._event(task, progress, line, events)) for line in lines]
         if not await self._look_up(task, progress, pace, found):
             return None
         orders = rerun_cut(
@@ -173,21 +173,6 @@ class Rerunner:
         )
         pace.held, pace.failures = {}, 0
         return orders
-
-    async def _wholes(self, task: Task, progress: Progress, lines: Lines) -> Lines:
-        """Of a job that joins parts, a whole's last event stands for the whole: it is made anew of all of them."""
-        job = self.kit.compiled(task, progress.job, progress.version)
-        if job is None or job.spec.join is None:
-            return lines
-        made: list[tuple[Line | None, RawRecord | None]] = []
-        for line, raw in lines:
-            if raw is None:
-                made.append((line, None))
-                continue
-            parts = await self.kit.bodies(task, "raw", offsets_again(task.view, raw, progress.job))
-            found = {offset: self.kit.raw_record(record) for offset, record in parts.items()}
-            made.append((line, again(task.view, raw, progress.job, found)))
-        return made
 
     async def _look_up(self, task: Task, progress: Progress, pace: _Pace, lines: Lines) -> bool:
         """Ask what the version wants to know of these events beside what is kept; whether nothing is lacking by now.
@@ -233,9 +218,15 @@ class Rerunner:
             raise PayloadDamagedError(f"{part.uri} has fewer lines than the {part.lines} it was told to have")
         return texts, sum(len(text) + 1 for text in texts)
 
-    def _event(self, line: Line | None, events: Mapping[int, LogRecord]) -> RawRecord | None:
+    async def _event(
+        self, task: Task, progress: Progress, line: Line | None, events: Mapping[int, LogRecord]
+    ) -> RawRecord | None:
         found = None if line is None else events.get(line.offset)
-        return None if found is None else self.kit.raw_record(found)
+        if found is None:
+            return None
+        raw, job = self.kit.raw_record(found), self.kit.compiled(task, progress.job, progress.version)
+        joins = job is not None and job.spec.join is not None
+        return await read_again(self.kit, task, progress.job, raw) if joins else raw
 
     def _end(self, task: Task, progress: Progress, orders: Sequence[Order]) -> None:
         if current(task.view, progress.run) == progress:
