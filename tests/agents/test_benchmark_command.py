@@ -121,8 +121,10 @@ def test_what_is_sent_is_asked_of_every_version_aside_and_once(
 
 
 def test_what_was_answered_before_costs_nothing(world: World, raw: Raw, capsys: pytest.CaptureFixture[str]) -> None:
-    for source in list(KNOWN)[:3]:
+    for source in list(KNOWN)[:2]:
         world.answered(FIRST, source, {"label": "pos"})
+    run_id = run_of_gold(gold_of(enumerate(json.loads(gate_lines(KNOWN)))))
+    world.answered(FIRST, "g2", {"label": "pos"}, run=run_id, given={"body": "g2", "context": ["a passage"]})
     world.folded()
     assert run(words(world, "--version", "current", "--json")) == 0
     (told,) = orjson.loads(capsys.readouterr().out)["versions"]

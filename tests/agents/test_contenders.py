@@ -121,6 +121,14 @@ async def test_a_rerun_is_compared_with_the_first_answers_and_never_with_itself(
     assert (await compared(world, "current@again", "current@again")).coverage.matched == 0
 
 
+async def test_a_version_that_was_first_asked_in_a_fresh_replay_is_known_by_that(world: World) -> None:
+    world.answered(FIRST, "s", POS)
+    world.answered(SECOND, "s", NEG, run="fresh", epoch=1)
+    world.answered(SECOND, "s", POS, run="fresher", epoch=2)
+    found = await compared(world)
+    assert (found.coverage.matched, found.comparison.changes) == (1, 1)
+
+
 async def test_noise_is_of_the_members_that_count(world: World) -> None:
     world.both("s", POS | {"why": "x"}, POS | {"why": "y"})
     world.answered(FIRST, "s", POS | {"why": "z"}, run="again", epoch=1)

@@ -89,15 +89,20 @@ async def publish(
     return await ingest(settings, events, run=run_of_gold(golden), job=spec.job, more_headers=[asked])
 
 
+#: by what it is asked; or by its run, where documents and look-ups are put beside what it is asked
+_KNOWN: Final = """SELECT 1 FROM lives WHERE request_id = :request_id
+  OR (source_id = :source_id AND job = :job AND version = :version AND run_id = :run_id)"""
+
+
 def _known(view: View, golden: Mapping[str, Gold], spec: JobSpec) -> Iterator[str]:
-    cleaner, version = compile_cleaner(spec.input), version_of(spec)
+    cleaner = compile_cleaner(spec.input)
+    about = {"job": spec.job, "version": version_of(spec), "run_id": run_of_gold(golden)}
     for gold in golden.values():
         sha256 = None if gold.input is None else asked_sha256(gold.input, cleaner)
-        if sha256 is None:
-            continue
-        named = request_id(spec.job, gold.id, sha256, version, 0, spec.dedupe)
-        if view.row("SELECT 1 FROM lives WHERE request_id = ?", (named,)) is not None:
-            yield gold.id
+        if sha256 is not None:
+            named = request_id(spec.job, gold.id, sha256, about["version"], 0, spec.dedupe)
+            if view.row(_KNOWN, about | {"request_id": named, "source_id": gold.id}) is not None:
+                yield gold.id
 
 
 def _stake(plan: Plan, known: int) -> Stake:

@@ -356,6 +356,7 @@ async def _noise(view: View, bodies: Bodies, contenders: Iterable[Contender], wa
             again = replace(first, run=run)
             gathered = _Gathered.of(view, replace(first, run=None), again, limits, golden)
             pairs = [each.pair for each in await _pairs(view, bodies, gathered, golden)]
-            agreement = compare(pairs, fields=wanted.fields, confidence=wanted.confidence).agreement
-            found.append(Noise(first=first, again=again, agreement=agreement))
+            if pairs:
+                agreement = compare(pairs, fields=wanted.fields, confidence=wanted.confidence).agreement
+                found.append(Noise(first=first, again=again, agreement=agreement))
     return tuple(found)

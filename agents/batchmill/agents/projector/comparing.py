@@ -1,9 +1,8 @@
 """The lives of two contenders side by side, as the read model has them: who they are, which belong together.
 
 Lives are of one record if they are of one source and either of one raw event, or of the same content, or of one
-benchmark run. A version without a run is its first answers (epoch 0); a rerun is named by its run. Bodies stay in the
-log: what is found here says where. What must not live here: reading them, and judging (`agents.contenders`,
-`streams.comparing`).
+benchmark run. A version without a run is its first answers; a rerun is named by its run. Bodies stay in the log: what
+is found here says where. What must not live here: reading them, and judging (`agents.contenders`, `streams.comparing`).
 """
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
@@ -206,9 +205,12 @@ def reruns(view: View, job: str, version: str) -> list[str]:
 
 # -- which belong together ---------------------------------------------------------------------------------------------
 
-_SIDE = (
-    "{0}.job = :job AND {0}.version = :{0}_version AND ({0}.run_id = :{0}_run OR (:{0}_run IS NULL AND {0}.epoch = 0))"
-)
+#: of one contender: the lives of its run; without a run, those that nothing of an earlier epoch goes before
+_SIDE = """{0}.job = :job AND {0}.version = :{0}_version AND ({0}.run_id = :{0}_run
+    OR (:{0}_run IS NULL AND ({0}.epoch = 0 OR NOT EXISTS (SELECT 1 FROM lives e WHERE e.source_id = {0}.source_id
+      AND e.job = {0}.job AND e.version = {0}.version AND e.epoch < {0}.epoch
+      AND e.origin_generation = {0}.origin_generation AND e.origin_partition = {0}.origin_partition
+      AND e.origin_offset = {0}.origin_offset))))"""
 _SAME_EVENT = """(a.origin_generation = b.origin_generation AND a.origin_partition = b.origin_partition
     AND a.origin_offset = b.origin_offset)"""
 _MATCHES = f"""SELECT a.request_id AS a, b.request_id AS b, a.source_id AS source_id,
