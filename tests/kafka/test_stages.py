@@ -38,6 +38,12 @@ from tests.streams.test_drifting import shuffled
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 DOCUMENTS, PAGES = 24, 4
+#: a worker that was killed is missed soon
+QUICK_TO_RETURN = {
+    "runtime.session_timeout_seconds": 6,
+    "runtime.heartbeat_seconds": 1,
+    "runtime.rebalance_timeout_seconds": 15,
+}
 OUTPUT = {
     "type": "object",
     "properties": {"label": {"type": "string", "enum": ["pos", "neu", "neg"]}},
@@ -161,7 +167,8 @@ async def test_three_stages_are_exact_whoever_is_killed_and_a_late_failure_runs_
     gold = tmp_path / "gold.jsonl"
     rows = [row for doc in made.values() for row in doc["rows"]]
     gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    async with small_rig(tmp_path, broker, REVIEW, {"topic_prefix": topic_prefix}, gold_path=gold) as rig:
+    settings = {"topic_prefix": topic_prefix, **QUICK_TO_RETURN}
+    async with small_rig(tmp_path, broker, REVIEW, settings, gold_path=gold) as rig:
         await apply(rig, EXTRACT)
         await apply(rig, CLASSIFY)
         await publish(rig, made)

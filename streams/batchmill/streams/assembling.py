@@ -73,7 +73,9 @@ def assemble(
     if missing and join.on_missing == "dead":
         return [*done, *_dead(group, parts, missing, join, now_ms)]
     all_parts = {number: found[seen.offset] for number, seen in before.items()} | parts
-    return [*done, *_joined(view, group, all_parts, parts, missing, jobs, now_ms, limits)]
+    joined = _joined(view, group, all_parts, parts, missing, jobs, now_ms, limits)
+    # A version that is tried out and joins nothing may have to look something up first: the whole waits for its end.
+    return [] if any(isinstance(order, Put) and isinstance(order.row, Arrival) for order in joined) else done + joined
 
 
 def offsets_again(view: StateView, raw: RawRecord, job: str) -> list[int]:

@@ -69,18 +69,16 @@ def refuse_circle(specs: "Sequence[JobSpec]", beside: "Sequence[JobSpec]" = ()) 
 
 
 def applied_specs(here: Door) -> "list[JobSpec]":
-    """What is applied now, as the log tells it."""
+    """What is in force now, as the log tells it."""
     import asyncio
 
-    from batchmill.agents.commands import applied_versions, read_commands
+    from batchmill.agents.commands import read_commands
+    from batchmill.agents.versions import promoted_version
 
     commands = asyncio.run(read_commands(here.settings))
     jobs = sorted({command.job for command in commands if command.command == "apply"})
-    newest = []
-    for job in jobs:
-        versions = applied_versions([command for command in commands if command.job == job]).values()
-        newest.append(max(versions, key=lambda version: version.applied_at_ms).spec)
-    return newest
+    in_force = [promoted_version([command for command in commands if command.job == job]) for job in jobs]
+    return [each.spec for each in in_force if each is not None]
 
 
 def _behind(found: "Mapping[str, tuple[Edge, ...]]", job: str) -> "dict[str, tuple[Edge, ...]]":

@@ -66,6 +66,7 @@ class Firing:
         for life in lives:
             await task.capacity()  # the children of one life may be many
             self._carry(task, life, self._orders(task, life, verdicts, items))
+            await asyncio.sleep(0)
 
     def _orders(
         self, task: Task, life: Life, verdicts: Mapping[int, LogRecord], items: Mapping[int, LogRecord]
