@@ -52,18 +52,19 @@ class Drawing(Generic[T]):
 
 
 def quotas(counts: Mapping[str, int], limit: int) -> dict[str, int]:
-    """How many of each class, together the limit, or all, if there are few: shares by largest remainder, and of each
-    class one at least as long as there are as many places as classes, so that a rare one is seen.
+    """How many of each class, together the limit, or all, if there are few: shares by largest remainder. As long as
+    there are as many places as classes each has one, at the cost of the largest, so that a rare class is seen.
     """
-    if sum(counts.values()) <= limit:
+    total = sum(counts.values())
+    if total <= limit:
         return dict(counts)
-    floor = 1 if limit >= len(counts) else 0
-    left, rest = limit - floor * len(counts), {name: count - floor for name, count in counts.items()}
-    spread = sum(rest.values())
-    places = {name: floor + left * count // spread for name, count in rest.items()}
-    by_remainder = sorted(rest, key=lambda name: (-(left * rest[name] % spread), -counts[name], name))
+    places = {name: limit * count // total for name, count in counts.items()}
+    by_remainder = sorted(counts, key=lambda name: (-(limit * counts[name] % total), -counts[name], name))
     for name in by_remainder[: limit - sum(places.values())]:
         places[name] += 1
+    for name in [name for name in by_remainder if not places[name]] if limit >= len(counts) else ():
+        places[max(places, key=lambda each: (places[each], each))] -= 1
+        places[name] = 1
     return places
 
 
