@@ -119,7 +119,7 @@ def test_a_changed_template_of_a_route_is_shown_line_by_line(folder: Path) -> No
     changed = replace(spec.ask.routes[1], user="Sort this, with great care.\n{{ input.body }}")
     told = plan(replace(spec, ask=replace(spec.ask, routes=(spec.ask.routes[0], changed))), active=spec)
     (text,) = told.texts
-    assert text.member == "ask.routes.again.user"
+    assert text.member == "ask.routes[again].user"
     assert "+Sort this, with great care." in text.lines
     assert told.asks_again
 

@@ -163,6 +163,8 @@ async def test_an_operator_counts_before_anything_is_taken_back(pages: Pages) ->
         assert [command["command"] for command in pages.given] == ["revert"]
         told = await browser.get(done.headers["location"])
     assert "revert of 1 records" in told.text
+    assert '<a href="/runs?job=triage"><bdi>triage</bdi></a>' in told.text
+    assert f"<code>{pages.world.version}</code>" in told.text
 
 
 async def test_opening_a_record_holds_it_unless_a_stranger_led_here(pages: Pages) -> None:

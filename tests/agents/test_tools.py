@@ -14,6 +14,7 @@ from aiohttp import web
 
 from batchmill.agents.clock import monotonic_s
 from batchmill.agents.settings import SettingsError
+from batchmill.agents.settings_pages import MASK, settings_reference, shown_settings
 from batchmill.agents.tools import SourceAwayError, ToolSources, ask_all
 from batchmill.agents.tools.api import WebApi
 from batchmill.agents.tools.cache import AnswerCache
@@ -426,6 +427,12 @@ def test_settings_that_cannot_work_are_refused_and_no_secret_is_told(flags, told
     assert SECRET not in str(error.value)
 
 
+def test_the_reference_has_a_table_of_each_kind_of_source():
+    page = settings_reference()
+    for name in ("databases.shop.sqlite_path", "apis.stock.headers", "apis.stock.cache_seconds", "tools.turn_rows"):
+        assert f"`{name}`" in page
+
+
 def test_secrets_come_from_variables_and_files_and_are_not_shown(monkeypatch, tmp_path):
     (tmp_path / "token").write_text(f"{SECRET}\n")
     monkeypatch.setenv("BATCHMILL_APIS__STOCK__BASE_URL", "http://127.0.0.1:1")
@@ -437,3 +444,6 @@ def test_secrets_come_from_variables_and_files_and_are_not_shown(monkeypatch, tm
     assert SECRET in (settings.databases["shop"].address() or "")
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings.model_dump(mode="json"))
+    shown = {each.name: each.value for each in shown_settings(settings)}
+    assert SECRET not in str(shown)
+    assert {shown["apis.stock.headers.X-Key"], shown["databases.shop.postgres_dsn"]} == {MASK}

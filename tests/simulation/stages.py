@@ -25,6 +25,7 @@ from batchmill.streams import (
     hastening,
     items,
     limiting,
+    looking_up,
     normalizing,
     promoting,
     queueing,
@@ -313,7 +314,8 @@ def reread(worker: Worker, task: SimTask) -> bool:
             continue
         number = versioning.promotion_of(row, row.version)
         standing = items.Standing(promotion=number, run_id="replay:again", replayed=True)
-        item = items.item_of(job, event, raw, standing, LIMITS)
+        lookups = looking_up.Lookups(view=task.view, origin=raw.origin)
+        item = items.item_of(job, event, raw, standing, LIMITS, lookups)
         task.apply([Emit(item, item.request_id.encode())])
     return bool(here)
 

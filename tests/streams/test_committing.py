@@ -29,6 +29,7 @@ from batchmill.streams.committing import (
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.limiting import Share, counted, counts_of, go
+from batchmill.streams.orders import Wake
 from batchmill.streams.ports import SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.sinks import SINKS
 from batchmill.streams.validating import validate
@@ -143,6 +144,19 @@ def test_a_validated_life_is_intended_then_written_then_committed() -> None:
     assert committed.origin == life.origin
     assert bench.life(name).status is Status.COMMITTED
     assert (bench.source.committed_request_id, bench.source.committed_seq) == (name, life.seq)
+
+
+def test_the_transaction_that_commits_says_that_other_jobs_have_yet_to_follow() -> None:
+    for fires in (False, True):
+        bench = Bench()
+        name = bench.event("a")
+        bench.answered(name)
+        (write,) = bench.intended()
+        result = bench.sink.apply(write)
+        orders = settle(bench.view, write, result, sink="sqlite", now_ms=NOW_MS, fires=fires)
+        carry_out(bench.view, orders)
+        assert (bench.life(name).fires, Wake("then") in orders) == (fires, fires)
+        assert settle(bench.view, write, result, sink="sqlite", now_ms=NOW_MS, fires=fires) == [], "once"
 
 
 def test_a_life_whose_verdict_was_not_met_yet_waits() -> None:

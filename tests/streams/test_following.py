@@ -70,7 +70,7 @@ class Task:
     def _read_again(self, life: Life) -> None:
         at = life.result_offset
         stored = self.results[at] if at is not None and at < len(self.results) else None
-        for record in carry_out(self.view, from_store(self.view, life, stored, NOW_MS)):
+        for record in carry_out(self.view, from_store(self.view, life, stored, NOW_MS, jobs=self._jobs)):
             if isinstance(record, Result):
                 self._judged(record)
 

@@ -15,6 +15,7 @@ from batchmill.schemas.status import Outcome, Status
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.lifecycle import evolve
+from batchmill.streams.orders import Put, Wake
 from batchmill.streams.queueing import STORE_NONCE, arrive, from_store, recall
 from batchmill.streams.view import MemoryView
 from tests.streams.making import carry_out
@@ -319,3 +320,18 @@ def test_in_whatever_order_events_arrive_the_newest_is_wanted_and_every_event_is
 def life_origin(lives: list[Any], record: Any) -> int | None:
     """Where the life that a record is about comes from."""
     return next((each.origin.offset for each in lives if each.request_id == record.request_id), None)
+
+
+def test_a_known_request_that_comes_as_a_part_of_another_whole_is_told_to_that_one() -> None:
+    """Its answer is there already; without this the other whole would wait for a part that never comes."""
+    first, other = f"1/2/{'b' * 32}/1.0", f"1/2/{'c' * 32}/2.0"
+    life = make_life(status=Status.COMMITTED, commit_id="c", part=first, parent="b" * 32, source_id="s1")
+    view = put_rows(life, make_source(life, committed_request_id=life.request_id, committed_seq=1))
+    for seq in (1, 2):
+        orders = arrive(view, make_item(seq=seq, part=other, parent="c" * 32, origin=origin(9)), 4, now_ms=NOW_MS)
+        told = life_in(orders, life.request_id)
+        assert (told.part, told.parent, told.fires, told.status) == (other, "c" * 32, True, Status.COMMITTED)
+        assert Wake("then") in orders
+        assert [each.reason for each in emitted(orders)] == [Reason.DUPLICATE]
+    same = arrive(view, make_item(seq=1, part=first, parent="b" * 32, origin=origin(9)), 4, now_ms=NOW_MS)
+    assert not any(isinstance(order, Put) for order in same), "the same whole knows it"

@@ -32,6 +32,7 @@ from batchmill.agents.stages.changer import Changer
 from batchmill.agents.stages.collector import Collector
 from batchmill.agents.stages.committer import Committer
 from batchmill.agents.stages.controller import Controller
+from batchmill.agents.stages.firing import Firing
 from batchmill.agents.stages.importer import Importer
 from batchmill.agents.stages.judge import JudgeLoop
 from batchmill.agents.stages.kit import Kit
@@ -130,8 +131,8 @@ def build_worker(settings: Settings) -> Worker:
     hooks.kit = kit
     sinks = build_sinks(settings)
     traces = Traces(telemetry, kind_of=providers.kind_of)
-    committer = _add_stages(app, settings, kit, providers, payloads, library, sinks, traces, tally)
     sources = ToolSources(settings, on_asked=traces.tool_asked)
+    committer = _add_stages(app, settings, kit, providers, payloads, library, sources, sinks, traces, tally)
     tooler = Tooler(
         kit=kit,
         sources=sources,
@@ -141,16 +142,6 @@ def build_worker(settings: Settings) -> Worker:
         effects=settings.effects,
     )
     app.runtime.add_effect("tools", tooler.run)
-    rerunner = Rerunner(
-        kit=kit,
-        payloads=payloads,
-        reading=Reading(
-            limits=_raw_limits(settings), default_job=settings.default_job, prices=load_prices(settings.prices_file)
-        ),
-        sources=sources,
-        effects=settings.effects,
-    )
-    app.runtime.add_effect("rerun", rerunner.run)
     _follow_ownership(app, settings, providers)
     for close in (*(sink.close for sink in sinks.values()), providers.close, sources.close, foreign.close):
         app.runtime.on_end(close)
@@ -170,6 +161,7 @@ def _add_stages(
     providers: Providers,
     payloads: FilePayloadStore,
     library: Library,
+    sources: ToolSources,
     sinks: Mapping[str, OutsideSink],
     traces: Traces,
     tally: Tally,
@@ -212,6 +204,13 @@ def _add_stages(
         effects=effects,
         output_bytes_max=settings.limits.output_bytes_max,
     )
+    rerunner = Rerunner(
+        kit=kit,
+        payloads=payloads,
+        sources=sources,
+        reading=Reading(limits=limits, default_job=settings.default_job, prices=prices),
+        effects=effects,
+    )
     caller = Caller(
         kit=kit,
         providers=providers,
@@ -248,12 +247,14 @@ def _add_stages(
         "promote": controller.run_promotions,
         "redrive": controller.run_redrive,
         "imports": importer.run,
+        "rerun": rerunner.run,
         "dispatch": submitter.dispatch().run,
         "calls": caller.calls().run,
         "poll": collector.poll().run,
         "judge": JudgeLoop(kit=kit, refused=tally.refused, effects=effects).run,
         "commit": committer.run,
         "change": changer.run,
+        "then": Firing(kit=kit, effects=effects, tasks_total=settings.partitions).run,
     }
     for name, run in loops.items():
         app.runtime.add_effect(name, run)

@@ -15,7 +15,7 @@ import hashlib
 import importlib
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -228,6 +228,7 @@ async def ingest(
     *,
     run: str,
     job: str | None = None,
+    more_headers: Sequence[tuple[str, bytes]] = (),
     on_progress: Callable[[IngestReport], None] = lambda _report: None,
     dry_run: bool = False,
 ) -> IngestReport:
@@ -238,7 +239,7 @@ async def ingest(
     topic = topic_name(settings.topic_prefix, "raw")
     report = IngestReport(run=run, job=job, topic=topic, began_ms=clock.wall_ms())
     limit = _record_bytes_max(settings)
-    headers = _headers(run, job)
+    headers = [*_headers(run, job), *more_headers]
     repeats, content = _Repeats(), hashlib.sha256()
     async with _Nobody() if dry_run else _producer(settings, limit) as producer:
         waiting: list[asyncio.Future[Any]] = []

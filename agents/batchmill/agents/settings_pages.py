@@ -11,11 +11,25 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from batchmill.agents.settings import STANDARD_VARIABLES, AccountSettings, Settings, env_name, origins
+from batchmill.agents.settings import (
+    STANDARD_VARIABLES,
+    AccountSettings,
+    ApiSettings,
+    DatabaseSettings,
+    Settings,
+    env_name,
+    origins,
+)
 
 __all__ = ["ShownSetting", "settings_reference", "shown_settings"]
 
 MASK = "********"
+#: groups of which there are several, by name: an example's name, and what one of them is
+_NAMED: dict[str, tuple[str, type[BaseModel]]] = {
+    "accounts": ("openai", AccountSettings),
+    "databases": ("shop", DatabaseSettings),
+    "apis": ("stock", ApiSettings),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +62,9 @@ def settings_reference() -> str:
     parts = [_table("General", "", Settings, standard)]
     for name, field in Settings.model_fields.items():
         group = field.annotation
-        if name == "accounts":
-            parts.append(_table("Accounts", "accounts.openai.", AccountSettings, standard))
+        if name in _NAMED:
+            example, named = _NAMED[name]
+            parts.append(_table(name.capitalize(), f"{name}.{example}.", named, standard))
         elif isinstance(group, type) and issubclass(group, BaseModel):
             parts.append(_table(name.capitalize(), f"{name}.", group, standard))
     return "\n".join(parts)
@@ -62,7 +77,10 @@ def _walk(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, FieldInfo, 
             yield from _walk(value, f"{prefix}{name}.")
         elif isinstance(value, dict):
             for key, member in value.items():
-                yield from _walk(member, f"{prefix}{name}.{key}.")
+                if isinstance(member, BaseModel):
+                    yield from _walk(member, f"{prefix}{name}.{key}.")
+                else:
+                    yield f"{prefix}{name}.{key}", field, member
         else:
             yield f"{prefix}{name}", field, value
 
@@ -88,7 +106,8 @@ def _table(title: str, prefix: str, group: type[BaseModel], standard: Mapping[st
 
 def _is_group(field: FieldInfo) -> bool:
     kind = field.annotation
-    return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, BaseModel))
+    kind = get_args(kind)[1] if get_origin(kind) is dict else kind
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _choices(field: FieldInfo) -> str:

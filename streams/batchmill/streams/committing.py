@@ -368,15 +368,20 @@ def write_of(life: Life, verdict: Verdict, place: PlaceSpec) -> SinkWrite:
     )
 
 
-def settle(view: StateView, write: SinkWrite, result: SinkResult, *, sink: str, now_ms: int) -> list[Order]:
-    """What the sink's answer to one write means. Carry its orders out before settling the next write of a cut."""
+def settle(
+    view: StateView, write: SinkWrite, result: SinkResult, *, sink: str, now_ms: int, fires: bool = False
+) -> list[Order]:
+    """What the sink's answer to one write means. Carry its orders out before settling the next write of a cut.
+
+    `fires`: other jobs follow what this one commits.
+    """
     assert result.commit_id == write.commit_id, f"the sink answered {result.commit_id} to {write.commit_id}"
     life = read.life(view, write.request_id)
     if life is None or life.commit_id != write.commit_id or life.status is not Status.VALIDATED or life.reverted:
         return []  # settled before: an answer that came twice
     match result.outcome:
         case SinkOutcome.APPLIED | SinkOutcome.ALREADY:
-            return _committed(view, life, write, result, sink, now_ms)
+            return _committed(view, evolve(life, fires=fires), write, result, sink, now_ms)
         case SinkOutcome.STALE if _newest_seq(view, life) > life.seq:
             # it became the newest again while this write was in doubt: it goes once more, at its newer rank
             return [Put(evolve(life, commit_id=None, updated_at_ms=now_ms)), Wake("commit")]
@@ -398,6 +403,7 @@ def _committed(
     fact = CommitApplied(output_sha256=write.output_sha256, commit_id=write.commit_id)
     done = moved(life, fact, now_ms)
     orders: list[Order] = [Put(done), Emit(_record(done, write, result, sink, now_ms), life_key(done))]
+    orders += [Wake("then")] if done.fires else []
     source = read.source(view, life.job, life.source_id)
     if source is None or _is_older(write, source):
         return orders

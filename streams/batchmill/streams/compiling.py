@@ -22,6 +22,7 @@ from batchmill.streams.rendering import TemplateError
 from batchmill.streams.retrieving import Indexes, NoIndexes, Retrieval, compile_retrieval
 from batchmill.streams.routing import Routes, compile_routes
 from batchmill.streams.shapes import Shape, ShapeError, compile_shape
+from batchmill.streams.staging import CompiledThen, compile_then
 from batchmill.streams.tooling import ToolError, Tools, compile_tools
 
 __all__ = ["FAULTS", "FILTER_VARIABLES", "CompiledJob", "CompiledJobs", "compile_job"]
@@ -52,6 +53,7 @@ class CompiledJob:
     tools: Tools | None
     routes: Routes  #: by which its records are asked
     judge: Judge
+    then: tuple[CompiledThen, ...]
     prices: Prices | None  #: frozen with the job; None: it was applied without any
 
     def costed_by(self, otherwise: PriceList) -> PriceList:
@@ -106,6 +108,7 @@ def compile_job(
         tools=None if spec.ask.tools is None else compile_tools(spec.ask.tools),
         routes=compile_routes(spec),
         judge=compile_judge(spec, functions),
+        then=compile_then(spec),
         prices=None if spec.prices_json is None else parse_prices(spec.prices_json),
     )
 

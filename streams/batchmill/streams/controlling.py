@@ -29,6 +29,7 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.facts import Cancelled
 from batchmill.streams.granting import granted, heard_anew
+from batchmill.streams.graphing import cycle, edges, edges_of_row, told_cycle
 from batchmill.streams.linting import errors
 from batchmill.streams.orders import Delete, Order, Put, Wake
 from batchmill.streams.settling import ENDED_AT_ONCE, moved, obituary, unwanted
@@ -156,6 +157,9 @@ def _spec_refusal(view: StateView, command: Control) -> str | None:
     wrong = errors(spec)
     if wrong:
         return f"the spec does not compile: {wrong[0]}"
+    way = cycle([*edges(spec), *(edge for row in jobs(view) if row.job != spec.job for edge in edges_of_row(row))])
+    if way is not None:
+        return told_cycle(way)
     job = read.job(view, command.job)
     held = 0 if job is None or knows(job, command.version or "") else len(job.versions_json.encode())
     if held + len(command.body_json.encode()) > _VERSIONS_BYTES_MAX:

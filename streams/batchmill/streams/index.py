@@ -4,6 +4,8 @@ One function, total over the row types. An index key is text that sorts the way 
 zero-padded milliseconds. Stores keep what this says and nothing else.
 """
 
+import json
+
 from batchmill.schemas.state import Arrival, Chunk, Job, Life, Meta, Row
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams.likeness import bands
@@ -15,6 +17,7 @@ __all__ = [
     "DOWN_ROWS",
     "IMPORTED_ROWS",
     "IMPORT_ROWS",
+    "PARTS_ROWS",
     "PROMOTION_ROWS",
     "REDRIVE_ROWS",
     "RERUN_ROWS",
@@ -36,6 +39,8 @@ CORRECTION_ROWS = "correction/"
 PROMOTION_ROWS = "promotion/"
 #: meta rows of replays: raw events that are read again
 RERUN_ROWS = "rerun/"
+#: meta rows of wholes whose parts wait for each other
+PARTS_ROWS = "parts/"
 #: meta rows of what was looked up for raw events, kept for replays
 TOOL_ROWS = "tools/"
 #: meta rows of sinks that this task cannot write to just now
@@ -77,10 +82,18 @@ def entries(row: Row) -> tuple[tuple[str, str], ...]:
             return (("rerun", row.name),)
         case Meta() if row.name.startswith(TOOL_ROWS):
             return (("tools", row.name),)
+        case Meta() if row.name.startswith(PARTS_ROWS):
+            return (("parts", _of_parts(row)),)
         case Meta() if row.name.startswith(DOWN_ROWS):
             return (("down", row.name),)
         case _:
             return ()
+
+
+def _of_parts(row: Meta) -> str:
+    """By job, and by when it is taken up."""
+    job, whole = row.name.removeprefix(PARTS_ROWS).split("/")
+    return f"{job}/{padded(json.loads(row.value_json)['due_at_ms'])}/{whole}"
 
 
 def _of_life(row: Life) -> tuple[tuple[str, str], ...]:

@@ -18,6 +18,7 @@ from batchmill.streams.events import Event, RawLimits, seq_of, source_of, tracep
 from batchmill.streams.expressions import ConditionError
 from batchmill.streams.jsontext import JsonObject, canonical
 from batchmill.streams.likeness import likeness_of
+from batchmill.streams.lineage import JOINED, PART, parent_of, parts_of, written
 from batchmill.streams.looking_up import Lookups
 from batchmill.streams.paths import ABSENT, Path
 from batchmill.streams.retrieving import attach
@@ -83,6 +84,8 @@ def item_of(
     The event's payload is cleaned on the way, and gets its context and what was looked up: neither is sought for what
     is not wanted.
     """
+    if job.spec.join is not None and JOINED not in event.metadata:
+        raise Unusable(Reason.INVALID_INPUT, "the event is a part, and the job is asked about wholes")
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
     item_input = _accepted(job, event.payload)
     if job.retrieval is not None:
@@ -126,6 +129,8 @@ def item_of(
         near_key=None if alike is None else alike.key,
         aside=standing.aside,
         replayed=standing.replayed,
+        parent=parent_of(event.metadata),
+        part=written(parts_of(event.metadata.get(PART))),
         origin=raw.origin,
     )
 

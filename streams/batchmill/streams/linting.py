@@ -16,8 +16,10 @@ from batchmill.streams.compiling import FAULTS, FILTER_VARIABLES
 from batchmill.streams.expressions import compile_condition
 from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
+from batchmill.streams.linting_gate import gate_findings
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
 from batchmill.streams.linting_routes import choices, on_all_routes
+from batchmill.streams.linting_stages import staged
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
@@ -29,7 +31,7 @@ __all__ = ["Finding", "errors", "findings"]
 
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    found = [*on_all_routes(spec, _of_question), *choices(spec)]
+    found = [*on_all_routes(spec, _of_question), *choices(spec), *staged(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
 
 
@@ -55,6 +57,7 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
     yield from _unbounded(spec)
     yield from _watching_nothing(spec)
     yield from _asking_nothing(spec)
+    yield from gate_findings(spec, _declared(spec))
 
 
 def _unbounded(spec: JobSpec) -> Iterator[Finding]:

@@ -19,6 +19,8 @@ from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, of_raw
 from batchmill.streams.events import Event, RawLimits, decoded, header, named_job, run_of, source_of
 from batchmill.streams.items import Standing, item_of
+from batchmill.streams.joining import coming, meet
+from batchmill.streams.lineage import JOINED
 from batchmill.streams.looking_up import WAITS, Lookups, WaitsError
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.retrieving import IndexAwaitedError
@@ -65,8 +67,8 @@ def normalize(
     held: str | None = None,
 ) -> list[Order]:
     """What to do with one raw record: one work item, dead letter, exclusion or arrival. Beside a work item, or the
-    exclusion of a benchmark record, there may be items aside, of versions that are tried out. `held` is what was looked
-    up for it while it waited.
+    exclusion of a benchmark record, there may be items aside, of versions that are tried out; beside the arrival of a
+    part, what becomes of its whole. `held` is what was looked up for it while it waited.
     """
     known, lookups = _Known(held=held), Lookups(view=view, origin=raw.origin, held=Found.from_json(held))
     try:
@@ -117,11 +119,13 @@ def revisit(
     orders = normalize(
         view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job, held=arrival.value_json
     )
-    match orders:
-        case [Put(Arrival(waiting_for=still, job=job)), *_]:
-            return [] if (still, job) == (arrival.waiting_for, arrival.job) else orders
-        case _:
-            return [*orders, Delete(Arrival.schema, arrival.key)]
+    for order in orders:
+        match order:
+            case Put(Arrival(waiting_for=still, job=job)):
+                return [] if (still, job) == (arrival.waiting_for, arrival.job) else orders
+            case _:
+                continue
+    return [*orders, Delete(Arrival.schema, arrival.key)]
 
 
 def give_up(arrival: Arrival, raw: RawRecord, *, now_ms: int) -> list[Order]:
@@ -196,6 +200,9 @@ def _decided(
     known.version = row.version
     job = _compiled(jobs, row)
     known.source_id = source_of(job, event, raw, limits)
+    if job.spec.join is not None and JOINED not in event.metadata:
+        here = coming(raw, job.spec.job, job.version, known.source_id, event)
+        return meet(view, here, job.spec.join, now_ms=now_ms, bytes_max=limits.value_bytes_max)
     beside = _shadowed(row, event, raw, jobs, limits, lookups)
     standing = Standing(promotion=promotion_of(row, row.version), run_id=run_of(raw) or live_run(row.job, row.version))
     return _told([_asked(item_of(job, event, raw, standing, limits, lookups)), *beside], lookups)

@@ -32,6 +32,7 @@ from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.promoting import answers_for, bring_forward, set_aside
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.staging import regrouped
 from batchmill.streams.versioning import promotion_of
 from batchmill.streams.view import StateView
 
@@ -257,8 +258,11 @@ def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, n
     if item.replayed or item.origin == life.origin:
         return []  # read again: the event is accounted for, and the life has what can be had under its version
     duplicate = _excluded(item, Reason.DUPLICATE, life.request_id, now_ms)
+    told = regrouped(life, item)
+    again: list[Order] = [] if told is life else [Put(told), Wake("then")]
+    life = told
     if _cancelled(view, item) or source is None or item.seq <= source.seq:
-        return [duplicate]
+        return [duplicate, *again]
     newest = _newest(source, item, now_ms)
     overtaken = _overtaken(view, source, item, now_ms)
     if life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_BY_EVENT:
@@ -266,7 +270,7 @@ def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, n
     asked = _asked_again(life, item, now_ms)
     if asked.status is Status.COMMITTED and newest.committed_request_id not in {None, asked.request_id}:
         asked = moved(asked, Recalled(), now_ms)
-    return [Put(asked), Put(newest), duplicate, *overtaken, Wake("commit")]
+    return [Put(asked), Put(newest), duplicate, *overtaken, Wake("commit"), Wake("then")]
 
 
 def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:

@@ -18,6 +18,7 @@ from batchmill.streams.following import Askers
 from batchmill.streams.index import REDRIVE_ROWS
 from batchmill.streams.normalizing import normalize
 from batchmill.streams.orders import Delete, Order, Put, Wake
+from batchmill.streams.staging import again
 from batchmill.streams.view import StateView
 
 __all__ = ["COMMAND", "Waiting", "command_body", "redrive_command", "redriven", "waiting"]
@@ -66,9 +67,12 @@ def redriven(
     limits: RawLimits,
     default_job: str | None,
 ) -> list[Order]:
-    """Normalize the event of a letter again; `event` is what raw still holds of it. All gone: only the row goes."""
+    """Normalize the event of a letter again; `event` is what raw still holds of it. All gone: only the row goes.
+
+    What a commit was to start and could not is tried again by firing the commit.
+    """
     done: list[Order] = [Delete(Meta.schema, asked.row.key)]
     raw = None if letter is None else raw_of(letter, event)
     if raw is None:
-        return done
+        return done if letter is None else [*again(view, letter), *done]
     return [*normalize(view, raw, jobs=jobs, now_ms=now_ms, limits=limits, default_job=default_job), *done]

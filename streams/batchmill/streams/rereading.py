@@ -3,7 +3,7 @@
 What lives here: taking lines in order, up to the task's part of the run's limit. What must not: how far a run is, and
 whether it may go on (`rerunning`). What was looked up for an event before is found again; what the version wants beside
 that is asked first (`lacking`), and kept with the cut. What the version does not take is counted and no letter: the
-event is accounted for already.
+event is accounted for already; so is one that waits to be taken up for the first time, which stays as it is.
 """
 
 from collections import Counter
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from batchmill.schemas.records import WorkItem
-from batchmill.schemas.state import Life, Source
+from batchmill.schemas.records import Origin, WorkItem
+from batchmill.schemas.state import Arrival, Life, Source
 from batchmill.schemas.status import Status
 from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJobs
@@ -165,6 +165,8 @@ class _Cut:
             return Fate.UNREADABLE, None
         if raw is None:
             return Fate.GONE, None
+        if self._view.get(Arrival.schema, _arrival_key(raw.origin)) is not None:
+            return Fate.WAITING, None
         if self._job.cancelled_before_ms is not None and raw.origin.at_ms <= self._job.cancelled_before_ms:
             return Fate.CANCELLED, None
         reading = self._reading
@@ -194,3 +196,7 @@ class _Cut:
             replayed=True,
             epoch=line.epoch,
         )
+
+
+def _arrival_key(origin: Origin) -> str:
+    return Arrival(job=None, waiting_for="", since_ms=0, origin=origin).key

@@ -125,6 +125,7 @@ class Fate(StrEnum):
     GONE = "gone"  #: retention has removed it
     CANCELLED = "cancelled"  #: the job was cancelled after it
     FOREIGN = "foreign"  #: an event of another job, or a benchmark record
+    WAITING = "waiting"  #: it is about to be taken up for the first time
     UNREADABLE = "unreadable"  #: of the part
     WRITTEN = "written"  #: once more
     LEFT = "left"  #: not committed, or not the newest: not written again

@@ -19,6 +19,7 @@ from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.records import Decision, RawEvent, Verdict
 from batchmill.schemas.state import Life
+from batchmill.streams.lineage import PARENT
 from batchmill.streams.orders import Emit
 
 __all__ = ["QUESTION_BYTES_MAX", "SCORE", "SINK", "actor_of", "decision_of", "is_job", "question", "trouble"]
@@ -53,6 +54,7 @@ def question(life: Life, *, scorer: str, input_json: str, output_json: str) -> E
         source_id=f"{life.job}/{life.request_id}/{life.redrives}/{sha256}",
         seq=life.redrives,  # a rank of its own: the scoring job need not find one in the payload
         payload_json=payload.decode(),
+        metadata={PARENT: life.request_id},  # so that what it costs is found with what it is about
     )
     return Emit(event, key=life.request_id.encode())
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchmill.agents.cli.door import JSON, door, known_job
+from batchmill.agents.cli.door import JSON, Door, door, known_job
 from batchmill.agents.cli.errors import CommandError
 from batchmill.agents.cli.exit_codes import ExitCode
 
@@ -28,6 +28,9 @@ def costs(
     by: Annotated[str | None, typer.Option(metavar="WHAT", help=f"Split by one of: {_GROUPS}.")] = None,
     run: Annotated[str | None, typer.Option(help="Only this run; waste by twin batches belongs to none.")] = None,
     version: Annotated[str | None, typer.Option(help="Only this frozen version.")] = None,
+    path: Annotated[
+        bool, typer.Option("--path", help="Split by the chain of jobs; with a job: chains through it.")
+    ] = False,
     json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what calls have cost, against what was expected, and what of it was wasted, by cause.
@@ -36,6 +39,7 @@ def costs(
     Examples:
       batchmill costs triage
       batchmill costs triage --by reason
+      batchmill costs --path
     """
     from batchmill.agents.projector.costs import By, conservation, cost_groups
     from batchmill.agents.projector.costs import costs as of_scope
@@ -44,6 +48,9 @@ def costs(
     if by is not None and by not in set(By):
         raise CommandError(f"--by {by}: costs are split by one of {_GROUPS}", ExitCode.USAGE)
     here = door(context)
+    if path:
+        _by_path(here, job, json=json, other=by or run or version)
+        return
     values = Scope(job=job, run=run, version=version).values
     with here.view() as view:
         found = of_scope(view, values)
@@ -61,6 +68,33 @@ def costs(
     else:
         columns = (by or "", "calls", "unpriced", "input", "output", "spent $", "wasted $", "estimated $", "ratio")
         here.table(columns, _rows(groups), empty="nothing was spent")
+
+
+def _by_path(here: Door, job: str | None, *, json: bool, other: str | None) -> None:
+    from batchmill.agents.projector.stages import paths
+
+    if other is not None:
+        raise CommandError("--path goes with a job only, not with --by, --run or --version", ExitCode.USAGE)
+    with here.view() as view:
+        if job is not None:
+            known_job(view, job)
+        found = paths(view, job)
+    if json:
+        here.emit("costs.paths", {"job": job, "paths": found, "spent_nanos": sum(each.own_nanos for each in found)})
+        return
+    columns = ("path", "records", "committed", "last stage $", "in all $", "per success $")
+    rows = [
+        [
+            " > ".join(each.path),
+            each.records,
+            each.committed,
+            f"{each.own_nanos / _NANOS:.6f}",
+            f"{each.all_nanos / _NANOS:.6f}",
+            None if each.per_success_nanos is None else f"{each.per_success_nanos / _NANOS:.9f}",
+        ]
+        for each in found
+    ]
+    here.table(columns, rows, empty="nothing was asked yet")
 
 
 def plain(found: "Costs") -> dict[str, Any]:

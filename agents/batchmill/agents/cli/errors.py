@@ -56,11 +56,15 @@ def _desk(error: Exception) -> ExitCode | None:
 
 def _usage() -> tuple[type[Exception], ...]:
     from batchmill.agents.ingest import IngestError
+    from batchmill.agents.json_lines import JsonLinesError
     from batchmill.agents.settings import SettingsError
     from batchmill.agents.web.tokens import TokenError
+    from batchmill.streams.baselines import BaselineError
+    from batchmill.streams.golden import GoldError
     from batchmill.streams.paths import PathError
 
-    return (SettingsError, IngestError, PathError, TokenError)
+    named = (BaselineError, GoldError, JsonLinesError)
+    return (SettingsError, IngestError, PathError, TokenError, *named)
 
 
 def _gate() -> tuple[type[Exception], ...]:
@@ -71,9 +75,10 @@ def _gate() -> tuple[type[Exception], ...]:
 
 
 def _missing() -> tuple[type[Exception], ...]:
+    from batchmill.agents.projector.comparing import ContenderError
     from batchmill.agents.projector.reading import ViewMissingError
 
-    return (ViewMissingError,)
+    return (ViewMissingError, ContenderError)
 
 
 def _conflict() -> tuple[type[Exception], ...]:

@@ -9,6 +9,7 @@ import typer
 from batchmill.agents.cli.accounts import account_trouble
 from batchmill.agents.cli.door import JSON, Door, door
 from batchmill.agents.cli.exit_codes import ExitCode
+from batchmill.agents.cli.graph import applied_specs, graph, refuse_circle
 from batchmill.agents.cli.index import index_warnings
 from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
@@ -37,7 +38,7 @@ wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for e
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Validate, plan and apply jobs.")
-    for command in (validate, plan, apply):
+    for command in (validate, plan, apply, graph):
         group.command()(command)
     add_versions(group)
     app.add_typer(group, name="job")
@@ -46,6 +47,10 @@ def add(app: typer.Typer) -> None:
 def validate(
     context: typer.Context,
     folder: Annotated[Path, FOLDER],
+    with_: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="FOLDER", help="A job it feeds or is fed by: no circle of them. Repeatable."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a job that is warned of.")] = False,
     allow: Annotated[
         list[Lint] | None, typer.Option(metavar="LINT", help="Do not warn of this; the name in brackets. Repeatable.")
@@ -64,6 +69,7 @@ def validate(
     try:
         loaded = _load(here, folder, quietly=True)
         found = [*loaded.warnings, *_price_warnings(here, loaded), *_weight_warnings(here, loaded)]
+        refuse_circle([loaded.spec, *(_load(here, each, quietly=True).spec for each in with_ or ())])
     except JobFileError as error:
         if not json:
             raise
@@ -148,6 +154,8 @@ def apply(
             here.emit("job.apply", unchanged | told)
         here.say(f"job {known.job} is applied already, version {known.version} ({stands}); nothing was changed")
         return
+    if loaded.spec.then or loaded.spec.judge.scoring is not None:
+        refuse_circle([loaded.spec], applied_specs(here))
     issued = asyncio.run(_apply(here, loaded, prices, actor, wait))
     if json:
         here.emit(

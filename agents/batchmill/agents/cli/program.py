@@ -9,7 +9,9 @@ import typer
 
 from batchmill.agents.cli import (
     batches,
+    benchmark,
     commits,
+    compare,
     control,
     costs,
     dlq,
@@ -55,9 +57,9 @@ def program() -> typer.Typer:
     app.callback()(_global)
     about_jobs = (start, topics, jobs, index, prices, feed, running)
     about_money = (status, costs, savings)
-    about_records = (drift, records, runs, batches, control, replay, schedules)
-    about_answers = (review, commits, tokens, dlq, interchange)
-    for module in (*about_jobs, *about_money, *about_records, *about_answers):
+    about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
+    about_versions = (compare, benchmark, replay, schedules)
+    for module in (*about_jobs, *about_money, *about_records, *about_versions):
         module.add(app)
     return app
 

@@ -206,6 +206,8 @@ def _plain(each: "Story", bodies: "dict[At, dict[str, Any]]") -> dict[str, Any]:
         "aside": each.aside,
         "beside": each.beside,
         "failed_checks": each.failed_checks,
+        "stems_from": each.stems_from,
+        "started": each.started,
         "hops": hops,
     }
 
@@ -226,6 +228,9 @@ def _tell(each: "Story", bodies: "dict[At, dict[str, Any]]") -> None:
         typer.echo(f"  beside it: version {other.version}, {other.status}, {where} (request {other.request_id})")
     if each.waits_for:
         typer.echo(f"  waits for {each.waits_for}")
+    for what, relatives in (("stems from", each.stems_from), ("started", each.started)):
+        for one in relatives:
+            typer.echo(f"  {what} {one.job}/{one.source_id}  {one.request_id}  {one.status}  {_usd(one.cost_nanos)}")
     for hop in each.hops:
         detail = " ".join(f"{name}={value}" for name, value in hop.detail.items())
         typer.echo(f"  {utc(hop.at_ms)}  {hop.topic}/{hop.partition}/{hop.offset}  {hop.what}  {detail}")
@@ -250,6 +255,10 @@ def _descent(life: "LifeRow") -> list[str]:
     if life.epoch:
         told.append(f"asked afresh, epoch {life.epoch}")
     return told
+
+
+def _usd(nanos: int) -> str:
+    return f"${nanos / 10**9:.6f}"
 
 
 #: of a body, what a story is read for; the rest is told by the hop itself

@@ -141,7 +141,7 @@ def _cells(found: "RunRow") -> list[Any]:
     return [
         found.run_id,
         str(found.kind),
-        ", ".join(dict.fromkeys(each.version for each in found.versions)),
+        ", ".join(found.version_names),
         found.events,
         "not ended" if found.ended is False else found.declared,
         found.records,

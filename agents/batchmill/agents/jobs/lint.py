@@ -50,8 +50,8 @@ def told(finding: Finding, lined: Lined, texts: Texts) -> Problem:
     level: Literal["error", "warning"] = "error" if finding.error else "warning"
     for named in (steps, (*steps, "schema")):
         if named in texts.read:
-            if steps == _EXAMPLES:
-                line = _line_of_example(texts, line or 1)
+            if named in texts.numbers:
+                line = _line_of_document(texts, named, line or 1)
             return Problem(
                 file=texts.read[named], line=line or 1, what=what, hint=finding.hint, level=level, lint=finding.lint
             )
@@ -77,8 +77,8 @@ def _place(finding: Finding) -> tuple[Steps, int | None, str]:
     return steps, finding.line, finding.message
 
 
-def _line_of_example(texts: Texts, number: int) -> int:
-    lines = texts.numbers.get(_EXAMPLES, ())
+def _line_of_document(texts: Texts, steps: Steps, number: int) -> int:
+    lines = texts.numbers[steps]
     return lines[number - 1] if number <= len(lines) else 1
 
 

@@ -79,6 +79,14 @@ class RunRow:
     versions: tuple[RunVersion, ...] = field(default=())
 
     @property
+    def jobs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(each.job for each in self.versions))
+
+    @property
+    def version_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(each.version for each in self.versions))
+
+    @property
     def ended(self) -> bool | None:
         """Whether an ingest has declared its end; None: it is none."""
         return bool(self.manifests) if self.kind is RunKind.INGEST else None

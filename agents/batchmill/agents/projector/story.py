@@ -11,8 +11,10 @@ from typing import Any, Literal
 from batchmill.agents.projector.commits import commit_limits
 from batchmill.agents.projector.queries import BatchRow, LifeRow, batch, freshness, life, overseen, source_lives
 from batchmill.agents.projector.reading import View
+from batchmill.agents.projector.stages import Relative, ancestors, descendants
 from batchmill.schemas.ids import parse_custom_id
 from batchmill.schemas.status import Status
+from batchmill.streams.joining import PARTS
 
 __all__ = ["Beside", "Found", "Hop", "Story", "find", "raw_story", "story"]
 
@@ -46,6 +48,8 @@ class Story:
     waits_for: str | None
     aside: str | None = None  #: of a life aside: what answers for its raw event
     beside: tuple["Beside", ...] = ()  #: other versions' lives of the same raw event
+    stems_from: tuple[Relative, ...] = ()  #: the nearest first
+    started: tuple[Relative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,8 @@ def story(view: View, request_id: str) -> Story:
         waits_for=_waits_for(view, row, chunk),
         aside=None if row is None or not row.aside else _aside(view, row),
         beside=() if row is None else _beside(view, row),
+        stems_from=tuple(ancestors(view, request_id)),
+        started=tuple(descendants(view, request_id)),
     )
 
 
@@ -166,18 +172,24 @@ def raw_story(view: View, raw: tuple[int, int, int]) -> Story:
         *_letters(view, "origin_generation = ? AND origin_partition = ? AND origin_offset = ?", raw),
     ]
     parked = view.row(
-        "SELECT waiting_for FROM arrivals WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?",
+        """SELECT waiting_for, "group", due_at_ms FROM arrivals
+        WHERE origin_generation = ? AND origin_partition = ? AND origin_offset = ?""",
         raw,
     )
-    waits = None if parked is None else _PARKED.get(parked["waiting_for"], f"what is called {parked['waiting_for']}")
+    waits = None if parked is None else _parked(parked)
     return Story(request_id=None, life=None, batch=None, hops=_ordered(hops), failed_checks=(), waits_for=waits)
+
+
+def _parked(row: Any) -> str:
+    if row["waiting_for"] == PARTS:
+        return f"the other parts of whole {row['group']}, at most until {row['due_at_ms']}"
+    return _PARKED.get(row["waiting_for"], f"what is called {row['waiting_for']}")
 
 
 #: what a raw event waits for, in words
 _PARKED = {
     "job_known": "its job, which nobody has applied",
     "job_resumed": "its job, which is paused",
-    "parts": "the other parts of its whole",
     "index": "the snapshot of an index",
     "tools": "what is looked up for it; `batchmill doctor` tries the sources",
 }

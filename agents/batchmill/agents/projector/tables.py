@@ -147,6 +147,7 @@ STATE_TABLES: Mapping[str, Table] = {
         ("source_id",),
         ("status", "reason"),
         ("run_id", "job"),
+        ("parent",),
     ),
     Source.schema: _state("sources", Source, ("job", "source_id")),
     Arrival.schema: _state("arrivals", Arrival, ("partition", "origin_generation", "origin_offset")),

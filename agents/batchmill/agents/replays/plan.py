@@ -1,4 +1,4 @@
-"""A replay as it is planned: what was chosen, what becomes of it, what it costs. What must not: finding anything out."""
+"""A replay as it is planned: what was chosen, what becomes of it, what it costs. What must not: finding out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -32,7 +32,7 @@ from batchmill.schemas.versions import ask_fingerprint
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList
 from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.drawing import drawn
+from batchmill.streams.drawing import Drawing
 from batchmill.streams.events import RawLimits, decoded
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.items import Standing, item_of
@@ -252,7 +252,7 @@ class _Planning:
         elif label is not None:
             self._notes.append(f"the sample is drawn by version and status: above {BODIES_MAX:,} no labels are read")
         classes = {row.name: _class(row, label, outputs.get(row.place)) for row in rows}
-        names = drawn(classes.items(), wanted, seed=self._asked.seed)
+        names = _drawn(classes, wanted, seed=self._asked.seed)
         return [row for row in rows if row.name in names], Counter(classes[name] for name in sorted(names))
 
     # -- what it costs
@@ -261,7 +261,7 @@ class _Planning:
         """What the questions of the target weigh, from some of the events."""
         if not rows:
             return _Scale()
-        names = drawn(((row.name, "") for row in rows), _WEIGHED_MAX, seed="weighed")
+        names = _drawn(dict.fromkeys((row.name for row in rows), ""), _WEIGHED_MAX, seed="weighed")
         some = [row for row in rows if row.name in names]
         try:
             events = await self._bodies.events(some)
@@ -367,6 +367,14 @@ class _Scale:
 
     def of(self, row: Candidate) -> int:
         return round(row.tokens_estimate * self.ratio) if row.tokens_estimate else self.mean
+
+
+def _drawn(classes: Mapping[str, str], wanted: int, *, seed: str) -> frozenset[str]:
+    """The names that are drawn of these, each class by its share."""
+    drawing: Drawing[str] = Drawing(limit=wanted, seed=seed)
+    for name, label in classes.items():
+        drawing.offer(name, label, name)
+    return frozenset(drawing.drawn())
 
 
 def _condition(source: str) -> Condition:

@@ -207,7 +207,9 @@ class Committer:
         """No await in here: the answers of a cut and what they count for are one transaction."""
         done: list[tuple[Committed, bool]] = []
         for write, result in answers:
-            orders = settle(task.view, write, result, sink=name, now_ms=clock.wall_ms())
+            job = self.kit.compiled(task, write.job, write.version)
+            fires = job is not None and bool(job.then)
+            orders = settle(task.view, write, result, sink=name, now_ms=clock.wall_ms(), fires=fires)
             self.kit.carry(task, orders, src=f"effect:{EFFECT}/{write.commit_id}")
             done += [(record, result.changed) for record in _committed(orders)]
         self.kit.carry(task, counted(task.view, done), src=f"effect:{EFFECT}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from batchmill.agents import clock
 from batchmill.agents.retrieval.library import Library
 from batchmill.agents.runtime import LogRecord, Slice, Task
+from batchmill.agents.stages.assembler import Assembler
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.state import Arrival, Job
@@ -67,7 +68,7 @@ class Normalizer:
         task.finish(slice_)
 
     async def run(self, task: Task) -> None:
-        """Look again at waiting records whenever a job was applied or resumed, or an index was loaded."""
+        """Look again at waiting records whenever a job, an index or the last part of a whole has come."""
         while True:
             looked = 0
             rows = [row for _, row in task.view.scan("job", "", limit=_JOBS_MAX)]
@@ -75,8 +76,13 @@ class Normalizer:
             await self._load(jobs)
             for prefix in self._prefixes(jobs):
                 looked += await self._revisit(task, prefix)
+            looked += await self._assembler.turn(task)
             if not looked:
                 await task.rest(EFFECT, self.idle_seconds)
+
+    @property
+    def _assembler(self) -> Assembler:
+        return Assembler(kit=self.kit, limits=self.limits)
 
     async def _load(self, jobs: Sequence[Job]) -> None:
         """The indexes that events were asked about in vain; and, while there is room, those that will be."""
