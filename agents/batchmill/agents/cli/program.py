@@ -57,9 +57,10 @@ def program() -> typer.Typer:
     app.callback()(_global)
     about_jobs = (start, topics, jobs, index, prices, feed, running)
     about_money = (status, costs, savings)
-    about_records = (drift, records, runs, batches, control, review, commits, tokens, dlq, interchange)
+    about_records = (drift, records, runs, batches, control)
     about_versions = (compare, benchmark, replay, schedules)
-    for module in (*about_jobs, *about_money, *about_records, *about_versions):
+    about_answers = (review, commits, tokens, dlq, interchange)
+    for module in (*about_jobs, *about_money, *about_records, *about_versions, *about_answers):
         module.add(app)
     return app
 

@@ -1,8 +1,8 @@
 """The lives of two contenders side by side, as the read model has them: who they are, which belong together.
 
 Lives are of one record if they are of one source and either of one raw event, or of the same content, or of one
-benchmark run. A version without a run is its first answers; a rerun is named by its run. Bodies stay in the log: what is
-found here says where. What must not live here: reading them, and judging (`agents.contenders`, `streams.comparing`).
+benchmark run. A version without a run is its first answers; a rerun is named by its run. Bodies stay in the log: what
+is found here says where. What must not live here: reading them, and judging (`agents.contenders`, `streams.comparing`).
 """
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound

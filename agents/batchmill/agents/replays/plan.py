@@ -1,4 +1,7 @@
-"""A replay as it is planned: what was chosen, what becomes of it, what it costs. What must not: finding out."""
+"""A replay as it is planned: what was chosen, what becomes of it, what it costs.
+
+What must not live here: finding anything out (`planning`).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

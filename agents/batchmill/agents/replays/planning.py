@@ -369,14 +369,6 @@ class _Scale:
         return round(row.tokens_estimate * self.ratio) if row.tokens_estimate else self.mean
 
 
-def _drawn(classes: Mapping[str, str], wanted: int, *, seed: str) -> frozenset[str]:
-    """The names that are drawn of these, each class by its share."""
-    drawing: Drawing[str] = Drawing(limit=wanted, seed=seed)
-    for name, label in classes.items():
-        drawing.offer(name, label, name)
-    return frozenset(drawing.drawn())
-
-
 def _condition(source: str) -> Condition:
     try:
         return compile_condition(source, variables=_VARIABLES)
@@ -408,3 +400,11 @@ def _epoch_of(body_json: str) -> int:
     body = orjson.loads(body_json)
     epoch = body.get("epoch") if isinstance(body, dict) else None
     return epoch if type(epoch) is int else 0
+
+
+def _drawn(classes: Mapping[str, str], wanted: int, *, seed: str) -> frozenset[str]:
+    """The names that are drawn of these, each class by its share."""
+    drawing: Drawing[str] = Drawing(limit=wanted, seed=seed)
+    for name, label in classes.items():
+        drawing.offer(name, label, name)
+    return frozenset(drawing.drawn())

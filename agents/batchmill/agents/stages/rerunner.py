@@ -20,6 +20,7 @@ from batchmill.agents.settings import EffectSettings
 from batchmill.agents.stages.kit import Kit, LogSlowError
 from batchmill.agents.tools.asking import ask_all
 from batchmill.agents.tools.sources import SourceAwayError, ToolSources
+from batchmill.streams.assembling import again, offsets_again
 from batchmill.streams.dead_lettering import RawRecord
 from batchmill.streams.limiting import Bucket, allowance, seconds_to_token
 from batchmill.streams.orders import Order
@@ -157,7 +158,7 @@ class Rerunner:
         """
         offsets = [line.offset for line in lines if line is not None]
         events = await self.kit.bodies(task, "raw", offsets)
-        found = [(line, self._event(line, events)) for line in lines]
+        found = await self._wholes(task, progress, [(line, self._event(line, events)) for line in lines])
         if not await self._look_up(task, progress, pace, found):
             return None
         orders = rerun_cut(
@@ -172,6 +173,21 @@ class Rerunner:
         )
         pace.held, pace.failures = {}, 0
         return orders
+
+    async def _wholes(self, task: Task, progress: Progress, lines: Lines) -> Lines:
+        """Of a job that joins parts, a whole's last event stands for the whole: it is made anew of all of them."""
+        job = self.kit.compiled(task, progress.job, progress.version)
+        if job is None or job.spec.join is None:
+            return lines
+        made: list[tuple[Line | None, RawRecord | None]] = []
+        for line, raw in lines:
+            if raw is None:
+                made.append((line, None))
+                continue
+            parts = await self.kit.bodies(task, "raw", offsets_again(task.view, raw, progress.job))
+            found = {offset: self.kit.raw_record(record) for offset, record in parts.items()}
+            made.append((line, again(task.view, raw, progress.job, found)))
+        return made
 
     async def _look_up(self, task: Task, progress: Progress, pace: _Pace, lines: Lines) -> bool:
         """Ask what the version wants to know of these events beside what is kept; whether nothing is lacking by now.
