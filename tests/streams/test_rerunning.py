@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchmill.schemas.asking import LookupSpec, ToolsSpec
 from batchmill.schemas.jobs import ChunkSpec, InputSpec, JobSpec, JudgeSpec, ModeSpec
 from batchmill.schemas.records import Control, WorkItem
-from batchmill.schemas.state import Job, Life, Meta
+from batchmill.schemas.state import Arrival, Job, Life, Meta
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.schemas.versions import version_of
 from batchmill.streams.compiling import CompiledJobs
@@ -269,6 +269,14 @@ def test_what_cannot_be_asked_is_counted_and_makes_no_letter(
     start(view)
     assert read_again(view, [(line, raw)]) == []
     assert the_run(view).counts == {fate: 1}
+
+
+def test_an_event_that_waits_to_be_taken_up_for_the_first_time_is_left_to_that() -> None:
+    view = make_view(make_row(SPEC))
+    start(view)
+    view.put(Arrival(job="triage", waiting_for="job_resumed", since_ms=1, origin=event(1).origin))
+    assert read_again(view, [(Line(offset=1), event(1))]) == []
+    assert the_run(view).counts == {Fate.WAITING: 1}
 
 
 def test_a_dead_letter_that_the_filter_takes_by_now_gets_its_life() -> None:

@@ -3,7 +3,7 @@
 What lives here: taking lines in order, up to the task's part of the run's limit. What must not: how far a run is, and
 whether it may go on (`rerunning`). What was looked up for an event before is found again; what the version wants beside
 that is asked first (`lacking`), and kept with the cut. What the version does not take is counted and no letter: the
-event is accounted for already.
+event is accounted for already; so is one that waits to be taken up for the first time, which stays as it is.
 """
 
 from collections import Counter
