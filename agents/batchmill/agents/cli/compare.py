@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchmill.streams.gating import Gate
     from batchmill.streams.golden import Gold
 
-__all__ = ["add", "plain", "plot", "sentences", "shared", "usd", "value"]
+__all__ = ["add", "plain", "plot", "sentences", "shared", "tell_gate", "usd", "value"]
 
 Spelled = Callable[[float], str]
 
@@ -199,7 +199,7 @@ def _show(here: Door, told: "Report", verdict: "Gate | None") -> None:
     for text in sentences(told):
         typer.echo(text)
     if verdict is not None:
-        _gate(here, verdict)
+        tell_gate(here, verdict)
 
 
 def _summary(told: "Report") -> list[tuple[str, Any]]:
@@ -316,7 +316,8 @@ def _said(each: Any, side: str) -> str:
     return value(told or output)
 
 
-def _gate(here: Door, verdict: "Gate") -> None:
+def tell_gate(here: Door, verdict: "Gate") -> None:
+    """The verdict of a gate, condition by condition."""
     from batchmill.streams.gating import number
 
     typer.echo(f"\ngate: {'passed' if verdict.passed else 'NOT PASSED'}")

@@ -14,6 +14,7 @@ from batchmill.agents.cli.index import index_warnings
 from batchmill.agents.cli.looked_up import source_troubles
 from batchmill.agents.cli.planned import tell_plan
 from batchmill.agents.cli.prices import told as told_prices
+from batchmill.agents.cli.promotion import add as add_promotion
 from batchmill.agents.cli.versions import add as add_versions
 from batchmill.streams.finding import Lint
 
@@ -41,6 +42,7 @@ def add(app: typer.Typer) -> None:
     for command in (validate, plan, apply, graph):
         group.command()(command)
     add_versions(group)
+    add_promotion(group)
     app.add_typer(group, name="job")
 
 
