@@ -273,7 +273,7 @@ def _words(word: str, version: str, stakes: "Stakes") -> list[str]:
         f"  waiting for a person     {stakes.in_review:>9,}",
         f"  under way                {stakes.under_way:>9,}",
         f"  without an answer        {stakes.failed:>9,}  (the former output stays)",
-        f"records that another version answers for: {stakes.other_in_front:,}; the rest of them is stale until a replay",
+        f"records that another version answers for: {stakes.other_in_front:,}; the rest is stale until a replay",
     ]
 
 
