@@ -33,6 +33,9 @@ FOLDER = typer.Argument(metavar="FOLDER", help="A folder with job.yaml, or the f
 _SAMPLE_FILE = "samples.jsonl"
 #: samples that `validate` weighs; `plan` tries as many as it is told to
 _WEIGHED_MAX = 20
+#: longest wait for the read model to hear of what every task has taken
+_HEARD_SECONDS_MAX = 5.0
+_LOOK_SECONDS = 0.2
 
 wait_option = typer.Option("--wait", metavar="SECONDS", help="Longest wait for every task to take it; 0 = do not wait.")
 
@@ -180,6 +183,29 @@ def apply(
     if not issued.effective:
         here.say(f"not yet in effect in tasks {_list(issued.laggards)} of {issued.partitions}: are workers running?")
         raise typer.Exit(ExitCode.TEMPORARY)
+    if wait > 0 and not asyncio.run(_heard(here, loaded.spec.job, issued.command_id)):
+        here.say(
+            "the read model has not heard of it yet, so what asks it may not know the version: is a projector there?"
+        )
+
+
+async def _heard(here: Door, job: str, command_id: str) -> bool:
+    """Whether the read model, where there is one, has it from every task: the next command will ask it."""
+    from batchmill.agents import clock
+    from batchmill.agents.projector.reading import ViewMissingError
+
+    deadline_s = clock.monotonic_s() + _HEARD_SECONDS_MAX
+    sql = "SELECT COUNT(*) FROM jobs WHERE job = ? AND last_command_id = ?"
+    while True:
+        try:
+            with here.view() as view:
+                if view.number(sql, (job, command_id)) >= here.settings.partitions:
+                    return True
+        except ViewMissingError:
+            return True
+        if clock.monotonic_s() >= deadline_s:
+            return False
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 #: what an application makes of a version, by how it stands then

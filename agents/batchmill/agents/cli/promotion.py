@@ -265,15 +265,14 @@ def _words(word: str, version: str, stakes: "Stakes") -> list[str]:
     if word == "reject":
         waiting = stakes.validated + stakes.in_review + stakes.under_way
         return [f"{waiting:,} answers of version {version}, had or under way, would never be written"]
-    at_most = "for the newest event of its source"
     return [
-        f"version {version} would come into force; of what stands aside, where it is {at_most}:",
+        f"version {version} would come into force; of what it has for the newest events of their sources:",
         f"  written at once          {stakes.validated:>9,}",
         f"  written again            {stakes.committed:>9,}",
         f"  waiting for a person     {stakes.in_review:>9,}",
         f"  under way                {stakes.under_way:>9,}",
         f"  without an answer        {stakes.failed:>9,}  (the former output stays)",
-        f"records that another version answers for: {stakes.other_in_front:,}; the rest is stale until a replay",
+        f"stale until a replay       {stakes.stale:>9,}  (committed under another version, and not asked under it)",
     ]
 
 

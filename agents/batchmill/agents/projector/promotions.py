@@ -3,6 +3,8 @@
 What must not live here: whether a version may be promoted (`streams.gating`), and doing it (`streams.promoting`).
 """
 
+# ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
+
 import json
 from dataclasses import dataclass
 from typing import Final
@@ -17,16 +19,27 @@ __all__ = ["Stakes", "Swept", "promotion_stakes", "swept"]
 _UNDER_WAY: Final = (Status.QUEUED, Status.PROCESSING, Status.SUCCEEDED_UNVALIDATED, Status.FAILED_RETRYABLE)
 
 
+#: a life aside and the one in front of it, as `streams.promoting.answers_for` has it: of the newest event of the source
+_BOTH: Final = """lives f JOIN sources s ON s.job = f.job AND s.source_id = f.source_id AND s.request_id = f.request_id
+  {join} JOIN lives l ON l.job = f.job AND l.source_id = f.source_id AND l.version = :version AND l.aside
+    AND l.origin_generation = f.origin_generation AND l.origin_partition = f.origin_partition
+    AND l.origin_offset = f.origin_offset AND (l.epoch = 0 OR l.status = :committed)
+  WHERE f.job = :job AND f.version <> :version"""
+_COMING = f"SELECT l.status, COUNT(*) AS n FROM {_BOTH.format(join='')} GROUP BY 1"
+_STALE = f"""SELECT COUNT(*) FROM {_BOTH.format(join="LEFT")}
+  AND f.status = :committed AND (l.request_id IS NULL OR l.status = :failed)"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stakes:
-    """What a promotion would bring forward; answers of older events and benchmark records among them stay aside."""
+    """What a promotion would bring forward, of the newest events of their sources; never benchmark records."""
 
     validated: int  #: held: written at once
     committed: int  #: of a former version: written again
     in_review: int  #: come forward, and wait for a person
     under_way: int  #: come forward, and are written when they are answered
     failed: int  #: stay aside
-    other_in_front: int  #: records of the job that another version answers for now
+    stale: int  #: committed records that another version goes on answering for, until a replay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +54,21 @@ class Swept:
 
 
 def promotion_stakes(view: View, job: str, version: str) -> Stakes:
-    """Counted over the lives of `version` that stand aside."""
-    rows = view.rows(
-        "SELECT status, COUNT(*) AS n FROM lives WHERE job = ? AND version = ? AND aside GROUP BY 1", (job, version)
-    )
-    counts = {Status(row["status"]): int(row["n"]) for row in rows}
-    others = view.number(
-        "SELECT COUNT(*) FROM lives WHERE job = ? AND version <> ? AND NOT aside AND status = ?",
-        (job, version, Status.COMMITTED),
-    )
+    """Counted over the newest event of each source, and what `version` has for it."""
+    values = {
+        "job": job,
+        "version": version,
+        "committed": Status.COMMITTED.value,
+        "failed": Status.FAILED_TERMINAL.value,
+    }
+    counts = {Status(row["status"]): int(row["n"]) for row in view.rows(_COMING, values)}
     return Stakes(
         validated=counts.get(Status.VALIDATED, 0),
         committed=counts.get(Status.COMMITTED, 0),
         in_review=counts.get(Status.NEEDS_REVIEW, 0),
         under_way=sum(counts.get(status, 0) for status in _UNDER_WAY),
         failed=counts.get(Status.FAILED_TERMINAL, 0),
-        other_in_front=others,
+        stale=view.number(_STALE, values),
     )
 
 
