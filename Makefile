@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	&& { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench exactness money trust kafka constraints clean
+.PHONY: help demo test check format bench exactness money trust story kafka constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,6 +53,9 @@ money: $(VENV)/.dev ## every submission fault at every provider: what was paid t
 
 trust: $(VENV)/.dev ## 1,700 real addresses, a model that is often wrong, and where each kind of answer came to rest
 	@$(BIN)/python -m tests.trust $(ARGS)
+
+story: $(VENV)/.dev ## three versions of a job: a gate, a promotion, a replay, a rollback (ARGS="--records N"; else 10,000)
+	@$(BIN)/python -m tests.story $(ARGS)
 
 kafka: $(VENV)/.run ## a local Kafka in the foreground (ARGS="--port 9092"), until Ctrl-C
 	@$(BIN)/python -m batchmill.agents.kafka $(ARGS)

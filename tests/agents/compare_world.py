@@ -20,7 +20,7 @@ from batchmill.streams.versioning import listed, tried_out
 from tests.agents.test_projector import Log, a_letter, a_life, a_result, a_verdict, a_work_item
 from tests.streams.making import make_row, make_spec
 
-__all__ = ["FIRST", "SECOND", "World", "gate_lines", "two_versions"]
+__all__ = ["FIRST", "SECOND", "OpenLog", "World", "gate_lines", "two_versions"]
 
 FIRST = make_spec()
 SECOND = make_spec(system="You sort tickets well.")
@@ -135,3 +135,19 @@ class World:
                 if record.offset == offset and record.value is not None:
                     found[topic, partition, offset] = asdict(decode_any(record.value))
         return found
+
+
+class OpenLog:
+    """Stands where the broker would: hands out what the world wrote, by its places."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self, _settings: Any) -> "OpenLog":
+        return self
+
+    async def __aenter__(self) -> World:
+        return self._world
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to close."""

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import orjson
@@ -16,34 +15,18 @@ from batchmill.agents.cli.program import run
 from batchmill.schemas.promotion import GateSpec
 from batchmill.schemas.status import VerdictStatus
 from batchmill.schemas.versions import version_of
-from tests.agents.compare_world import FIRST, SECOND, World, gate_lines, two_versions
+from tests.agents.compare_world import FIRST, SECOND, OpenLog, World, gate_lines, two_versions
 
 HOSTILE = "<script>alert(1)</script>"
 KNOWN = {f"g{at}": "pos" if at % 3 else HOSTILE for at in range(60)}
 GATED = replace(SECOND, gate=GateSpec(benchmark_json=gate_lines(KNOWN), min_accuracy=0.8, minimum=50, max_cost_ratio=2))
 
 
-class _Log:
-    """Stands where the broker would: hands out what the world wrote, by its places."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def __call__(self, _settings: Any) -> "_Log":
-        return self
-
-    async def __aenter__(self) -> World:
-        return self._world
-
-    async def __aexit__(self, *_: object) -> None:
-        """Nothing to close."""
-
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path / "view.sqlite")
     made.applied(two_versions(FIRST, GATED))
-    monkeypatch.setattr(bodies, "LogBodies", _Log(made))
+    monkeypatch.setattr(bodies, "LogBodies", OpenLog(made))
     yield made
     made.log.store.close()
 

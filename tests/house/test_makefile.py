@@ -32,7 +32,7 @@ def test_make_alone_lists_every_target_with_a_sentence(fresh: Path) -> None:
     assert listed == declared[1].split()
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "exactness", "kafka"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "exactness", "story", "kafka"])
 def test_without_a_python_each_target_says_how_to_get_one(fresh: Path, target: str) -> None:
     done = make(fresh, target, "PYTHON=")
     assert done.returncode != 0

@@ -9,7 +9,7 @@ import json
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,6 @@ from batchmill.agents.projector.reading import View, ViewMissingError
 from batchmill.agents.projector.reruns import ReplayRow, replay
 from batchmill.agents.simulator import SimulatorConfig, parse_fault, read_ledger
 from batchmill.agents.simulator.ledger import Bill
-from batchmill.schemas.ids import parse_custom_id
 from batchmill.streams.rerunning import RunState
 from tests.kafka.small_rig import command_line
 from tests.story.script import ACCURACY, JOB, MODELS, Script, job_folders, write_gold, write_records
@@ -33,7 +32,7 @@ from tests.story.script import ACCURACY, JOB, MODELS, Script, job_folders, write
 __all__ = ["MOMENTS", "Given", "Life", "Moment", "Outcome", "Row", "run"]
 
 #: in the order in which they come
-MOMENTS = ("answered", "stopped", "promoted", "replayed", "replayed again", "rolled back", "at the end")
+MOMENTS = ("answered", "stopped", "tried out", "promoted", "replayed", "replayed again", "rolled back", "at the end")
 #: a worker that was killed is missed soon
 _SETTINGS = {
     "partitions": 4,
@@ -179,6 +178,7 @@ class _Story:
             self._give("v3 compared", "compare", JOB, "current", "shadow", "--gate"),
             self._give("v3 asked for", "job", "promote", JOB, self.versions["v3"]),
         )
+        await self._moment("tried out")
         await self._give("v3 promoted", "job", "promote", JOB, self.versions["v3"], "--execute")
         await self._until("what it was tried out on is written", lambda: self._run_of("v3") == self.script.sample)
         await self._settled()
@@ -361,9 +361,3 @@ class _Story:
                 cost_nanos=view.number("SELECT SUM(cost_nanos) FROM lives WHERE job = ?", (JOB,)),
                 kills=self.kills,
             )
-
-
-def requests_of(bills: Iterator[Bill]) -> Counter[str]:
-    """How often each request was billed."""
-    sent = (parse_custom_id(bill.custom_id) for bill in bills)
-    return Counter(each.request_id for each in sent if each is not None)
