@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
+from batchmill.agents import commands
+from batchmill.agents.cli import jobs
 from batchmill.agents.cli.door import Door
 from batchmill.agents.cli.jobs import of_place
 from batchmill.agents.cli.program import run
 from batchmill.agents.cli.status import lines, read_report
 from batchmill.agents.cli.versions import listed
+from batchmill.agents.commands import Issued
 from batchmill.agents.projector import ViewStore, queries
 from batchmill.agents.projector.folding import Fold
 from batchmill.agents.projector.reading import View
@@ -114,3 +118,27 @@ def test_a_new_place_of_the_same_version_says_what_to_do_about_what_is_committed
     said = of_place(spec, moved)
     assert said is not None
     assert "`batchmill replay --job triage --write`" in said
+
+
+@pytest.mark.parametrize(("last", "said"), [(APPLY, False), (PAUSE, True)])
+def test_an_application_waits_until_the_read_model_has_heard_of_it_from_every_task(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    last: Control,
+    said: bool,
+) -> None:
+    async def nothing_yet(*_: Any) -> list[Control]:
+        return []
+
+    async def taken(*_: Any, **__: Any) -> Issued:
+        return Issued(command_id=APPLY.command_id, partitions=TASKS, laggards=())
+
+    monkeypatch.setattr(commands, "read_commands", nothing_yet)
+    monkeypatch.setattr(commands, "issue", taken)
+    monkeypatch.setattr(jobs, "_HEARD_SECONDS_MAX", 0.1)
+    path = view_of(tmp_path, commands=[last], paused=set())
+    flags = [word for each in (f"view.path={path}", f"partitions={TASKS}") for word in ("--set", each)]
+    assert run([*flags, "init", str(tmp_path / "triage")]) == 0
+    assert run([*flags, "job", "apply", str(tmp_path / "triage")]) == 0
+    assert ("the read model has not heard of it yet" in capsys.readouterr().err) == said
