@@ -65,9 +65,18 @@ def not_as_before(told: Outcome) -> Outcome:
 
 
 def passed_over(told: Outcome) -> Outcome:
-    """A stale record that the replay has not asked."""
+    """A stale record that was asked by something else than the replay."""
     first = next(each for each in told.lives if each.run_id == "replay:stale")
-    return replace(told, lives=tuple(each for each in told.lives if each is not first))
+    return replace(told, lives=tuple(replace(each, run_id="x") if each is first else each for each in told.lives))
+
+
+def unknown(told: Outcome) -> Outcome:
+    """A request that the provider has answered, and nobody has asked."""
+    return replace(told, lives=told.lives[1:])
+
+
+def lost(told: Outcome) -> Outcome:
+    return replace(told, account=replace(told.account, lost=1))
 
 
 def written_again(told: Outcome) -> Outcome:
@@ -88,6 +97,8 @@ def no_live_record(told: Outcome) -> Outcome:
 
 
 SPOILED: list[tuple[Callable[[Outcome], Outcome], str]] = [
+    (lost, "the account does not hold"),
+    (unknown, "1 requests are billed and not known, or known and not billed"),
     (lost_row, "is not what stands in front"),
     (lost_row, "live records were published and not written, or the other way round"),
     (billed_twice, "1 requests were billed more than once"),

@@ -204,7 +204,10 @@ class _Story:
         await self._until("what v1 had written is written again", lambda: self._owed_again("v1") == 0)
         await self._settled()
         await self._moment("rolled back")
-        await self._give("stale after it", "replay", "--job", JOB, "--select", "stale", "--json")
+        await asyncio.gather(
+            self._give("stale after it", "replay", "--job", JOB, "--select", "stale", "--json"),
+            self._give("versions", "job", "versions", JOB),
+        )
 
     async def _apply(self, name: str) -> None:
         given = await self._give(f"{name} applied", "job", "apply", str(self.folders[name]))

@@ -54,7 +54,7 @@ def script_of(count: int) -> Script:
         gold=tuple(_named(each, f"{_GOLD}-{at:04d}") for at, each in enumerate(texts[half : half + gold])),
         live=tuple(_named(each, f"{LIVE}-{at:05d}") for at, each in enumerate(texts[half + gold :])),
         sample=max(60, count * 3 // 100),
-        per_second=max(40.0, count / 100),
+        per_second=max(60.0, count / 100),
     )
 
 

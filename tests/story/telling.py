@@ -1,13 +1,15 @@
-"""The story in one table: what the sink held and what had been paid at each moment.
+"""The story in one table, what the sink held and what had been paid at each moment; and all that the commands said.
 
 What must not: judging it (`verdict`).
 """
+
+import shlex
 
 from tests.story.running import MOMENTS, Outcome
 from tests.story.script import MODELS
 from tests.story.verdict import right_share, sources_of
 
-__all__ = ["table_text"]
+__all__ = ["table_text", "transcript"]
 
 _TOLD = {
     "answered": "v1 has answered",
@@ -49,4 +51,12 @@ def _totals(told: Outcome) -> str:
         f"{len(told.script.records):,} records and {end.live:,} live ones: {len(sources.both):,} written by v1, by v3"
         f" and by v1 again, {len(sources.between):,} by v3 only, {len(sources.v1 - sources.v3):,} by v1 only;"
         f" {len(told.bills):,} requests billed, {sum(end.commits.values()):,} commits, one worker killed\n"
+    )
+
+
+def transcript(told: Outcome) -> str:
+    """Every command with what it said, data first, in the order in which they ended."""
+    return "\n".join(
+        f"$ batchmill {shlex.join(each.words)}\n{each.out}{each.said}(exit code {each.code})\n"
+        for each in told.given.values()
     )
