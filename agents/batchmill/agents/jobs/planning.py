@@ -42,6 +42,7 @@ class Sample:
     note: str | None = None
     route: str = ""  #: empty: the question itself
     model: str | None = None
+    later: tuple[str, ...] = ()  #: routes that the cascade may come to, where an answer is no good
     context: tuple[str, ...] = ()  #: ids of the pieces that were found for it
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
@@ -213,6 +214,7 @@ class _Trial:
             outcome="asked",
             route=item.route,
             model=route.model.name,
+            later=tuple(each.name for each in from_here(compiled.routes, route)[1:]),
             context=self._context(item),
             messages=tuple(json.loads(body)["messages"]),
             tokens=tokens,
