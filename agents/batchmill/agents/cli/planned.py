@@ -30,6 +30,7 @@ _PARTS = {
     "template": "template text",
     "form": "schema and parameters",
     "record": "the record",
+    "found": "passages found for it",
 }
 
 
@@ -157,7 +158,7 @@ def _tell_weight(made: "Plan") -> None:
     if weight is None:
         return
     typer.echo("\ntokens of a question (estimate, mean of the samples that are asked)")
-    rows = [(title, getattr(weight, part)) for part, title in _PARTS.items()]
+    rows = [(title, getattr(weight, part)) for part, title in _PARTS.items() if part != "found" or weight.found]
     for title, tokens in (*rows, ("together", weight.asked)):
         typer.echo(f"  {title:<22}{tokens:>9,.0f}{tokens / weight.asked:>7.0%}")
     typer.echo(f"  {'same up to the record':<22}{weight.prefix:>9,.0f}{weight.prefix / weight.asked:>7.0%}")
