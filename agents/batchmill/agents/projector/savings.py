@@ -10,9 +10,10 @@ stands for, is taken apart step by step, each step changing one thing and keepin
     the same at the job's own model, without a cache        -> batch tier: the same by single calls
 
 So no dollar is in two lines, and what was paid and all lines together are what single calls of the job's own model
-would have cost for every record (what the filter kept back: at the mean of what was paid). A cheaper route whose answer
-was not good enough was paid for nothing: it counts against the routes. What is asked under a version that stands aside,
-of a benchmark or by a fresh start is paid like anything else; that a version is cheaper than another is in no line.
+would have cost for every record (what the filter kept back, and what another version had asked: at what was paid). A
+cheaper route whose answer was not good enough was paid for nothing: it counts against the routes. What is asked under a
+version that stands aside, of a benchmark or by a fresh start is paid like anything else; that a version is cheaper than
+another is in no line.
 Shrunken inputs are not here: nothing says how long they had been.
 """
 
@@ -211,7 +212,8 @@ class _Copies:
 
     def _note(self, lever: Lever, answer: _Answer | None) -> None:
         self._book.note(lever, None if answer is None else answer.nanos)
-        for call in () if answer is None else answer.calls:
+        # what a version was spared is no more than was paid for it: the steps are in the lines of the one that asked
+        for call in () if answer is None or lever is Lever.VERSIONS else answer.calls:
             self._calls.apart(call)
 
 
