@@ -133,10 +133,10 @@ def test_a_folder_is_not_overwritten_unless_forced(at: list[str]) -> None:
 def test_a_job_with_mistakes_fails_the_gate_and_lists_them(at: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*at, "init", "x"]) == 0
     with Path("x/job.yaml").open("a") as file:
-        file.write("gate: {min_accuracy: 1}\n")
+        file.write("on_delete: delete\n")
     capsys.readouterr()
     assert run([*at, "job", "validate", "x"]) == ExitCode.GATE
-    assert "`gate` is not supported" in capsys.readouterr().err
+    assert "`on_delete` is not supported" in capsys.readouterr().err
     assert run([*at, "job", "validate", "x", "--json"]) == ExitCode.GATE
     told = json.loads(capsys.readouterr().out)
     assert (told["ok"], len(told["problems"])) == (False, 1)

@@ -12,6 +12,7 @@ from batchmill.agents.projector import ViewStore
 from batchmill.agents.projector.folding import Fold
 from batchmill.agents.projector.reading import View
 from batchmill.agents.projector.stakes import Stake, stake
+from batchmill.schemas.asking import ModelSpec, RouteSpec
 from batchmill.schemas.codec import encode
 from batchmill.schemas.jobs import JobSpec, JudgeSpec, PlaceSpec
 from batchmill.schemas.state import Source
@@ -53,6 +54,18 @@ def test_a_changed_place_moves_nothing_that_is_there(capsys: pytest.CaptureFixtu
 def test_without_a_read_model_nothing_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     _, err = told(capsys, replace(SPEC, ask=replace(SPEC.ask, system="You sort letters.")), None)
     assert "asked and paid again\n" in err
+
+
+def test_a_cascade_is_told_and_what_the_most_has_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ModelSpec(provider="openai", name="dear", params_json='{"max_output_tokens": 10}')
+    ask = replace(SPEC.ask, routes=(RouteSpec(name="again", model=model),), cascade=("again",))
+    prices, samples = parse_prices('{"models": {}}'), [(None, b'{"body": "hello"}')]
+    spec = replace(SPEC, ask=ask)
+    made = plan_job(spec, active=None, samples=samples, prices=prices, limits=RawLimits(), now_ms=1)
+    tell_plan(Door(), made, stake=None, priced_by="unpriced", records=None)
+    out = capsys.readouterr().out
+    assert "sample 1: asked; if that is no good: again\n" in out
+    assert "at most: each route of the cascade is asked; about: none after the first" in out
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from batchmill.agents.jobs.planning import plan_job
-from batchmill.schemas.asking import AskSpec, ModelSpec
+from batchmill.schemas.asking import AskSpec, ModelSpec, RouteSpec
 from batchmill.schemas.jobs import InputSpec, JobSpec, JudgeSpec, PlaceSpec
-from batchmill.streams.costing import parse_prices
+from batchmill.streams.costing import PriceList, parse_prices
 from batchmill.streams.events import RawLimits
 
 PRICES = parse_prices('{"models": {"m": {"input": "1", "cached": "1", "output": "4"}}}')
@@ -23,9 +23,9 @@ SPEC = JobSpec(
 )
 
 
-def plan(spec: JobSpec, *values: bytes, active: JobSpec | None = None):
+def plan(spec: JobSpec, *values: bytes, active: JobSpec | None = None, prices: PriceList = PRICES):
     samples = [(None, value) for value in values]
-    return plan_job(spec, active=active, samples=samples, prices=PRICES, limits=RawLimits(), now_ms=1)
+    return plan_job(spec, active=active, samples=samples, prices=prices, limits=RawLimits(), now_ms=1)
 
 
 def test_samples_go_through_the_real_normalizer() -> None:
@@ -45,6 +45,31 @@ def test_the_estimate_is_the_worst_case_over_the_asked_samples() -> None:
     assert made.tokens_mean == asked.tokens > 0
     # batch is half: tokens at $1 and 1,000 output tokens at $4 per million
     assert made.cost_mean_nanos == pytest.approx((asked.tokens * 1_000 + 1_000 * 4_000) / 2, abs=1)
+
+
+DEAR = ModelSpec(provider="openai", name="dear", params_json=json.dumps({"max_output_tokens": 10}))
+STEPS = replace(
+    SPEC.ask,
+    routes=(RouteSpec(name="again", model=DEAR), RouteSpec(name="last", user="{{ input.body * 2 }}", model=DEAR)),
+    cascade=("again",),
+)
+
+
+def test_what_an_event_costs_at_most_has_the_whole_cascade_in_it_and_what_it_is_expected_to_cost_its_own_route() -> (
+    None
+):
+    prices = parse_prices('{"models": {"m": {"input": "1", "output": "4"}, "dear": {"input": "100", "output": "400"}}}')
+    alone = plan(SPEC, b'{"body": "hello"}', prices=prices).samples[0]
+    asked = plan(replace(SPEC, ask=STEPS), b'{"body": "hello"}', prices=prices).samples[0]
+    assert asked.later == ("again",)
+    assert asked.expected_nanos == alone.expected_nanos
+    assert alone.cost_nanos is not None
+    assert asked.cost_nanos == pytest.approx(alone.cost_nanos + (asked.tokens * 100_000 + 10 * 400_000) / 2, rel=0.05)
+
+
+def test_without_a_price_of_the_model_that_the_cascade_comes_to_nobody_knows_the_most() -> None:
+    asked = plan(replace(SPEC, ask=STEPS), b'{"body": "hello"}').samples[0]
+    assert (asked.cost_nanos, asked.expected_nanos is None) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_plan_shows_what_would_be_asked_and_asks_nobody(capsys: pytest.CaptureFi
     assert "first look up in shop: SELECT name FROM items WHERE sku = :sku with sku='A/1'" in out
     assert "first fetch from stock: GET /items/A%2F1" in out
     assert "without what is to be looked up" in out
+    assert "with it, questions are longer and cost more" in out
 
 
 def test_plan_of_a_question_that_cannot_be_written_without_the_answers(capsys: pytest.CaptureFixture[str]) -> None:

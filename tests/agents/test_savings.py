@@ -11,6 +11,7 @@ from batchmill.agents.cli.program import run
 from batchmill.agents.projector.metrics import Scope
 from batchmill.agents.projector.savings import HOW, Lever, Saving, Savings, savings
 from batchmill.agents.settings import Settings
+from batchmill.schemas.asking import ModelSpec, RouteSpec
 from batchmill.schemas.codec import encode
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
@@ -23,30 +24,51 @@ PRICES = prices_of({
     "gpt-5-mini": {"input": 1, "output": 4, "cached": 0.1},
     "gpt-5-nano": {"input": 0.25, "output": 1, "cached": 0.1},
 })  # fmt: skip
-SPEC = make_spec(prices_json=write_prices(PRICES))
+ROUTES = (
+    RouteSpec(name="small", model=ModelSpec(provider="openai", name="gpt-5-nano")),
+    RouteSpec(name="brief", system="In a word."),
+)
+SPEC = make_spec(prices_json=write_prices(PRICES), ask=replace(make_spec().ask, routes=ROUTES))
 V = version_of(SPEC)
+#: a later version, whose own model is the cheaper one
+CHEAPER = replace(SPEC, ask=replace(SPEC.ask, model=replace(SPEC.ask.model, name="gpt-5-nano")))
+V2 = version_of(CHEAPER)
 OWN = {"version": V, "model": "gpt-5-mini", "tier": "batch"}
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Any:
     made = Log(tmp_path / "view.sqlite")
-    versions = orjson.dumps({V: orjson.loads(SPEC.to_json())}).decode()
-    made.row(a_job(version=V, versions_json=versions))
+    told = {V: orjson.loads(SPEC.to_json())}
+    both = told | {V2: orjson.loads(CHEAPER.to_json())}
+    made.row(a_job(version=V, versions_json=orjson.dumps(told).decode()), partition=0)  # one task is behind
+    made.row(a_job(version=V, versions_json=orjson.dumps(both).decode()), partition=1)
     made.row(a_chunk(model="gpt-5-mini"))
     yield made
     made.store.close()
 
 
 def answered(log: Log, name: str, **changes: Any) -> None:
-    life = {key: changes.pop(key) for key in ("queued_at_ms", "run_id") if key in changes}
-    log.row(a_life(log.raw(), name, version=V, sends=1, **life))
+    life = {key: changes.pop(key) for key in ("queued_at_ms", "run_id", "aside") if key in changes}
+    log.row(a_life(log.raw(), name, version=changes.get("version", V), sends=1, **life))
     log.add("results", 0, encode(a_result(name, **OWN | changes)))
 
 
 def copied(log: Log, name: str, of: str, **changes: Any) -> None:
     free = {"cost_nanos": 0, "input_tokens": 0, "output_tokens": 0, "tier": None, "of_request_id": of * 32}
     answered(log, name, **{"answered_by": "store"} | free | changes)
+
+
+def asked_on(log: Log, name: str, **changes: Any) -> None:
+    """The next call for the same record."""
+    log.add("results", 0, encode(a_result(name, **OWN | {"attempt": 2} | changes)))
+
+
+#: 1,000 tokens in and 100 out by batch, of either model
+USED = {"input_tokens": 1_000, "output_tokens": 100}
+AT_SMALL = (1_000 * 250 + 100 * 1_000) // 2
+AT_OWN = (1_000 * 1_000 + 100 * 4_000) // 2
+SMALL = USED | {"route": "small", "model": "gpt-5-nano", "cost_nanos": AT_SMALL}
 
 
 def told(log: Log, **scope: str) -> Savings:
@@ -107,6 +129,88 @@ def test_a_cheap_route_whose_answer_was_not_taken_counts_against_the_routes(log:
     answered(log, "a", model="gpt-5-nano", route="small", cost_nanos=90)
     log.add("results", 0, encode(a_result("a", **OWN, route="large", attempt=2, cost_nanos=40)))
     assert of(told(log), Lever.ROUTES) == Saving(lever=Lever.ROUTES, count=1, saved_nanos=-90)
+
+
+def test_a_cheap_answer_counts_against_the_routes_too_where_a_stored_one_of_another_route_took_its_place(
+    log: Log,
+) -> None:
+    answered(log, "a", **SMALL)
+    asked_on(log, "a", answered_by="store", cost_nanos=0, tier=None, of_request_id="z" * 32)
+    assert of(told(log), Lever.ROUTES).saved_nanos == -AT_SMALL
+
+
+def test_a_cheap_answer_that_an_imported_one_replaced_was_not_asked_on(log: Log) -> None:
+    answered(log, "a", **SMALL)
+    asked_on(log, "a", answered_by="import", cost_nanos=0)
+    assert of(told(log), Lever.ROUTES).saved_nanos == AT_OWN - AT_SMALL
+
+
+def test_a_copy_stands_for_a_call_by_the_route_of_its_original_so_that_both_levers_add_up(log: Log) -> None:
+    answered(log, "a", **SMALL)
+    copied(log, "b", "a", route="small", model="gpt-5-nano")
+    found = told(log)
+    assert of(found, Lever.FOLLOWERS).saved_nanos == AT_SMALL
+    assert of(found, Lever.ROUTES) == Saving(lever=Lever.ROUTES, count=2, saved_nanos=2 * (AT_OWN - AT_SMALL))
+    assert found.paid_nanos == AT_SMALL
+    assert found.paid_nanos + found.saved_nanos == 2 * 2 * AT_OWN, "two records, by single calls of the job's own model"
+
+
+def test_a_copy_of_an_answer_that_was_asked_on_would_have_been_asked_on(log: Log) -> None:
+    answered(log, "a", **SMALL)
+    asked_on(log, "a", **USED, cost_nanos=AT_OWN, output_sha256="better")
+    copied(log, "b", "a", output_sha256="better")
+    found = told(log)
+    assert of(found, Lever.FOLLOWERS).saved_nanos == AT_SMALL + AT_OWN
+    assert of(found, Lever.ROUTES).saved_nanos == -2 * AT_SMALL
+    assert found.paid_nanos + found.saved_nanos == 2 * 2 * AT_OWN
+
+
+def test_a_copy_is_worth_the_answer_that_it_is_a_copy_of_not_a_later_one(log: Log) -> None:
+    answered(log, "a", cost_nanos=700, output_sha256="first")
+    asked_on(log, "a", cost_nanos=900, output_sha256="second")
+    copied(log, "b", "a", output_sha256="first")
+    assert of(told(log), Lever.FOLLOWERS).saved_nanos == 700
+
+
+def test_what_another_version_had_asked_has_a_line_of_its_own(log: Log) -> None:
+    answered(log, "a", cost_nanos=700)
+    copied(log, "b", "a", version=V2, aside=True)
+    found = told(log)
+    assert of(found, Lever.VERSIONS) == Saving(lever=Lever.VERSIONS, count=1, saved_nanos=700)
+    assert of(found, Lever.FOLLOWERS).count == of(found, Lever.STORED).count == 0
+    assert of(found, Lever.BATCH).count == 1, "it is spared what was paid, not what single calls would have been"
+    assert told(log, version=V2).saved_nanos == 700
+
+
+def test_a_version_that_is_tried_out_costs_and_its_cheaper_model_is_no_saving(log: Log) -> None:
+    """Nor is it one on a route of it to the model that is its own."""
+    answered(log, "a", **USED, cost_nanos=AT_OWN)
+    answered(log, "b", **SMALL | {"route": "", "version": V2, "aside": True})
+    answered(log, "c", **SMALL | {"version": V2, "aside": True})
+    found = told(log)
+    assert found.paid_nanos == AT_OWN + 2 * AT_SMALL
+    assert of(found, Lever.ROUTES).count == 0
+    assert of(found, Lever.BATCH).saved_nanos == AT_OWN + 2 * AT_SMALL
+
+
+def test_a_route_is_known_by_its_version_when_its_batch_is_gone(log: Log) -> None:
+    """One of another prompt is asked of the job's own model, whatever date the answer names it with."""
+    gone = {"chunk_id": "gone", "tier": "batch"}
+    answered(log, "a", **USED, **gone, route="brief", model="gpt-5-mini-2025-08-07", cost_nanos=AT_OWN)
+    answered(log, "b", **SMALL | gone | {"model": "gpt-5-nano-2025-08-07"})
+    line = of(told(log), Lever.ROUTES)
+    assert (line.count, line.saved_nanos) == (1, AT_OWN - AT_SMALL)
+
+
+def test_a_route_of_a_version_that_is_not_known_has_no_price(log: Log) -> None:
+    answered(log, "a", **SMALL | {"version": "forgotten"})
+    assert of(told(log), Lever.ROUTES) == Saving(lever=Lever.ROUTES, count=1, saved_nanos=0, unpriced=1)
+
+
+def test_a_call_whose_usage_was_not_told_is_not_taken_for_one_that_used_nothing(log: Log) -> None:
+    answered(log, "a", cost_nanos=None, price_id=None, input_tokens=0, output_tokens=0)
+    line = of(told(log), Lever.BATCH)
+    assert (line.count, line.saved_nanos, line.unpriced) == (1, 0, 1)
 
 
 def test_a_call_that_has_no_price_is_said_to_have_none(log: Log) -> None:

@@ -71,7 +71,7 @@ def test_the_plan_ends_as_shown(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_mistakes_are_told_as_shown(folder: Path):
     file = folder / "job.yaml"
     text = file.read_text(encoding="utf-8").replace("review_below: 0.6", "review_bellow: 0.6")
-    file.write_text(text.replace("max_age: 60s", "max_age: soon") + "gate: {benchmark: gold.jsonl}\n", encoding="utf-8")
+    file.write_text(text.replace("max_age: 60s", "max_age: soon") + "on_delete: delete\n", encoding="utf-8")
     with pytest.raises(JobFileError) as told:
         load_job(folder)
     assert str(told.value).replace(f"{folder}/", "") == _labelled("broken:").strip()

@@ -11,6 +11,7 @@ from batchmill.agents.cli.exit_codes import MEANINGS, ExitCode
 from batchmill.agents.jobs.loader import job_schema
 from batchmill.agents.runtime.failstop import Exit
 from batchmill.agents.settings import AccountSettings, Settings, env_name
+from batchmill.agents.settings_tools import ApiSettings, DatabaseSettings
 from batchmill.agents.telemetry.names import METRICS, SPANS, prometheus_name
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Status
@@ -21,16 +22,23 @@ from tests.docs.generate import PAGES, REFERENCE, ROOT, commands, made
 from tests.docs.sources import comments_of
 from tests.simulation.invariants import INVARIANTS
 
+#: groups of which there are several: the name that one of them has on the page, and what it is
+NAMED: dict[str, tuple[str, type[BaseModel]]] = {
+    "accounts": ("openai", AccountSettings),
+    "databases": ("shop", DatabaseSettings),
+    "apis": ("stock", ApiSettings),
+}
+
 
 def _page(name: str) -> str:
     return (REFERENCE / name).read_text(encoding="utf-8")
 
 
 def _settings(group: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
-    """(dotted name, description) of every setting, accounts under the name `openai`."""
+    """(dotted name, description) of every setting, of each group by name under the name that its page has."""
     for name, field in group.model_fields.items():
-        kind = AccountSettings if name == "accounts" else field.annotation
-        path = f"{prefix}{name}{'.openai' if name == 'accounts' else ''}"
+        example, kind = NAMED.get(name, ("", field.annotation))
+        path = f"{prefix}{name}{example and f'.{example}'}"
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _settings(kind, f"{path}.")
         else:

@@ -38,10 +38,15 @@ async def small_rig(
     latency_seconds: tuple[float, float] = (0.05, 0.1),
     gold_path: Path | None = None,
     accuracy: float = 1.0,
+    model_accuracy: Mapping[str, float] | None = None,
 ) -> AsyncIterator[Rig]:
     """The job is applied when this is entered."""
     config = SimulatorConfig(
-        data_dir=folder / "simulator", latency_seconds=latency_seconds, accuracy=accuracy, gold_path=gold_path
+        data_dir=folder / "simulator",
+        latency_seconds=latency_seconds,
+        accuracy=accuracy,
+        model_accuracy=model_accuracy or {},
+        gold_path=gold_path,
     )
     plan = RigPlan(work_dir=folder, workers=1, simulator=config, settings={"partitions": 3, **settings})
     async with running_rig(plan, broker, say=lambda _: None) as rig:

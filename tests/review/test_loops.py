@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from batchmill.agents.runtime.log import READ_SECONDS
-from batchmill.agents.settings import SettingsError
+from batchmill.agents.settings import EffectSettings, SettingsError
 from batchmill.agents.stages import kit as kit_module
+from batchmill.agents.stages.answerer import Answerer
 from batchmill.agents.stages.kit import LogSlowError
 from batchmill.schemas.state import Answer, Life
 from batchmill.schemas.status import Status
@@ -24,7 +25,7 @@ def test_stored_answers_of_a_version_not_heard_of_wait_without_stopping_the_work
     life = make_life(version="not-heard-of-yet", result_offset=5)
     stored = Answer(ask_key=life.ask_key, request_id="r", result_offset=5, output_sha256="s", stored_at_ms=NOW_MS)
     task = MemoryTask(make_row(SPEC), life, stored)
-    submitter = a_submitter(a_kit(), Provider(), tmp_path)
+    answerer = Answerer(kit=a_kit(), effects=EffectSettings(idle_seconds=0.01))
     rounds = 0
 
     def at_wait(_: str) -> None:
@@ -35,7 +36,7 @@ def test_stored_answers_of_a_version_not_heard_of_wait_without_stopping_the_work
     task.at_wait = at_wait
 
     async def a_while() -> None:
-        running = asyncio.create_task(submitter.run_stored(task))
+        running = asyncio.create_task(answerer.run(task))
         while not task.rests and not running.done():
             await asyncio.sleep(0)
         running.cancel()

@@ -547,7 +547,7 @@ def _failed_in_a_row(rows: list[Life | Job | None]) -> Iterator[int]:
     for row in rows:
         if isinstance(row, Life):
             before, lives[row.request_id] = lives.get(row.request_id), row
-            if paused or before is None or before.status is not Status.SUCCEEDED_UNVALIDATED:
+            if paused or row.aside or before is None or before.status is not Status.SUCCEEDED_UNVALIDATED:
                 continue
             if row.status in {Status.VALIDATED, Status.NEEDS_REVIEW}:
                 count[row.version] = 0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchmill.schemas.asking import RetrievalSpec
 from batchmill.streams.costing import BYTES_PER_TOKEN
 from batchmill.streams.finding import Lint
 from batchmill.streams.jsontext import canonical
@@ -47,6 +48,27 @@ def test_a_template_counts_as_often_as_its_loop_turns() -> None:
     made = scales()
     one, three = (made.weigh(canonical({"subject": "", "lines": ["x"] * n})) for n in (1, 3))
     assert (three.template - one.template) * BYTES_PER_TOKEN == 2 * len(r"- \n")
+
+
+def retrieving(user: str) -> Scales:
+    retrieval = RetrievalSpec(index="pages", sha256="0" * 64, query="$.subject")
+    spec = make_spec(system="Sort.", user=user)
+    spec = replace(spec, ask=replace(spec.ask, retrieval=retrieval))
+    return Scales(spec, request_form(spec.ask))
+
+
+def test_passages_are_not_weighed_as_the_record_they_were_found_for() -> None:
+    made = retrieving("{% for each in input.context %}[{{ each.text }}] {% endfor %}{{ input.subject }}")
+    passages = [{"id": "a", "document": "a", "text": "x" * 400}, {"id": "b", "document": "b", "text": "y" * 400}]
+    weight = made.weigh(canonical({"subject": "s" * 40, "context": passages}))
+    assert (weight.record, weight.found, weight.template) == (40 / BYTES_PER_TOKEN, 800 / BYTES_PER_TOKEN, 6 / 4)
+    assert mean([weight, weight]) == weight
+
+
+def test_a_template_that_cannot_do_without_passages_has_them_weighed_as_the_record() -> None:
+    made = retrieving("{{ input.context[0].text }}{{ input.subject }}")
+    weight = made.weigh(canonical({"subject": "s" * 40, "context": [{"id": "a", "document": "a", "text": "x" * 400}]}))
+    assert (weight.record, weight.found) == (440 / BYTES_PER_TOKEN, 0)
 
 
 def test_without_examples_they_weigh_nothing() -> None:

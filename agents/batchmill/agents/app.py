@@ -27,6 +27,7 @@ from batchmill.agents.runtime import App, LogRecord, RuntimeConfig, Task, create
 from batchmill.agents.runtime import run_worker as run_app
 from batchmill.agents.settings import Settings, load_settings
 from batchmill.agents.sinks.registry import OutsideSink, build_sinks
+from batchmill.agents.stages.answerer import Answerer
 from batchmill.agents.stages.caller import Caller
 from batchmill.agents.stages.changer import Changer
 from batchmill.agents.stages.collector import Collector
@@ -241,7 +242,7 @@ def _add_stages(
     loops: dict[str, Callable[[Task], Any]] = {
         "arrivals": normalizer.run,
         "sealing": submitter.run_sealing,
-        "stored": submitter.run_stored,
+        "stored": Answerer(kit=kit, effects=effects).run,
         "retry": submitter.run_retry,
         "sweep": controller.run_sweep,
         "promote": controller.run_promotions,

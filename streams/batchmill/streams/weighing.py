@@ -4,8 +4,10 @@ Estimates from bytes, as everywhere (`costing.estimate_tokens`); the parts of on
 provider adapter adds or leaves out when it frames the body is not counted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from typing import Any
 
 import orjson
 
@@ -14,6 +16,7 @@ from batchmill.streams.costing import BYTES_PER_TOKEN
 from batchmill.streams.finding import Finding, Lint
 from batchmill.streams.prefixing import prefix_of
 from batchmill.streams.rendering import RequestForm, bare_prompt
+from batchmill.streams.unusable import Unusable
 
 __all__ = ["Scales", "Weight", "heavy", "mean"]
 
@@ -30,9 +33,10 @@ class Weight:
     system: float  #: the system message without what it prints of the record
     examples: float
     template: float  #: the user template without what it prints
-    record: float  #: what both print of the record
+    record: float  #: what both print of the record itself
     form: float  #: model, parameters, output schema, framing
     answer: int | None  #: the most that may be answered; None: no limit is set
+    found: float = 0  #: what both print of the passages that were found for it
     prefix: float = 0  #: constant text before anything of the record: what a provider may reuse; a part of the others
 
     @property
@@ -42,7 +46,7 @@ class Weight:
 
     @property
     def asked(self) -> float:
-        return self.fixed + self.record
+        return self.fixed + self.record + self.found
 
 
 class Scales:
@@ -51,6 +55,7 @@ class Scales:
     def __init__(self, spec: JobSpec, form: RequestForm) -> None:
         self._form = form
         self._bare = bare_prompt(spec.ask)
+        self._into = None if spec.ask.retrieval is None else spec.ask.retrieval.into
         self._examples = sum(len(turn) for turn in _turns(form))
         self._prefix = prefix_of(spec.ask, self._examples).before / BYTES_PER_TOKEN
 
@@ -58,16 +63,37 @@ class Scales:
         """Of a stored input that can be rendered."""
         item_input = orjson.loads(input_json)
         body = self._form.body(input_json)
+        system, template, printed = self._said(item_input, body)
+        record = self._without_passages(item_input, printed)
+        rest = len(body) - system - template - printed - self._examples
+        parts = {
+            "system": system,
+            "examples": self._examples,
+            "template": template,
+            "record": record,
+            "found": printed - record,
+            "form": rest,
+        }
+        tokens = {name: size / BYTES_PER_TOKEN for name, size in parts.items()}
+        return Weight(**tokens, answer=self._form.output_tokens_max(), prefix=self._prefix)
+
+    def _said(self, item_input: Mapping[str, Any], body: bytes) -> tuple[int, int, int]:
+        """Bytes of the system message, of the template's turn, and of what both print of the input."""
         messages = orjson.loads(body)["messages"]
         system, template = (
             _bytes(text or "") for text in (self._bare.system_text(item_input), self._bare.user_text(item_input))
         )
         said = _bytes(messages[-1]["content"]) + (_bytes(messages[0]["content"]) if self._has_system(messages) else 0)
-        record = max(said - system - template, 0)
-        rest = len(body) - system - template - record - self._examples
-        parts = {"system": system, "examples": self._examples, "template": template, "record": record, "form": rest}
-        tokens = {name: size / BYTES_PER_TOKEN for name, size in parts.items()}
-        return Weight(**tokens, answer=self._form.output_tokens_max(), prefix=self._prefix)
+        return system, template, max(said - system - template, 0)
+
+    def _without_passages(self, item_input: Mapping[str, Any], printed: int) -> int:
+        """What is printed where nothing was found; a template that cannot do without does not tell them apart."""
+        if self._into is None:
+            return printed
+        alone = {**item_input, self._into: []}
+        with suppress(Unusable):
+            return min(self._said(alone, self._form.body(orjson.dumps(alone)))[2], printed)
+        return printed
 
     @staticmethod
     def _has_system(messages: Sequence[dict[str, str]]) -> bool:
@@ -86,7 +112,7 @@ def heavy(weights: Sequence[Weight]) -> Finding | None:
     if not weights:
         return None
     each = mean(weights)
-    if each.fixed < FIXED_TOKENS_MIN or each.fixed <= FIXED_RATIO_MAX * each.record:
+    if each.fixed < FIXED_TOKENS_MIN or each.fixed <= FIXED_RATIO_MAX * (each.record + each.found):
         return None
     return Finding(
         where="$.ask.prompt",

@@ -30,6 +30,7 @@ _PARTS = {
     "template": "template text",
     "form": "schema and parameters",
     "record": "the record",
+    "found": "passages found for it",
 }
 
 
@@ -130,11 +131,12 @@ def _tell_samples(made: "Plan") -> None:
 
 
 def _way(sample: "Sample") -> str:
-    """By which route it goes, where it goes by one, and what that costs."""
+    """By which route it goes, where it goes by one, what that costs, and where it may go on."""
+    later = f"; if that is no good: {', then '.join(sample.later)}" if sample.later else ""
     if not sample.route:
-        return ""
+        return later
     cost = "unpriced" if sample.expected_nanos is None else f"about ${sample.expected_nanos / _NANOS:.6f}"
-    return f" by route {sample.route}: {sample.model}, {cost}"
+    return f" by route {sample.route}: {sample.model}, {cost}{later}"
 
 
 def _lookup(asked: Mapping[str, Any]) -> str:
@@ -156,7 +158,7 @@ def _tell_weight(made: "Plan") -> None:
     if weight is None:
         return
     typer.echo("\ntokens of a question (estimate, mean of the samples that are asked)")
-    rows = [(title, getattr(weight, part)) for part, title in _PARTS.items()]
+    rows = [(title, getattr(weight, part)) for part, title in _PARTS.items() if part != "found" or weight.found]
     for title, tokens in (*rows, ("together", weight.asked)):
         typer.echo(f"  {title:<22}{tokens:>9,.0f}{tokens / weight.asked:>7.0%}")
     typer.echo(f"  {'same up to the record':<22}{weight.prefix:>9,.0f}{weight.prefix / weight.asked:>7.0%}")
@@ -174,6 +176,10 @@ def _tell_estimate(here: "Door", made: "Plan", records: int | None) -> None:
     most = "of unknown cost (no price, or no max_output_tokens)" if cost is None else f"at most ${cost / _NANOS:.6f}"
     likely = "" if expected is None else f", about ${expected / _NANOS:.6f}"
     typer.echo(f"\nper event: {made.tokens_mean:.0f} input tokens (estimate), {most}{likely}")
+    if any(sample.later for sample in made.samples):
+        typer.echo("  at most: each route of the cascade is asked; about: none after the first")
+    if any(sample.lookups for sample in made.samples):
+        typer.echo("  without what is looked up: with it, questions are longer and cost more")
     if records is not None and cost is not None and expected is not None:
         typer.echo(f"for {records:,} events: at most {_usd(cost * records)}, about {_usd(expected * records)}")
 

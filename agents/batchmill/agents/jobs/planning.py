@@ -5,6 +5,7 @@ The samples go through the real normalizer over an empty state, so what is shown
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,8 +22,9 @@ from batchmill.streams.events import RawLimits
 from batchmill.streams.normalizing import INDEX_LOADED, lacking, normalize, revisit
 from batchmill.streams.orders import Emit, Put
 from batchmill.streams.retrieving import Indexes, NoIndexes
-from batchmill.streams.routing import Route
+from batchmill.streams.routing import Route, Routes, from_here
 from batchmill.streams.tooling import LOOKUP, Found, told
+from batchmill.streams.unusable import Unusable
 from batchmill.streams.view import MemoryView
 from batchmill.streams.weighing import Scales, Weight, mean
 
@@ -40,11 +42,13 @@ class Sample:
     note: str | None = None
     route: str = ""  #: empty: the question itself
     model: str | None = None
+    later: tuple[str, ...] = ()  #: routes that the cascade may come to, where an answer is no good
     context: tuple[str, ...] = ()  #: ids of the pieces that were found for it
     messages: tuple[Mapping[str, str], ...] = ()
     tokens: int = 0
-    cost_nanos: int | None = None  #: at most; None when the price is unknown or the output has no limit
-    expected_nanos: int | None = None  #: nothing cached, a quarter of the room for the answer used
+    #: at most, each route that the cascade may come to included; None when a price is unknown or an output has no limit
+    cost_nanos: int | None = None
+    expected_nanos: int | None = None  #: by its route alone, nothing cached, a quarter of the room for the answer used
     weight: Weight | None = None  #: what its tokens are spent on
     lookups: tuple[Mapping[str, Any], ...] = ()  #: what would be looked up and fetched for it first
 
@@ -205,17 +209,17 @@ class _Trial:
         route = compiled.routes.of(item.route)
         body = route.form.body(item.input_json)
         tokens = estimate_tokens(len(body))
-        cost, expected = self._costs(route, tokens)
         return Sample(
             number=number,
             outcome="asked",
             route=item.route,
             model=route.model.name,
+            later=tuple(each.name for each in from_here(compiled.routes, route)[1:]),
             context=self._context(item),
             messages=tuple(json.loads(body)["messages"]),
             tokens=tokens,
-            cost_nanos=cost,
-            expected_nanos=expected,
+            cost_nanos=self._at_most(compiled.routes, route, item.input_json),
+            expected_nanos=self._expected(route, tokens),
             weight=self._scales(route).weigh(item.input_json),
         )
 
@@ -224,12 +228,26 @@ class _Trial:
             self._weighing[route.name] = Scales(replace(self._spec, ask=route.ask), route.form)
         return self._weighing[route.name]
 
-    def _costs(self, route: Route, input_tokens: int) -> tuple[int | None, int | None]:
-        """(at most, expected). A job that chooses its mode by deadline pays batch as a rule, and online at most."""
-        model, prefer, room = route.model, self._spec.mode.prefer, route.form.output_tokens_max()
-        dearest, usual = ("online", "batch") if prefer == "auto" else (prefer, prefer)
-        expected = expected_nanos(self._prices, model.name, usual, input_tokens=input_tokens, output_tokens_max=room)
+    def _expected(self, route: Route, input_tokens: int) -> int | None:
+        """By this route alone. A job that chooses its mode by deadline pays batch as a rule."""
+        prefer, room = self._spec.mode.prefer, route.form.output_tokens_max()
+        usual = "batch" if prefer == "auto" else prefer
+        return expected_nanos(self._prices, route.model.name, usual, input_tokens=input_tokens, output_tokens_max=room)
+
+    def _at_most(self, routes: Routes, route: Route, input_json: str) -> int | None:
+        """By this route and by each that the cascade may come to after it, online where the job may choose."""
+        costs: list[int | None] = []
+        for each in from_here(routes, route):
+            with suppress(Unusable):  # a later route that does not take the input asks nothing
+                costs.append(self._worst(each, estimate_tokens(len(each.form.body(input_json)))))
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def _worst(self, route: Route, input_tokens: int) -> int | None:
+        prefer, room = self._spec.mode.prefer, route.form.output_tokens_max()
         if room is None:
-            return None, expected
-        worst = worst_case_nanos(self._prices, model.name, dearest, input_tokens=input_tokens, output_tokens_max=room)
-        return worst, expected
+            return None
+        dearest = "online" if prefer == "auto" else prefer
+        return worst_case_nanos(
+            self._prices, route.model.name, dearest, input_tokens=input_tokens, output_tokens_max=room
+        )

@@ -1,22 +1,27 @@
 """What was not paid, lever by lever: how often, how much, and how that was reckoned.
 
 Nothing here is an estimate of what a question might have cost where one like it was paid for. A copy is worth what the
-answer that it is a copy of did cost. A record that the filter kept back is worth the mean of what the job's answered
-records did cost. A call that was paid is taken apart step by step, each step changing one thing and keeping the others:
+answer that it is a copy of did cost, with the answers that a cascade passed over on the way to it. A record that the
+filter kept back is worth the mean of what the job's answered records did cost. A call that was paid, or that a copy
+stands for, is taken apart step by step, each step changing one thing and keeping the others:
 
     what it did cost                                        -> provider cache: the same, nothing read from the cache
     the same without a cache                                -> routes: the same tokens at the job's own model
     the same at the job's own model, without a cache        -> batch tier: the same by single calls
 
-So no dollar is in two lines, and they may be added up. A cheaper route whose answer was not good enough was paid for
-nothing: it counts against the routes. Shrunken inputs are not here: nothing says how long they had been.
+So no dollar is in two lines, and what was paid and all lines together are what single calls of the job's own model
+would have cost for every record (what the filter kept back, and what another version had asked: at what was paid). A
+cheaper route whose answer was not good enough was paid for nothing: it counts against the routes. What is asked under a
+version that stands aside, of a benchmark or by a fresh start is paid like anything else; that a version is cheaper than
+another is in no line.
+Shrunken inputs are not here: nothing says how long they had been.
 """
 
 # ruff: noqa: S608  what is spliced into SQL is our own constants; every value from outside is bound
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -28,6 +33,7 @@ from batchmill.schemas.jobs import JobSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Outcome
 from batchmill.streams.costing import PriceList, Usage, cost_nanos, parse_prices
+from batchmill.streams.routing import ITSELF, asked_on
 
 __all__ = ["HOW", "Lever", "Saving", "Savings", "savings"]
 
@@ -39,6 +45,7 @@ class Lever(StrEnum):
     DUPLICATES = "duplicates"
     STORED = "stored"
     FOLLOWERS = "followers"
+    VERSIONS = "versions"
     NEAR = "near"
     BATCH = "batch"
     CACHE = "cache"
@@ -51,10 +58,11 @@ HOW: Final[Mapping[Lever, str]] = {
     Lever.DUPLICATES: "events that ask for a request that is there already, at what its answer cost",
     Lever.STORED: "content that was answered before, at what that answer cost",
     Lever.FOLLOWERS: "content that was being asked by another record, at what that answer cost",
+    Lever.VERSIONS: "content that was asked under another version of the job, at what that answer did cost",
     Lever.NEAR: "content nearly the same as another record's (derived answers), at what that answer cost",
-    Lever.BATCH: "calls by batch, against the same tokens by single calls",
+    Lever.BATCH: "calls by batch, copies of such included, against the same tokens by single calls",
     Lever.CACHE: "prompt tokens the provider read from its cache, against the same tokens in full",
-    Lever.ROUTES: "calls to another model than the job's own, against the same tokens there",
+    Lever.ROUTES: "calls to another model than the job's own, copies of such included, against the same tokens there",
 }
 
 
@@ -92,9 +100,7 @@ class Savings:
 
 Values = Mapping[str, str | None]
 
-_OWN = f"""SELECT request_id, cost_nanos, received_at_ms FROM results
-  WHERE outcome = '{Outcome.SUCCEEDED}' AND answered_by IN ('provider', 'import')"""
-_COPIES = """SELECT r.request_id, r.answered_by, r.of_request_id, l.queued_at_ms, l.run_id FROM results r
+_COPIES = """SELECT r.version, r.answered_by, r.of_request_id, r.output_sha256, l.queued_at_ms, l.run_id FROM results r
   LEFT JOIN lives l ON l.request_id = r.request_id
   WHERE r.answered_by IN ('store', 'near') AND (:job IS NULL OR r.job = :job)
     AND (:version IS NULL OR r.version = :version) AND (:run IS NULL OR l.run_id = :run)"""
@@ -104,25 +110,27 @@ _EXCLUDED = """SELECT e.job, e.version, e.of_request_id FROM excluded e
   LEFT JOIN lives l ON l.request_id = e.request_id
   WHERE e.reason = :reason AND (:job IS NULL OR e.job = :job) AND (:version IS NULL OR e.version = :version)
     AND (:run IS NULL OR :run = COALESCE(raw.run_id, l.run_id, 'live:' || e.job || ':' || e.version))"""
-#: `escalated`: the same request was asked again by another route
-_CALLS = """SELECT r.request_id, r.job, r.version, r.route, r.model, COALESCE(c.model, r.model) AS asked,
-    COALESCE(r.tier, c.mode) AS tier, r.cost_nanos, r.input_tokens, r.output_tokens, r.cached_tokens,
-    r.cache_write_tokens, EXISTS (SELECT 1 FROM results x WHERE x.request_id = r.request_id
+#: `escalated`: it was asked on by another route, or got a stored answer of one; no life goes back to an earlier route
+_PAID = """SELECT r.request_id, r.job, r.version, r.route, r.model, c.model AS chunk_model, r.outcome, r.answered_by,
+    r.output_sha256, r.received_at_ms, COALESCE(r.tier, c.mode) AS tier, r.cost_nanos, r.input_tokens, r.output_tokens,
+    r.cached_tokens, r.cache_write_tokens, EXISTS (SELECT 1 FROM results x WHERE x.request_id = r.request_id
       AND x.partition = r.partition AND x.offset > r.offset AND x.route <> r.route
-      AND x.answered_by = 'provider') AS escalated
+      AND x.answered_by <> 'import') AS escalated
   FROM results r LEFT JOIN chunks c ON c.chunk_id = r.chunk_id LEFT JOIN lives l ON l.request_id = r.request_id
-  WHERE r.answered_by = 'provider' AND (r.cost_nanos IS NULL OR r.cost_nanos > 0)
-    AND (:job IS NULL OR r.job = :job) AND (:version IS NULL OR r.version = :version)
-    AND (:run IS NULL OR l.run_id = :run)"""
+  WHERE (r.cost_nanos IS NULL OR r.cost_nanos > 0)"""
+_CALLS = f"""{_PAID} AND r.answered_by = 'provider' AND (:job IS NULL OR r.job = :job)
+    AND (:version IS NULL OR r.version = :version) AND (:run IS NULL OR l.run_id = :run)"""
+_OF_REQUEST = f"{_PAID} AND r.answered_by IN ('provider', 'import') AND r.request_id = ? ORDER BY r.offset DESC"
 
 
 def savings(view: View, values: Values, *, otherwise: PriceList) -> Savings:
     """Every lever of a scope (`metrics.Scope.values`); `otherwise`: prices of versions applied without their own."""
     book = _Book()
-    answers = _Answers(view)
-    _copies(view, values, answers, book)
-    _duplicates(view, values, answers, book)
-    paid = _Calls(_Versions(view, otherwise), book).take(view, values)
+    calls = _Calls(_Versions(view, otherwise), book)
+    copies = _Copies(_Answers(view), calls, book)
+    copies.take(view, values)
+    copies.take_duplicates(view, values)
+    paid = calls.take(view, values)
     _filtered(view, values, book)
     return Savings(paid_nanos=paid, savings=book.closed())
 
@@ -147,19 +155,35 @@ class _Book:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What was paid for one answer."""
+
+    last: Any  #: the call that brought it
+    calls: tuple[Any, ...]  #: and those before it, on the routes that the cascade came through
+
+    @property
+    def nanos(self) -> int | None:
+        costs = [call["cost_nanos"] for call in self.calls]
+        return None if None in costs else sum(costs)
+
+
 class _Answers:
     """What the answer of a request did cost, whoever was asked for it."""
 
     def __init__(self, view: View) -> None:
         self._view = view
 
-    def worth(self, request_id: str | None) -> tuple[int | None, int | None]:
-        """(what it cost, when it came) of the newest paid answer; of a copy, of what it is a copy of."""
+    def of(self, request_id: str | None, output_sha256: str | None = None) -> _Answer | None:
+        """The answer of that hash, else the newest one; of a copy, what it is a copy of."""
         for name in (request_id, self._copied(request_id)):
-            row = self._view.row(f"{_OWN} AND request_id = ? ORDER BY offset DESC LIMIT 1", (name,))
-            if row is not None:
-                return row["cost_nanos"], row["received_at_ms"]
-        return None, None
+            calls = list(self._view.rows(_OF_REQUEST, (name,)))
+            good = [call for call in calls if call["outcome"] == Outcome.SUCCEEDED]
+            if good:
+                last = next((call for call in good if call["output_sha256"] == output_sha256), good[0])
+                before = [call for call in calls[calls.index(last) + 1 :] if call["escalated"]]
+                return _Answer(last=last, calls=(last, *(call for call in before if call["route"] != last["route"])))
+        return None
 
     def _copied(self, request_id: str | None) -> str | None:
         row = self._view.row(
@@ -169,18 +193,40 @@ class _Answers:
         return None if row is None else row["of_request_id"]
 
 
-def _copies(view: View, values: Values, answers: _Answers, book: _Book) -> None:
+class _Copies:
+    """Answers that were not paid again: each is worth its original, whose calls are taken apart once more for it."""
+
+    def __init__(self, answers: _Answers, calls: "_Calls", book: _Book) -> None:
+        self._answers = answers
+        self._calls = calls
+        self._book = book
+
+    def take(self, view: View, values: Values) -> None:
+        for row in view.rows(_COPIES, values):
+            answer = self._answers.of(row["of_request_id"], row["output_sha256"])
+            self._note(_lever_of(row, answer), answer)
+
+    def take_duplicates(self, view: View, values: Values) -> None:
+        for row in view.rows(_EXCLUDED, {**values, "reason": Reason.DUPLICATE}):
+            self._note(Lever.DUPLICATES, self._answers.of(row["of_request_id"]))
+
+    def _note(self, lever: Lever, answer: _Answer | None) -> None:
+        self._book.note(lever, None if answer is None else answer.nanos)
+        # what a version was spared is no more than was paid for it: the steps are in the lines of the one that asked
+        for call in () if answer is None or lever is Lever.VERSIONS else answer.calls:
+            self._calls.apart(call)
+
+
+def _lever_of(row: Any, answer: _Answer | None) -> Lever:
     """One that was there before the answer came had waited for it."""
-    for row in view.rows(_COPIES, values):
-        nanos, came_at_ms = answers.worth(row["of_request_id"])
-        waited = row["queued_at_ms"] is not None and came_at_ms is not None and row["queued_at_ms"] <= came_at_ms
-        lever = Lever.FOLLOWERS if waited else Lever.STORED
-        book.note(Lever.NEAR if row["answered_by"] == "near" else lever, nanos)
-
-
-def _duplicates(view: View, values: Values, answers: _Answers, book: _Book) -> None:
-    for row in view.rows(_EXCLUDED, {**values, "reason": Reason.DUPLICATE}):
-        book.note(Lever.DUPLICATES, answers.worth(row["of_request_id"])[0])
+    if row["answered_by"] == "near":
+        return Lever.NEAR
+    if answer is None:
+        return Lever.STORED
+    if answer.last["version"] != row["version"]:
+        return Lever.VERSIONS
+    waited = row["queued_at_ms"] is not None and row["queued_at_ms"] <= answer.last["received_at_ms"]
+    return Lever.FOLLOWERS if waited else Lever.STORED
 
 
 def _filtered(view: View, values: Values, book: _Book) -> None:
@@ -197,22 +243,35 @@ def _filtered(view: View, values: Values, book: _Book) -> None:
         book.note(Lever.FILTERED, None if mean is None else round(mean))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Version:
+    """What a version's calls cost, and whom it asks."""
+
+    prices: PriceList
+    models: Mapping[str, str]  #: by route, the question itself under its empty name; empty: the version is not known
+
+    @property
+    def own(self) -> str | None:
+        return self.models.get(ITSELF)
+
+
 class _Versions:
-    """What a version's calls cost, and which model is its own."""
+    """The versions that calls were made under."""
 
     def __init__(self, view: View, otherwise: PriceList) -> None:
         self._view = view
         self._otherwise = otherwise
         self.of = lru_cache(maxsize=1_000)(self._read)
 
-    def _read(self, job: str, version: str) -> tuple[PriceList, str | None]:
-        row = self._view.row("SELECT versions_json FROM jobs WHERE job = ? LIMIT 1", (job,))
-        told: Any = {} if row is None else orjson.loads(row["versions_json"]).get(version)
-        if not told:
-            return self._otherwise, None
+    def _read(self, job: str, version: str) -> _Version:
+        rows = self._view.rows("SELECT versions_json FROM jobs WHERE job = ?", (job,))
+        told: Any = next((found for row in rows if (found := orjson.loads(row["versions_json"]).get(version))), None)
+        if told is None:
+            return _Version(prices=self._otherwise, models={})
         spec = JobSpec.from_json(orjson.dumps(told))
         prices = self._otherwise if spec.prices_json is None else parse_prices(spec.prices_json)
-        return prices, spec.ask.model.name
+        others = {route.name: asked_on(spec.ask, route).model.name for route in spec.ask.routes}
+        return _Version(prices=prices, models={ITSELF: spec.ask.model.name} | others)
 
 
 class _Calls:
@@ -227,39 +286,56 @@ class _Calls:
         paid = 0
         for row in view.rows(_CALLS, values):
             paid += row["cost_nanos"] or 0
-            self._apart(row)
+            self.apart(row)
         return paid
 
-    def _apart(self, row: Any) -> None:
+    def apart(self, row: Any) -> None:
+        """Note what one call saved, whether it was made or a copy stands for it."""
         if row["escalated"]:
-            self._book.note(Lever.ROUTES, None if row["cost_nanos"] is None else -row["cost_nanos"])
+            self._book.note(Lever.ROUTES, _less(0, row["cost_nanos"]))
             return
-        prices, own = self._versions.of(row["job"], row["version"])
-        usage = Usage(
-            input_tokens=row["input_tokens"],
-            output_tokens=row["output_tokens"],
-            cached_tokens=row["cached_tokens"],
-            cache_write_tokens=row["cache_write_tokens"],
-        )
-        whole = replace(usage, cached_tokens=0, cache_write_tokens=0)
-        model = _priced_name(prices, row)
-        elsewhere = own is not None and bool(row["route"]) and row["asked"] != own
-        tier = row["tier"] or ""
-        uncached = None if model is None else cost_nanos(prices, model, tier, whole)
-        at_own = cost_nanos(prices, own, tier, whole) if elsewhere and own is not None else uncached
-        online = None if (owner := own if elsewhere else model) is None else cost_nanos(prices, owner, "online", whole)
-        if usage.cached_tokens or usage.cache_write_tokens:
-            self._book.note(Lever.CACHE, _less(uncached, row["cost_nanos"]))
-        if elsewhere:
-            self._book.note(Lever.ROUTES, _less(at_own, uncached))
-        if tier == "batch":
-            self._book.note(Lever.BATCH, _less(online, at_own))
+        ways = _ways(self._versions.of(row["job"], row["version"]), row)
+        if row["cached_tokens"] or row["cache_write_tokens"]:
+            self._book.note(Lever.CACHE, _less(ways.uncached, row["cost_nanos"]))
+        if ways.elsewhere:
+            self._book.note(Lever.ROUTES, _less(ways.at_own, ways.uncached))
+        if row["tier"] == "batch":
+            self._book.note(Lever.BATCH, _less(ways.online, ways.at_own))
 
 
-def _priced_name(prices: PriceList, row: Any) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """What the tokens of one call would have cost, one step further each; None: nobody knows."""
+
+    elsewhere: bool  #: it was put to another model than the job's own
+    uncached: int | None = None
+    at_own: int | None = None
+    online: int | None = None
+
+
+def _ways(version: _Version, row: Any) -> _Ways:
+    asked = version.models.get(row["route"], row["chunk_model"])
+    elsewhere = row["route"] != ITSELF and asked != version.own
+    if row["cost_nanos"] is None:
+        return _Ways(elsewhere=elsewhere)
+    usage = Usage(input_tokens=row["input_tokens"], output_tokens=row["output_tokens"])
+    named = _priced_name(version.prices, row["model"], asked)
+    own = version.own if elsewhere else named
+    return _Ways(
+        elsewhere=elsewhere,
+        uncached=_cost(version, named, row["tier"], usage),
+        at_own=_cost(version, own, row["tier"], usage),
+        online=_cost(version, own, "online", usage),
+    )
+
+
+def _cost(version: _Version, model: str | None, tier: str | None, usage: Usage) -> int | None:
+    return None if model is None or tier is None else cost_nanos(version.prices, model, tier, usage)
+
+
+def _priced_name(prices: PriceList, *names: str | None) -> str | None:
     """The name its cost was taken by: that in the answer, else that in the question."""
-    names: Iterator[str] = (name for name in (row["model"], row["asked"]) if name is not None)
-    return next((name for name in names if prices.of(name) is not None), None)
+    return next((name for name in names if name is not None and prices.of(name) is not None), None)
 
 
 def _less(before: int | None, after: int | None) -> int | None:

@@ -18,17 +18,16 @@ from batchmill.agents.providers.registry import Providers
 from batchmill.agents.runtime import FAILPOINTS, LogRecord, Slice, Task
 from batchmill.agents.settings import EffectSettings, SettingsError
 from batchmill.agents.stages.chunk_loop import ChunkLoop, current_row
-from batchmill.agents.stages.kit import Kit, LogSlowError
+from batchmill.agents.stages.kit import Kit
 from batchmill.schemas import codec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Result, WorkItem
+from batchmill.schemas.records import WorkItem
 from batchmill.schemas.state import Chunk, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import view as read
 from batchmill.streams.chunking import BATCH, ONLINE, Place, custom_id_of, members
 from batchmill.streams.compiling import CompiledJob
 from batchmill.streams.costing import Expectation, PriceList
-from batchmill.streams.following import walk
 from batchmill.streams.granting import (
     Share,
     Worst,
@@ -42,7 +41,7 @@ from batchmill.streams.granting import (
 from batchmill.streams.hastening import Haste, batched, haste_of, move_late, stop_late
 from batchmill.streams.ports import CreateOrder, Label, NotFoundError, ProviderError, RefusedError, RemoteBatch
 from batchmill.streams.preflight import Preflight
-from batchmill.streams.queueing import arrive, from_store
+from batchmill.streams.queueing import arrive
 from batchmill.streams.retrying import due
 from batchmill.streams.sealing import ChunkLimits, Queue, age_ms_max, queues, seal
 from batchmill.streams.submitting import (
@@ -232,38 +231,6 @@ class Submitter:
         except SettingsError:
             return None  # nothing of it moves; whoever takes its batches further says so
         return None if job is None or can is None else haste_of(job.spec.mode, can)
-
-    async def run_stored(self, task: Task) -> None:
-        """Answer lives whose question was answered before, from the log, and set those going that waited for one."""
-        after: str | None = None
-        while True:
-            step = walk(task.view, after, clock.wall_ms())
-            self.kit.carry(task, step.orders, src="effect:follow")
-            after = step.after
-            if not await self._answer_stored(task) and not step.orders:
-                await task.rest("stored", self.effects.idle_seconds)
-
-    async def _answer_stored(self, task: Task) -> bool:
-        """One turn; False when nothing moved: none waits, or their version was not heard of yet."""
-        lives = [row for _, row in task.view.scan("stored", "", limit=self.effects.step_rows) if isinstance(row, Life)]
-        if not lives:
-            return False
-        await task.capacity()
-        try:
-            offsets = [life.result_offset for life in lives if life.result_offset is not None]
-            bodies = await self.kit.bodies(task, "results", offsets)
-        except LogSlowError:
-            return False
-        did_move = False
-        for life in lives:
-            if life.result_offset is None or read.life(task.view, life.request_id) != life:
-                continue
-            body = bodies.get(life.result_offset)
-            stored = None if body is None else codec.decode(body.value or b"", Result)
-            orders = from_store(task.view, life, stored, clock.wall_ms(), jobs=self.kit.jobs)
-            self.kit.carry(task, orders, src=f"effect:stored/{life.request_id}")
-            did_move = did_move or bool(orders)
-        return did_move
 
     async def run_retry(self, task: Task) -> None:
         """Queue the lives again whose waiting time is over."""
