@@ -12,6 +12,7 @@ from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.program import run
 from batchmill.agents.projector.runs import Manifest, RunKind, run_row, run_rows
 from batchmill.schemas.codec import encode
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control
 from batchmill.schemas.status import Status
 from tests.agents.test_projector import JOB, RUN, Log, a_life
@@ -92,6 +93,19 @@ def test_every_run_is_listed_by_its_kind(log: Log) -> None:
     assert shadow is not None
     assert [(each.version, each.front, each.aside) for each in shadow.versions] == [("v2", 0, 1)]
     assert shadow.ended is None
+
+
+def test_what_stands_aside_with_an_answer_is_not_open_while_a_second_opinion_is(log: Log) -> None:
+    said = {"status": Status.NEEDS_REVIEW, "aside": True, "version": "v2", "run_id": SHADOW}
+    log.row(a_life(log.raw(), "a", **said | {"status": Status.VALIDATED}))
+    log.row(a_life(log.raw(), "b", **said, reason=Reason.LOW_CONFIDENCE))
+    log.row(a_life(log.raw(), "c", **said, reason=Reason.AWAITING_SCORE))
+    log.row(a_life(log.raw(), "d", **said | {"status": Status.PROCESSING}))
+    log.fold()
+    with log.view() as view:
+        found = run_row(view, SHADOW)
+    assert found is not None
+    assert (found.records, found.open, found.versions[0].open) == (4, 2, 2)
 
 
 def test_an_interrupted_ingest_is_shown_as_not_ended(log: Log, capsys: pytest.CaptureFixture[str]) -> None:

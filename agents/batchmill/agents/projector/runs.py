@@ -15,12 +15,16 @@ from typing import Any, Final
 import orjson
 
 from batchmill.agents.projector.reading import View, made
+from batchmill.schemas.reasons import Reason
 from batchmill.schemas.status import Status
 from batchmill.streams.controlling import MANIFEST
 
 __all__ = ["Manifest", "RunKind", "RunRow", "RunVersion", "run_row", "run_rows"]
 
-_OPEN: Final = f"('{Status.COMMITTED}', '{Status.FAILED_TERMINAL}')"
+#: of a life that has yet to come to rest; what stands aside rests where it has an answer
+_OPEN: Final = f"""status NOT IN ('{Status.COMMITTED}', '{Status.FAILED_TERMINAL}')
+    AND NOT (aside AND status IN ('{Status.VALIDATED}', '{Status.NEEDS_REVIEW}')
+      AND reason IS NOT '{Reason.AWAITING_SCORE}')"""
 
 
 class RunKind(StrEnum):
@@ -122,7 +126,7 @@ _RUNS: Final = f"""WITH told AS (
   SELECT run_id, COUNT(*) AS events, 0 AS records, 0 AS committed, 0 AS open, 0 AS cost_nanos,
     MIN(at_ms) AS first_at_ms, MAX(at_ms) AS last_at_ms FROM raw WHERE at_ms IS NOT NULL AND {_IN} GROUP BY 1
   UNION ALL SELECT run_id, 0, COUNT(*), COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}' AND NOT aside),
-    COUNT(*) FILTER (WHERE status NOT IN {_OPEN}), SUM(cost_nanos), MIN(queued_at_ms), MAX(updated_at_ms)
+    COUNT(*) FILTER (WHERE {_OPEN}), SUM(cost_nanos), MIN(queued_at_ms), MAX(updated_at_ms)
     FROM lives WHERE {_IN} GROUP BY 1
   UNION ALL SELECT {_DECLARED} AS run, 0, 0, 0, 0, 0, MIN(issued_at_ms), MAX(issued_at_ms) FROM commands
     WHERE run IS NOT NULL AND (:job IS NULL OR job = :job) AND (:run IS NULL OR run = :run) GROUP BY 1
@@ -167,7 +171,7 @@ def _manifests(view: View, names: Sequence[str]) -> dict[str, tuple[Manifest, ..
     return found
 
 
-_TOLD: Final = "l.job, l.version, l.aside, l.status, l.cost_nanos, l.queued_at_ms"
+_TOLD: Final = "l.job, l.version, l.aside, l.status, l.reason, l.cost_nanos, l.queued_at_ms"
 _NAMED: Final = "run_id IN (SELECT value FROM json_each(:names))"
 #: the lives that were born in a run
 _ASKED: Final = f"SELECT l.run_id AS run, {_TOLD} FROM lives l WHERE l.{_NAMED}"
@@ -183,7 +187,7 @@ def _versions(view: View, lives: str, names: Sequence[str]) -> dict[str, tuple[R
     sql = f"""WITH l AS ({lives}) SELECT run, job, version, COUNT(*) FILTER (WHERE NOT aside) AS front,
       COUNT(*) FILTER (WHERE aside) AS aside,
       COUNT(*) FILTER (WHERE status = '{Status.COMMITTED}' AND NOT aside) AS committed,
-      COUNT(*) FILTER (WHERE status NOT IN {_OPEN}) AS open, SUM(cost_nanos) AS cost_nanos
+      COUNT(*) FILTER (WHERE {_OPEN}) AS open, SUM(cost_nanos) AS cost_nanos
       FROM l GROUP BY 1, 2, 3 ORDER BY 1, 2, MIN(queued_at_ms), 3"""
     found: dict[str, tuple[RunVersion, ...]] = {}
     for row in view.rows(sql, {"names": orjson.dumps(names).decode()}):
