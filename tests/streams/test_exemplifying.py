@@ -158,4 +158,4 @@ def test_what_an_example_brings_as_looked_up_is_shown_as_it_is_whatever_cleaning
     (shown,) = examples_of(spec.ask, spec.input)
     assert shown.input == {"body": "one", **looked_up}
     (turn,) = (each["content"] for each in messages(spec, orjson.dumps(shown.input).decode())[1:2])
-    assert turn == "one|x  <b>y</b>| 1 |False"
+    assert turn == "one|x  <b>y</b>| 1 |false"
