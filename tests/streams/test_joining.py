@@ -246,6 +246,40 @@ def test_a_late_part_that_had_been_missing_has_the_whole_asked_again() -> None:
     assert desk.each_is_in_one_place()
 
 
+def test_a_part_that_is_redriven_after_the_join_makes_its_whole_the_newest_and_not_a_stale_one() -> None:
+    """Its old place in raw is before that of the part in whose place the incomplete whole was asked about."""
+    desk = Desk(joining("ask"), limits=RawLimits(value_bytes_max=5_000))
+    desk.part(1, 3, "x" * 2_500)
+    desk.part(2, 3, "y" * 2_500)
+    desk.part(3, 3)
+    desk.looks(after_ms=DEADLINE_MS)
+    assert desk.ends == [(0, Reason.JOINED), (1, Reason.OVERSIZED)]
+    desk.limits = RawLimits()
+    desk.takes(replace(desk.raw[1], redrives=1))
+    (event,) = [each for each in desk.written if isinstance(each, RawEvent)]
+    desk.reads(codec.encode(event))
+    desk.looks()
+    without, whole = desk.items
+    assert (said(without), said(whole)) == (([1, 3], [2]), ([1, 2, 3], []))
+    assert (whole.source_id, whole.seq > without.seq) == (without.source_id, True)
+    assert desk.ends == [(0, Reason.JOINED), (1, Reason.OVERSIZED), (1, Reason.SUPERSEDED)]
+    assert desk.waiting == []
+
+
+def test_a_part_that_another_one_has_replaced_does_not_come_back_as_the_newest() -> None:
+    desk = Desk(joining())
+    desk.part(1, 2, "old")
+    desk.looks(after_ms=DEADLINE_MS)
+    desk.part(1, 2, "new")
+    desk.part(2, 2)
+    desk.looks()
+    desk.takes(replace(desk.raw[0], redrives=1))
+    desk.looks(after_ms=DEADLINE_MS)
+    assert not [each for each in desk.written if isinstance(each, RawEvent)]
+    new, old = desk.items
+    assert old.seq < new.seq, "it is a stale one"
+
+
 def test_parts_that_say_something_new_open_the_whole_again_and_the_rest_is_as_before() -> None:
     """As when the stage before was promoted to another version, which answered one of three otherwise."""
     desk = Desk(joining())
