@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas import codec
+from batchmill.schemas.asking import LookupSpec, ToolsSpec
 from batchmill.schemas.ids import log_seq
 from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.promotion import JoinSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, RawEvent, WorkItem
 from batchmill.schemas.state import Arrival, Job, Meta
+from batchmill.schemas.versions import version_of
 from batchmill.streams.assembling import again, assemble, offsets_again, offsets_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, raw_of
@@ -490,3 +492,18 @@ def test_an_arrival_says_what_it_is_a_part_of_and_until_when_it_waits() -> None:
     desk = Desk(joining())
     arrivals = [row for row in rows(desk.part(1, 2)) if isinstance(row, Arrival)]
     assert [(row.waiting_for, row.group, row.due_at_ms) for row in arrivals] == [("parts", WHOLE, NOW_MS + DEADLINE_MS)]
+
+
+def test_a_version_on_trial_that_looks_something_up_does_not_hold_a_whole_up() -> None:
+    front, plain = joining(), make_spec(user="{{ input.parts }}")
+    tools = ToolsSpec(lookup=LookupSpec(source="shop", sql="SELECT 1 AS n"))
+    asking = replace(plain, ask=replace(plain.ask, tools=tools))
+    desk = Desk(front)
+    versions = {version_of(each): orjson.loads(each.to_json()) for each in (front, plain, asking)}
+    shares = {version_of(each): 1.0 for each in (plain, asking)}
+    desk.job(versions_json=orjson.dumps(versions).decode(), shadows_json=orjson.dumps(shares).decode())
+    desk.part(1, 2)
+    desk.part(2, 2)
+    desk.looks()
+    assert {item.version for item in desk.items} == {version_of(front), version_of(plain)}
+    assert desk.waiting == []
