@@ -217,6 +217,22 @@ async def test_a_value_that_cannot_be_read_is_that_records_matter_and_the_server
         await database.close()
 
 
+async def test_an_api_does_not_recognize_one_record_by_what_it_set_for_another(shelf):
+    async def answer(request: web.Request) -> web.Response:
+        told = web.json_response({"seen": request.cookies.get("seen")})
+        told.set_cookie("seen", "A1")
+        return told
+
+    shelf.answer = answer
+    sources = ToolSources(set_up(apis__stock__base_url=shelf.url))
+    questions = [a_fetch(), a_fetch("/items/A2")]
+    try:
+        found = [(await ask_all(sources, [question], Found())).found.answers for question in questions]
+    finally:
+        await sources.close()
+    assert found == [{question.key: {"seen": None}} for question in questions]
+
+
 @pytest.mark.parametrize("digits", ["99999999999999999999", "12345678901234567890", "-9223372036854775809"])
 async def test_a_number_of_more_than_64_bits_is_taken_as_its_digits_at_first_and_from_the_cache(shelf, digits):
     async def answer(_: web.Request) -> web.Response:
