@@ -217,6 +217,26 @@ async def test_a_value_that_cannot_be_read_is_that_records_matter_and_the_server
         await database.close()
 
 
+async def test_a_refusal_holds_for_all_that_asked_the_same_at_once_and_for_nobody_later(shelf):
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.05)
+        return web.Response(status=404)
+
+    shelf.answer = answer
+    sources = ToolSources(set_up(apis__stock__base_url=shelf.url))
+    question = a_fetch()
+    try:
+        told = await asyncio.gather(*(sources.ask(question) for _ in range(20)), return_exceptions=True)
+        assert {str(each) for each in told} == {str(told[0])}
+        assert all(isinstance(each, RefusedError) for each in told)
+        assert shelf.asked == {"/items/A1": 1}
+        with pytest.raises(RefusedError):
+            await sources.ask(question)
+        assert shelf.asked == {"/items/A1": 2}
+    finally:
+        await sources.close()
+
+
 async def test_an_api_does_not_recognize_one_record_by_what_it_set_for_another(shelf):
     async def answer(request: web.Request) -> web.Response:
         told = web.json_response({"seen": request.cookies.get("seen")})
