@@ -192,6 +192,83 @@ async def test_values_of_postgres_come_as_json_or_not_at_all(postgres):
     await database.close()
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "'infinity'::date",
+        "'infinity'::timestamptz",
+        "'0044-03-15 BC'::date",
+        "'24:00:00'::time",
+        "('{\"n\": ' || repeat('9', 5000) || '}')::json",
+        """'{"a": "\\ud800"}'::json""",
+        """'{"\\udc00": 1}'::json""",
+        "1 / (SELECT 0)",
+    ],
+)
+async def test_a_value_that_cannot_be_read_is_that_records_matter_and_the_server_is_not_away(postgres, strange):
+    dsn = postgres.make_database()
+    database = PostgresDatabase(name="shop", dsn=dsn, connections_max=1, connect_timeout_seconds=5)
+    try:
+        with pytest.raises(RefusedError) as refused:
+            await database.ask(a_lookup(f"SELECT {strange} AS odd", params=()))
+        assert "99" not in str(refused.value)
+        assert await database.ask(a_lookup("SELECT 1 AS n", params=())) == [{"n": 1}]
+    finally:
+        await database.close()
+
+
+async def test_a_refusal_holds_for_all_that_asked_the_same_at_once_and_for_nobody_later(shelf):
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.05)
+        return web.Response(status=404)
+
+    shelf.answer = answer
+    sources = ToolSources(set_up(apis__stock__base_url=shelf.url))
+    question = a_fetch()
+    try:
+        told = await asyncio.gather(*(sources.ask(question) for _ in range(20)), return_exceptions=True)
+        assert {str(each) for each in told} == {str(told[0])}
+        assert all(isinstance(each, RefusedError) for each in told)
+        assert shelf.asked == {"/items/A1": 1}
+        with pytest.raises(RefusedError):
+            await sources.ask(question)
+        assert shelf.asked == {"/items/A1": 2}
+    finally:
+        await sources.close()
+
+
+async def test_an_api_does_not_recognize_one_record_by_what_it_set_for_another(shelf):
+    async def answer(request: web.Request) -> web.Response:
+        told = web.json_response({"seen": request.cookies.get("seen")})
+        told.set_cookie("seen", "A1")
+        return told
+
+    shelf.answer = answer
+    sources = ToolSources(set_up(apis__stock__base_url=shelf.url))
+    questions = [a_fetch(), a_fetch("/items/A2")]
+    try:
+        found = [(await ask_all(sources, [question], Found())).found.answers for question in questions]
+    finally:
+        await sources.close()
+    assert found == [{question.key: {"seen": None}} for question in questions]
+
+
+@pytest.mark.parametrize("digits", ["99999999999999999999", "12345678901234567890", "-9223372036854775809"])
+async def test_a_number_of_more_than_64_bits_is_taken_as_its_digits_at_first_and_from_the_cache(shelf, digits):
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=f'{{"n": {digits}}}', content_type="application/json")
+
+    shelf.answer = answer
+    sources = ToolSources(set_up(apis__stock__base_url=shelf.url))
+    question = a_fetch()
+    try:
+        found = [(await ask_all(sources, [question], Found())).found for _ in range(2)]
+    finally:
+        await sources.close()
+    assert [Found.from_json(each.to_json()).answers for each in found] == [{question.key: {"n": digits}}] * 2
+    assert shelf.asked == {"/items/A1": 1}
+
+
 def test_a_number_keeps_its_digits():
     (row,) = as_rows(["a", "b", "c"], [(Decimal("0.1"), Decimal("1e3"), Decimal("0.12345678901234567890"))], rows_max=1)
     assert row == {"a": 0.1, "b": 1000, "c": "0.12345678901234567890"}

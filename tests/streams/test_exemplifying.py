@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchmill.schemas.asking import RetrievalSpec, ToolsSpec
 from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.records import WorkItem
 from batchmill.streams.compiling import compile_job
@@ -142,3 +143,19 @@ def test_an_embedding_has_no_use_for_examples_and_rules() -> None:
     for changes in ({"examples_json": "[]"}, {"missing": "x"}, {"uncertain": "x"}):
         with pytest.raises(TemplateError, match="leave it out"):
             request_form(replace(bare, **changes))
+
+
+def test_what_an_example_brings_as_looked_up_is_shown_as_it_is_whatever_cleaning_does_to_a_record() -> None:
+    looked_up = {"context": [{"id": "a#1", "document": "a", "text": "x  <b>y</b>"}], "tools": {"n": " 1 "}}
+    user = "{{ input.body }}|{{ input.context[0].text }}|{{ input.tools.n }}|{{ input.extra is defined }}"
+    spec = with_examples(
+        {"input": {"body": "<i>one</i>", "extra": 1, **looked_up}, "output": {"label": "a"}}, user=user
+    )
+    retrieval = RetrievalSpec(index="docs", sha256="0" * 64, query="$.body")
+    tools = ToolsSpec(calculate={"n": "string(size(input.body))"})
+    spec = replace(spec, ask=replace(spec.ask, retrieval=retrieval, tools=tools))
+    spec = replace(spec, input=InputSpec(keep=("$.body",), strip_markup=True, collapse_space=True))
+    (shown,) = examples_of(spec.ask, spec.input)
+    assert shown.input == {"body": "one", **looked_up}
+    (turn,) = (each["content"] for each in messages(spec, orjson.dumps(shown.input).decode())[1:2])
+    assert turn == "one|x  <b>y</b>| 1 |false"

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.schemas import codec
+from batchmill.schemas.asking import LookupSpec, ToolsSpec
 from batchmill.schemas.ids import log_seq
 from batchmill.schemas.jobs import InputSpec, JobSpec
 from batchmill.schemas.promotion import JoinSpec
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import DeadLetter, Excluded, Origin, RawEvent, WorkItem
 from batchmill.schemas.state import Arrival, Job, Meta
+from batchmill.schemas.versions import version_of
 from batchmill.streams.assembling import again, assemble, offsets_again, offsets_of
 from batchmill.streams.compiling import CompiledJobs
 from batchmill.streams.dead_lettering import RawRecord, raw_of
@@ -246,6 +248,40 @@ def test_a_late_part_that_had_been_missing_has_the_whole_asked_again() -> None:
     assert desk.each_is_in_one_place()
 
 
+def test_a_part_that_is_redriven_after_the_join_makes_its_whole_the_newest_and_not_a_stale_one() -> None:
+    """Its old place in raw is before that of the part in whose place the incomplete whole was asked about."""
+    desk = Desk(joining("ask"), limits=RawLimits(value_bytes_max=5_000))
+    desk.part(1, 3, "x" * 2_500)
+    desk.part(2, 3, "y" * 2_500)
+    desk.part(3, 3)
+    desk.looks(after_ms=DEADLINE_MS)
+    assert desk.ends == [(0, Reason.JOINED), (1, Reason.OVERSIZED)]
+    desk.limits = RawLimits()
+    desk.takes(replace(desk.raw[1], redrives=1))
+    (event,) = [each for each in desk.written if isinstance(each, RawEvent)]
+    desk.reads(codec.encode(event))
+    desk.looks()
+    without, whole = desk.items
+    assert (said(without), said(whole)) == (([1, 3], [2]), ([1, 2, 3], []))
+    assert (whole.source_id, whole.seq > without.seq) == (without.source_id, True)
+    assert desk.ends == [(0, Reason.JOINED), (1, Reason.OVERSIZED), (1, Reason.SUPERSEDED)]
+    assert desk.waiting == []
+
+
+def test_a_part_that_another_one_has_replaced_does_not_come_back_as_the_newest() -> None:
+    desk = Desk(joining())
+    desk.part(1, 2, "old")
+    desk.looks(after_ms=DEADLINE_MS)
+    desk.part(1, 2, "new")
+    desk.part(2, 2)
+    desk.looks()
+    desk.takes(replace(desk.raw[0], redrives=1))
+    desk.looks(after_ms=DEADLINE_MS)
+    assert not [each for each in desk.written if isinstance(each, RawEvent)]
+    new, old = desk.items
+    assert old.seq < new.seq, "it is a stale one"
+
+
 def test_parts_that_say_something_new_open_the_whole_again_and_the_rest_is_as_before() -> None:
     """As when the stage before was promoted to another version, which answered one of three otherwise."""
     desk = Desk(joining())
@@ -456,3 +492,18 @@ def test_an_arrival_says_what_it_is_a_part_of_and_until_when_it_waits() -> None:
     desk = Desk(joining())
     arrivals = [row for row in rows(desk.part(1, 2)) if isinstance(row, Arrival)]
     assert [(row.waiting_for, row.group, row.due_at_ms) for row in arrivals] == [("parts", WHOLE, NOW_MS + DEADLINE_MS)]
+
+
+def test_a_version_on_trial_that_looks_something_up_does_not_hold_a_whole_up() -> None:
+    front, plain = joining(), make_spec(user="{{ input.parts }}")
+    tools = ToolsSpec(lookup=LookupSpec(source="shop", sql="SELECT 1 AS n"))
+    asking = replace(plain, ask=replace(plain.ask, tools=tools))
+    desk = Desk(front)
+    versions = {version_of(each): orjson.loads(each.to_json()) for each in (front, plain, asking)}
+    shares = {version_of(each): 1.0 for each in (plain, asking)}
+    desk.job(versions_json=orjson.dumps(versions).decode(), shadows_json=orjson.dumps(shares).decode())
+    desk.part(1, 2)
+    desk.part(2, 2)
+    desk.looks()
+    assert {item.version for item in desk.items} == {version_of(front), version_of(plain)}
+    assert desk.waiting == []

@@ -148,6 +148,7 @@ def test_rules_that_can_be_asked_are_not_spoken_of(require: str) -> None:
         (rule("score > 0"), "rules[1].require", "unknown variable 'score'"),
         (rule("output.total >"), "rules[1].require", "Failed to parse"),
         (JudgeSpec(rules=(RuleSpec(id="json", require="true"),)), "rules[0].id", "id of a check of our own"),
+        (JudgeSpec(rules=(RuleSpec(id="derived", require="true"),)), "rules[0].id", "id of a check of our own"),
         (JudgeSpec(patterns={"total": "("}), "patterns", "the pattern of 'total' is no"),
         (JudgeSpec(patterns={"total": "(?<=a)b"}), "patterns", "the pattern of 'total' is no"),
         (JudgeSpec(types={"total": "money"}), "types", "there is no type 'money': known are string, number"),

@@ -178,6 +178,19 @@ def test_versions_that_are_tried_out_get_their_own_answers_and_hold_up_nobody():
     assert alone.version == version_of(live)
 
 
+def test_a_refusal_that_a_version_on_trial_could_not_do_without_is_not_kept_for_the_day_it_is_in_force():
+    tried = a_spec(user="New: {{ input.body }}")
+    view = a_view(make_spec(), tried)
+    carry_out(view, normalized(view))
+    (item,) = answer(view, refuse=("lookup",))
+    assert item.version != version_of(tried)
+    promoted = a_view(tried, make_spec())
+    for row in view.rows(Meta.schema):
+        promoted.put(row)
+    carry_out(promoted, normalized(promoted))
+    assert the_arrival(promoted).waiting_for == WAITS, "it is asked again, since it may be there by now"
+
+
 def test_versions_with_the_same_questions_share_their_answers():
     one, other = a_spec(), a_spec(replace(TOOLS, calculate={"one": "1"}), user="other {{ input.body }}")
     view = a_view(one, other)

@@ -34,6 +34,7 @@ from batchmill.streams.retrieving import (
     compile_retrieval,
     found_for,
     fused,
+    groups_of,
     visible,
 )
 from batchmill.streams.unusable import Unusable
@@ -70,7 +71,8 @@ class Shelf:
 
 
 def context(shelf: Shelf, payload: dict[str, Any], **told: Any) -> list[dict[str, str]]:
-    attach(compile_retrieval(spec(**told), shelf), payload, at_ms=AT_MS)
+    retrieval = compile_retrieval(spec(**told), shelf)
+    attach(retrieval, payload, groups=groups_of(retrieval, payload), at_ms=AT_MS)
     found: list[dict[str, str]] = payload[told.get("into", "context")]
     return found
 
@@ -193,7 +195,7 @@ def test_an_index_that_cannot_answer_puts_the_record_down_with_why() -> None:
 def test_while_the_index_is_not_loaded_nothing_is_said_of_the_record() -> None:
     payload = {"question": "how?"}
     with pytest.raises(IndexAwaitedError):
-        attach(compile_retrieval(spec(), NoIndexes()), payload, at_ms=AT_MS)
+        attach(compile_retrieval(spec(), NoIndexes()), payload, groups=frozenset(), at_ms=AT_MS)
     assert payload == {"question": "how?"}
     assert NoIndexes().fault(SHA) == "no index is loaded here"
 
@@ -228,6 +230,43 @@ def test_the_context_is_content_it_is_asked_and_names_the_request() -> None:
     assert item == again
     assert item.request_id != other.request_id
     assert item.ask_key != other.ask_key
+
+
+@pytest.mark.parametrize(
+    ("said", "cleaning"),
+    [
+        ("\ufb01nance", {"normalize": "NFKC"}),
+        ("\uff46inance", {"normalize": "NFKC"}),
+        ("fin\x00ance", {"strip_control": True}),
+        ("<b>finance</b>", {"strip_markup": True}),
+        (" finance ", {"collapse_space": True}),
+        ("finance-guests", {"max_chars": {"$.team": 7}}),
+        (["finance-guests", "\ufb01nance"], {"normalize": "NFKC", "max_chars": {"$.team[0]": 7}}),
+    ],
+)
+def test_what_cleaning_makes_of_a_groups_name_opens_nothing(said: Any, cleaning: dict[str, Any]) -> None:
+    job = replace(a_job(allow="$.team"), input=InputSpec(**cleaning))
+    shelf = Shelf([piece("secret", allow=("finance",)), piece("open")])
+    raw = make_raw({"question": "how?", "team": said})
+    (order,) = normalize(
+        make_view(make_row(job)), raw, jobs=CompiledJobs(indexes=shelf), now_ms=NOW_MS, limits=RawLimits()
+    )
+    assert isinstance(order, Emit)
+    assert isinstance(order.record, WorkItem)
+    assert [each["document"] for each in json.loads(order.record.input_json)["context"]] == ["open"]
+
+
+def test_a_group_counts_though_it_is_not_kept_for_the_question() -> None:
+    job = replace(a_job(allow="$.team"), input=InputSpec(keep=("$.question",)))
+    shelf = Shelf([piece("secret", allow=("finance",))])
+    raw = make_raw({"question": "how?", "team": "finance"})
+    (order,) = normalize(
+        make_view(make_row(job)), raw, jobs=CompiledJobs(indexes=shelf), now_ms=NOW_MS, limits=RawLimits()
+    )
+    assert isinstance(order, Emit)
+    assert isinstance(order.record, WorkItem)
+    told = json.loads(order.record.input_json)
+    assert (sorted(told), [each["document"] for each in told["context"]]) == (["context", "question"], ["secret"])
 
 
 def test_another_snapshot_is_another_version_that_asks_anew() -> None:

@@ -246,3 +246,16 @@ def test_whatever_crashes_a_commit_fires_exactly_once(steps: list[str]) -> None:
             view, pending = put_rows(durable), []
     assert [event.source_id for event in written_events] == ["doc#1", "doc#2", "doc#3"]
     assert not durable.fires
+
+
+def test_a_commit_that_was_taken_back_starts_nothing_until_it_is_put_back() -> None:
+    life = committed(status=Status.VALIDATED, reverted=True)
+    assert firing(put_rows(life), 10) == []
+    letter = emitted(fired(committed(), ThenSpec(job="next", split="$.output.label")))[0]
+    assert isinstance(letter, DeadLetter)
+    redriven = again(put_rows(evolve(life, fires=False)), replace(letter, original_uri=f"then:{life.request_id}/next"))
+    assert firing(put_rows(life_in(redriven, life.request_id)), 10) == []
+    assert fired(committed(), ThenSpec(job="next"), view=put_rows(life)) == []
+    back = evolve(life, status=Status.COMMITTED, reverted=False)
+    assert firing(put_rows(back), 10) == [back]
+    assert len(events(fired(back, ThenSpec(job="next")))) == 1

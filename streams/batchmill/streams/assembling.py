@@ -74,7 +74,7 @@ def assemble(
         return [*done, *_dead(group, parts, missing, join, now_ms)]
     all_parts = {number: found[seen.offset] for number, seen in before.items()} | parts
     joined = _joined(view, group, all_parts, parts, missing, jobs, now_ms, limits)
-    # A version that is tried out and joins nothing may have to look something up first: the whole waits for its end.
+    # No job that joins looks anything up. Where one should do so all the same, its parts wait and are not lost.
     return [] if any(isinstance(order, Put) and isinstance(order.row, Arrival) for order in joined) else done + joined
 
 

@@ -6,6 +6,7 @@ not: templates (`rendering`), and whether an example is right (`trying`).
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +53,17 @@ def examples_of(ask: AskSpec, given: InputSpec) -> tuple[Example, ...]:
         raise ExampleError(EXAMPLES_MAX + 1, f"at most {EXAMPLES_MAX} are shown: each is sent with every question")
     cleaner = compile_cleaner(given)
     schema = None if ask.output_schema_json is None else orjson.loads(ask.output_schema_json)
-    return tuple(_example(number, each, cleaner, schema) for number, each in enumerate(listed, start=1))
+    beside = tuple(each.into for each in (ask.retrieval, ask.tools) if each is not None)
+    return tuple(_example(number, each, cleaner, beside, schema) for number, each in enumerate(listed, start=1))
 
 
-def _example(number: int, told: Any, cleaner: Cleaner, schema: Any) -> Example:
+def _example(number: int, told: Any, cleaner: Cleaner, beside: Sequence[str], schema: Any) -> Example:
+    """`beside`: members that are put beside a record once it is cleaned; an example brings its own."""
     if not isinstance(told, dict) or told.keys() != _MEMBERS or not isinstance(told["input"], dict):
         raise ExampleError(number, "expected an object with two members, `input` (an object) and `output`")
+    looked_up = {name: told["input"].pop(name) for name in beside if name in told["input"]}
     cleaner.apply(told["input"])
+    told["input"] |= looked_up
     seen, output = (orjson.loads(canonical(told[name])) for name in ("input", "output"))
     return Example(number=number, input=seen, output=output, answer=_answer(output, schema))
 

@@ -126,7 +126,8 @@ def _of_life(row: Life) -> tuple[tuple[str, str], ...]:
         found += _of_asker(row)
     if row.aside:
         found.append(("aside", f"{row.job}/{row.version}/{row.request_id}"))
-    if row.fires:
+    if row.fires and not row.reverted:
+        # what was taken back before it started anything starts it once it is put back, if ever
         found.append(("then", row.request_id))
     if row.status is Status.COMMITTED or row.reverted:
         found.append(("run", f"{row.run_id}|{row.request_id}"))

@@ -21,7 +21,7 @@ from batchmill.streams.likeness import likeness_of
 from batchmill.streams.lineage import JOINED, PART, parent_of, parts_of, written
 from batchmill.streams.looking_up import Lookups
 from batchmill.streams.paths import ABSENT, Path
-from batchmill.streams.retrieving import attach
+from batchmill.streams.retrieving import attach, groups_of
 from batchmill.streams.routing import route_of, sizes_of
 from batchmill.streams.unusable import Unusable
 
@@ -87,9 +87,10 @@ def item_of(
     if job.spec.join is not None and JOINED not in event.metadata:
         raise Unusable(Reason.INVALID_INPUT, "the event is a part, and the job is asked about wholes")
     source_id, seq = source_of(job, event, raw, limits), seq_of(job, event, raw.origin)
+    groups = frozenset[str]() if job.retrieval is None else groups_of(job.retrieval, event.payload)
     item_input = _accepted(job, event.payload)
     if job.retrieval is not None:
-        attach(job.retrieval, item_input, at_ms=raw.origin.at_ms)
+        attach(job.retrieval, item_input, groups=groups, at_ms=raw.origin.at_ms)
     if job.tools is not None:
         lookups.equip(job.tools, item_input, aside=standing.aside)
     spec, input_json = job.spec, canonical(item_input)

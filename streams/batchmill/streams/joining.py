@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from batchmill.schemas import codec
 from batchmill.schemas.ids import content_sha256
 from batchmill.schemas.promotion import JoinSpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.records import Excluded, Origin
+from batchmill.schemas.records import Excluded, Origin, RawEvent
 from batchmill.schemas.state import Arrival, Meta
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord, of_raw
@@ -173,6 +174,8 @@ def meet(view: StateView, here: Coming, join: JoinSpec, *, now_ms: int, bytes_ma
     if joined is not None and joined.whole != here.part.whole and here.part.rank < joined.rank:
         return [excluded(here.raw, here, Reason.SUPERSEDED, "a newer whole of its source was joined", joined, now_ms)]
     known = joined if joined is not None and joined.whole == here.part.whole else None
+    if known is not None and _comes_too_early(here, known):
+        return _published_again(here, known, now_ms)
     group = group_of(view, here.job, here.part.whole) or _opened(here, join, now_ms)
     waiting = group.parts.get(here.part.number)
     counted = None if known is None else known.parts.get(here.part.number)
@@ -190,6 +193,22 @@ def meet(view: StateView, here: Coming, join: JoinSpec, *, now_ms: int, bytes_ma
     if waiting is not None and waiting.offset != here.raw.origin.offset:
         orders += _replaced(group, waiting, here, now_ms)
     return [*orders, Wake("arrivals")] if grown.due_at_ms == 0 else orders
+
+
+def _comes_too_early(here: Coming, known: Joined) -> bool:
+    """Whether a redriven part that was missing would have its whole asked anew at an older place than it has by now."""
+    missed = here.part.number not in known.parts and known.generation == here.raw.origin.generation
+    return (
+        here.raw.redrives > 0 and missed and here.raw.origin.offset < max(seen.offset for seen in known.parts.values())
+    )
+
+
+def _published_again(here: Coming, known: Joined, now_ms: int) -> list[Order]:
+    """A whole is ranked by the place of its last part: at the end of raw this one makes it the newest, no stale one."""
+    event = replace(codec.decode(here.raw.value or b"", RawEvent), job=here.job)
+    said = "it came back when its whole had been asked about without it, and was published again"
+    again = Emit(event, key=here.raw.key or b"", partition=here.raw.origin.partition)
+    return [again, excluded(here.raw, here, Reason.SUPERSEDED, said, known, now_ms)]
 
 
 def excluded(

@@ -18,12 +18,12 @@ from batchmill.streams.finding import Finding
 from batchmill.streams.granting import output_limit
 from batchmill.streams.linting_gate import gate_findings
 from batchmill.streams.linting_judge import attempts, member_paths, mistakes
+from batchmill.streams.linting_lookups import looked_up
 from batchmill.streams.linting_routes import choices, on_all_routes
 from batchmill.streams.linting_stages import staged
 from batchmill.streams.paths import compile_path
 from batchmill.streams.rendering import EMBEDDINGS_ENDPOINT, request_form
 from batchmill.streams.shapes import compile_shape
-from batchmill.streams.subschemas import members_of
 from batchmill.streams.tooling import mistakes as tool_mistakes
 
 __all__ = ["Finding", "errors", "findings"]
@@ -31,7 +31,7 @@ __all__ = ["Finding", "errors", "findings"]
 
 def findings(spec: JobSpec) -> tuple[Finding, ...]:
     """All findings, errors first."""
-    found = [*on_all_routes(spec, _of_question), *choices(spec), *staged(spec)]
+    found = [*on_all_routes(spec, _of_question), *choices(spec), *staged(spec), *looked_up(spec)]
     return tuple(sorted(found, key=lambda finding: not finding.error))
 
 
@@ -56,7 +56,6 @@ def _broken(spec: JobSpec) -> Iterator[Finding]:
     yield from () if spec.ask.tools is None else tool_mistakes(spec.ask.tools)
     yield from _unbounded(spec)
     yield from _watching_nothing(spec)
-    yield from _asking_nothing(spec)
     yield from gate_findings(spec, _declared(spec))
 
 
@@ -85,28 +84,6 @@ def _watching_nothing(spec: JobSpec) -> Iterator[Finding]:
     if declared is not None and first not in declared:
         what = f"{field!r} is not a member of the output schema"
         yield Finding(where="$.drift.field", message=what, error=True, hint=f"it has {', '.join(sorted(declared))}")
-
-
-def _asking_nothing(spec: JobSpec) -> Iterator[Finding]:
-    """A query that no record has would find nothing for any of them; groups that none has would hide everything."""
-    retrieval = spec.ask.retrieval
-    if retrieval is None:
-        return
-    schema = None if spec.input.schema_json is None else orjson.loads(spec.input.schema_json)
-    declared = members_of(schema, schema)
-    for member, path in (("query", retrieval.query), ("allow", retrieval.allow)):
-        where = f"$.ask.retrieval.{member}"
-        try:
-            first = None if path is None else compile_path(path).steps[0]
-        except FAULTS as fault:
-            yield Finding(where=where, message=str(fault), error=True)
-            continue
-        if first is not None and declared and first not in declared:
-            what = f"the input schema declares no member {first!r}"
-            yield Finding(where=where, message=what, error=True, hint=f"it has {', '.join(sorted(declared))}")
-    if retrieval.into in declared:
-        what = f"the input schema declares {retrieval.into!r}, which retrieval writes: such a record is refused"
-        yield Finding(where="$.ask.retrieval.into", message=what, error=True, hint="choose a name that no record has")
 
 
 def _output_default(spec: JobSpec) -> int | None:

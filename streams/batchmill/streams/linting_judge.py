@@ -25,7 +25,7 @@ __all__ = ["Told", "attempts", "member_paths", "mistakes"]
 #: (where, what, is it an error)
 Told = tuple[str, str, bool]
 #: ids that checks of our own have
-_TAKEN = frozenset({"json", "repair", "finish_reason", "refusal", "confidence", SCORE})
+_TAKEN = frozenset({"json", "repair", "finish_reason", "refusal", "confidence", "derived", SCORE})
 #: parameters that ask for the tokens' probabilities; responses ask by `include`
 _LOGPROB_PARAMS = ("logprobs", "top_logprobs", "responseLogprobs")
 _WITHOUT_LOGPROBS = frozenset({"anthropic", "mistral"})

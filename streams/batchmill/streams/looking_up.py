@@ -45,22 +45,21 @@ class Lookups:
     def equip(self, tools: Tools, item_input: JsonObject, *, aside: bool) -> None:
         """Put what was found out into the input; WaitsError where something is to be asked first, else as `equip`."""
         asked = wanted(tools, item_input)
-        found = None if self.fresh else recorded(self.view, self.origin, asked.fingerprint)
-        if found is None:
-            found = self.held
-            self._used[asked.fingerprint] = (asked, found)
+        kept = None if self.fresh else recorded(self.view, self.origin, asked.fingerprint)
+        found = self.held if kept is None else kept
         missing = {question.key: question for question in found.missing(asked)}
         if missing:
             (self.lacking_aside if aside else self.lacking).update(missing)
             raise WaitsError
         equip(tools, item_input, asked, found)
+        if kept is None:
+            self._used[asked.fingerprint] = (asked, found)
 
     def kept(self, now_ms: int) -> list[Order]:
-        """Keep what was used, for replays."""
+        """Keep what was used, for replays; not a refusal that nobody could do without: it may be answered one day."""
         orders = (
             record(self.view, self.origin, asked, found, now_ms, fresh=self.fresh)
             for asked, found in self._used.values()
-            if not found.missing(asked)
         )
         return [order for each in orders for order in each]
 

@@ -239,6 +239,8 @@ def _shadowed(
         job = jobs.of(row, version)
         if job is None or not share:
             continue
+        if JOINED in event.metadata and job.tools is not None:
+            continue  # a whole has no arrival of its own to wait by: it would be held up for as long as that version is
         try:
             if is_sampled(source_of(job, event, raw, limits), version, share):
                 standing = Standing(promotion=0, run_id=shadow_run(row.job, version), aside=True)

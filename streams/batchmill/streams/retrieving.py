@@ -4,8 +4,9 @@ What lives here: what a record asks and may see, and the way from ranked pieces 
 pieces are ranked (an index does, behind `Retriever`), and what a piece is (`indexing`).
 
 Who may see what fails closed: a document that names groups is shown to records of these groups alone, a record without
-a group sees only what is for everybody. Validity is judged at the time of the event, never at that of the look-up, so
-that the same event finds the same whenever it is read again.
+a group sees only what is for everybody. Groups are told by the event as it came: cleaning may make one name of two
+(NFKC, markup, a cut), which does no harm to a text, and to a permission does. Validity is judged at the time of the
+event, never at that of the look-up, so that the same event finds the same whenever it is read again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,7 @@ __all__ = [
     "compile_retrieval",
     "found_for",
     "fused",
+    "groups_of",
     "visible",
 ]
 
@@ -107,8 +109,9 @@ def compile_retrieval(spec: RetrievalSpec, indexes: Indexes) -> Retrieval:
     return Retrieval(spec=spec, query=compile_path(spec.query), allow=allow, indexes=indexes)
 
 
-def attach(retrieval: Retrieval, payload: JsonObject, *, at_ms: int) -> None:
+def attach(retrieval: Retrieval, payload: JsonObject, *, groups: frozenset[str], at_ms: int) -> None:
     """Put the context into `payload` under `into`; raise `Unusable`, or IndexAwaitedError while there is no index.
+    `groups`: of the event before it was cleaned (`groups_of`).
 
     A record never brings its own context: what an answer may cite would be what its sender made up.
     """
@@ -119,7 +122,7 @@ def attach(retrieval: Retrieval, payload: JsonObject, *, at_ms: int) -> None:
     index = retrieval.indexes.of(spec.sha256)
     if index is None:
         raise IndexAwaitedError
-    inquiry = Inquiry(query=_query(retrieval, payload), groups=_groups(retrieval, payload), at_ms=at_ms)
+    inquiry = Inquiry(query=_query(retrieval, payload), groups=groups, at_ms=at_ms)
     try:
         found = found_for(spec, index, inquiry)
     except RetrievalError as error:
@@ -179,7 +182,7 @@ def _query(retrieval: Retrieval, payload: JsonObject) -> str:
     return "\n".join(each for each in texts if isinstance(each, str))[:QUERY_CHARS_MAX]
 
 
-def _groups(retrieval: Retrieval, payload: JsonObject) -> frozenset[str]:
+def groups_of(retrieval: Retrieval, payload: JsonObject) -> frozenset[str]:
     """A group, or a list of them; anything that is no text is no group, and neither is a text without a character."""
     found: Any = ABSENT if retrieval.allow is None else retrieval.allow.find(payload)
     each = found[:_GROUPS_MAX] if isinstance(found, list) else [found]

@@ -2,7 +2,8 @@
 
 A life whose job has a `then` is marked by the transaction that says that it is committed (`Life.fires`); one later
 transaction emits its children and takes the mark away. So a crash at any moment fires exactly once, and a commit that
-was overtaken by a newer one of its source before it fired does not fire any more: its children would be stale.
+was overtaken by a newer one of its source before it fired does not fire any more: its children would be stale. One that
+was taken back before it fired keeps its mark, and fires when it is put back.
 
 A child is an ordinary raw event. What it holds is what was asked and what was answered, and nothing that changes with
 the version that answered: the same answer under a newer version is the same child, and is not paid for again. What it
@@ -103,7 +104,7 @@ def fire(
     What cannot be made into an event is a dead letter of the job it was meant for, and is fired anew by a redrive.
     """
     life = read.life(view, seen.request_id)
-    if life is None or not life.fires or life.verdict_offset != seen.verdict_offset:
+    if life is None or not life.fires or life.reverted or life.verdict_offset != seen.verdict_offset:
         return []
     orders: list[Order] = [Put(evolve(life, fires=False))]
     if _overtaken(view, life):

@@ -84,7 +84,7 @@ class Firing:
         )
 
     def _then(self, task: Task, life: Life) -> tuple[CompiledThen, ...]:
-        """As the job has it now: what follows is no part of the version."""
+        """As its version was last applied: a `when` is written for the answers of that one."""
         job = self.kit.compiled(task, life.job, life.version)
         assert job is not None, f"life {life.request_id} was committed under a version that its task does not know"
         return job.then

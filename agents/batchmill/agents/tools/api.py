@@ -9,6 +9,7 @@ is away: the records wait. Whatever is about this one path (404, 400, no JSON, t
 
 import asyncio
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
@@ -54,6 +55,8 @@ class WebApi:
             limits=httpx.Limits(max_connections=connections_max),
             trust_env=not near,
             follow_redirects=False,
+            # what is asked follows from the record alone, not from what was answered about the one before
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
 
     async def ask(self, question: Fetch) -> Any:

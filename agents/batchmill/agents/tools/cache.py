@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchmill.agents import clock
+from batchmill.streams.jsontext import canonical
+from batchmill.streams.unusable import Unusable
 
 __all__ = ["AnswerCache"]
 
@@ -19,7 +21,7 @@ class _Kept(NamedTuple):
 
 
 class AnswerCache:
-    """Kept as bytes, so that whoever gets an answer may change it."""
+    """Kept as canonical bytes, the form in which a record keeps an answer: whoever gets one may change it."""
 
     def __init__(self, *, seconds: float, entries_max: int, bytes_max: int) -> None:
         self._seconds, self._entries_max, self._bytes_max = seconds, entries_max, bytes_max
@@ -38,11 +40,14 @@ class AnswerCache:
         return (orjson.loads(kept.answer),)
 
     def put(self, key: str, answer: Any) -> None:
-        """Keep it, and let the longest unused go."""
+        """Keep it, and let the longest unused go. What has no canonical form is for no record, and is not kept."""
         if self._seconds <= 0:
             return
         self._drop(key)
-        data = orjson.dumps(answer)
+        try:
+            data = canonical(answer)
+        except Unusable:
+            return
         self._kept[key] = _Kept(data, clock.monotonic_s() + self._seconds)
         self.size_bytes += len(data)
         while self._kept and (len(self._kept) > self._entries_max or self.size_bytes > self._bytes_max):

@@ -71,6 +71,8 @@ class PostgresDatabase:
                     return await _rows(connection, question)
                 finally:
                     await connection.rollback()
+        except (psycopg.DataError, ValueError) as error:
+            raise _unread(error) from None
         except psycopg.Error as error:
             raise self._told(error) from None
         except TimeoutError:
@@ -104,6 +106,14 @@ class PostgresDatabase:
             return TransientError(f"database_{type(error).__name__}", hint=hint)
         hint = f"{told}the database does not take the SELECT with these parameters"
         return RefusedError(f"database_{type(error).__name__}", hint=hint)
+
+
+def _unread(error: psycopg.DataError | ValueError) -> RefusedError:
+    """What is there was not taken, by the server or by what reads its rows: BC, `infinity`, 24:00, endless digits."""
+    state = error.sqlstate if isinstance(error, psycopg.DataError) else None
+    told = f"sqlstate {state}; " if state else ""
+    hint = f"{told}a value is out of range or has no form in JSON: cast the column to text, or limit it in the SELECT"
+    return RefusedError(f"database_{type(error).__name__}", hint=hint)
 
 
 async def _read_only(connection: psycopg.AsyncConnection[Any]) -> None:

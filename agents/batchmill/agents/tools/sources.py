@@ -76,15 +76,20 @@ class _Desk:
     ) -> None:
         self.source, self._tries, self._wait_max_s, self._cache = source, tries, wait_max_s, cache
         self._turns = asyncio.Semaphore(concurrent_max)
-        self._asking: dict[str, asyncio.Future[None]] = {}
+        self._asking: dict[str, asyncio.Future[RefusedError | None]] = {}
         self._answers = 0  #: refusals too: whoever refuses is there
         self._failures = 0
         self._away_until_s = 0.0
 
     async def ask(self, question: Question, seen: "_Seen") -> Any:
-        """From the cache, or from the source; of several that ask the same at once one goes there."""
+        """From the cache, or from the source; of several that ask the same at once one goes there for all of them.
+
+        A refusal holds for them as well: what takes its whole time to be refused would else take it once for each.
+        """
         while (before := self._asking.get(question.key)) is not None:
             await asyncio.wait([before])
+            if (refused := before.result()) is not None:
+                raise refused
         kept = self._cache.get(question.key)
         if kept is not None:
             seen.outcome = "cached"
@@ -92,14 +97,19 @@ class _Desk:
         if clock.monotonic_s() < self._away_until_s:
             raise SourceAwayError(question.source)
         mine = self._asking[question.key] = asyncio.get_running_loop().create_future()
+        told: RefusedError | None = None
         try:
             async with self._turns:
                 answer = await self._patiently(question, seen)
+        except RefusedError as error:
+            told = error
+            raise
+        else:
             self._cache.put(question.key, answer)
             return answer
         finally:
             del self._asking[question.key]
-            mine.set_result(None)
+            mine.set_result(told)
 
     async def _patiently(self, question: Question, seen: "_Seen") -> Any:
         before = self._answers

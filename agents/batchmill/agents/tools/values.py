@@ -31,7 +31,9 @@ def as_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, rows_max: 
 
 def _value(column: str, value: Any, depth: int) -> Any:
     match value:
-        case None | bool() | int() | str():
+        case None | bool() | int():
+            return value
+        case str() if _is_text(value):
             return value
         case float() if math.isfinite(value):
             return value
@@ -43,10 +45,19 @@ def _value(column: str, value: Any, depth: int) -> Any:
             return str(value)
         case list() | tuple() if depth < _NESTING_MAX:
             return [_value(column, each, depth + 1) for each in value]
-        case dict() if depth < _NESTING_MAX:
+        case dict() if depth < _NESTING_MAX and all(map(_is_text, value)):
             return {str(name): _value(column, each, depth + 1) for name, each in value.items()}
         case _:
             raise RefusedError("no_json", hint=f"the column {column} holds what JSON has no form for: cast it to text")
+
+
+def _is_text(value: Any) -> bool:
+    """A half of a pair of UTF-16 is no character; PostgreSQL keeps what a `json` column was given."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(value: Decimal) -> int | float | str:
