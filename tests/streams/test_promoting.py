@@ -7,12 +7,13 @@ import pytest
 
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Excluded
-from batchmill.schemas.state import Job, Life
+from batchmill.schemas.state import Job, Life, Source
 from batchmill.schemas.status import Status
-from batchmill.streams import promoting, queueing
+from batchmill.streams import committing, promoting, queueing
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.controlling import control
+from batchmill.streams.ports import SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.settling import unwanted
 from batchmill.streams.versioning import promotions_of, shadows_of
 from batchmill.streams.view import MemoryView
@@ -254,3 +255,108 @@ def test_a_replay_under_a_version_that_has_been_replaced_meanwhile_changes_nothi
     told = {"source_id": front.source_id, "seq": front.seq, "origin": front.origin, "version": "v2", "promotion": 1}
     assert arrived(view, 2, replayed=True, **told) == []
     assert read.life(view, make_item(2).request_id) is None
+
+
+# -- what the sink holds meanwhile -------------------------------------------------------------------------------------
+
+
+def written(life: Life, **changes: Any) -> SinkWrite:
+    """The write of a life that is in doubt."""
+    return SinkWrite(
+        commit_id=life.commit_id or "",
+        table="t",
+        target_key=life.target_key,
+        seq=life.seq,
+        promotion=life.promotion,
+        request_id=life.request_id,
+        source_id=life.source_id,
+        job=life.job,
+        version=life.version,
+        run_id=life.run_id,
+        partition=None,
+        output_json="{}",
+        output_sha256=life.output_sha256 or "",
+        **changes,
+    )
+
+
+def answered_by_sink(view: MemoryView, write: SinkWrite, outcome: SinkOutcome) -> None:
+    result = SinkResult(commit_id=write.commit_id, outcome=outcome)
+    carry_out(view, committing.settle(view, write, result, sink="memory", now_ms=NOW_MS))
+
+
+def holds(front: Life, promotion: int = 0) -> Source:
+    return make_source(
+        front, committed_request_id=front.request_id, committed_seq=front.seq, committed_promotion=promotion
+    )
+
+
+def doubted(view: MemoryView, life: Life) -> SinkWrite:
+    """The sink is asked to take the life, and does not answer yet."""
+    asked = replace(life_of(view, life), commit_id=f"doubt-{life.version}")
+    view.put(asked)
+    return written(asked)
+
+
+def test_a_rollback_while_the_other_versions_write_is_in_doubt_is_written_above_it() -> None:
+    front = answered(1)
+    held = shadow(2, front)
+    view = put_rows(two_versions(), front, held, holds(front))
+    carried(view, "promote", "v2")
+    doubt = doubted(view, held)
+    carried(view, "promote", "v1", "c2")
+    answered_by_sink(view, doubt, SinkOutcome.APPLIED)
+    back = life_of(view, front)
+    assert (back.aside, back.status, back.commit_id) == (False, Status.VALIDATED, None)
+    assert (back.seq, back.promotion) > (doubt.seq, doubt.promotion)
+
+
+@pytest.mark.parametrize("outcome", [SinkOutcome.ALREADY, SinkOutcome.STALE])
+def test_a_write_in_doubt_that_is_rolled_back_to_is_repeated_as_it_was_and_then_goes_above(
+    outcome: SinkOutcome,
+) -> None:
+    front = answered(1, status=Status.VALIDATED, commit_id="doubt-v1")
+    held = shadow(2, front)
+    view = put_rows(two_versions(), front, held, make_source(front))
+    carried(view, "promote", "v2")
+    doubt = doubted(view, held)
+    carried(view, "promote", "v1", "c2")
+    again = life_of(view, front)
+    assert (again.aside, again.commit_id, again.promotion) == (False, "doubt-v1", 0), "as it was asked"
+    answered_by_sink(view, doubt, SinkOutcome.APPLIED)
+    answered_by_sink(view, written(again), outcome)
+    back = life_of(view, front)
+    assert (back.aside, back.status, back.commit_id, back.promotion) == (False, Status.VALIDATED, None, 2)
+
+
+def test_what_was_taken_back_is_written_again_when_its_version_is_promoted_again() -> None:
+    front = answered(1, status=Status.VALIDATED, reverted=True)
+    held = shadow(2, front)
+    view = put_rows(two_versions(), front, held, holds(front))
+    carried(view, "promote", "v2")
+    carried(view, "promote", "v1", "c2")
+    back = life_of(view, front)
+    assert (back.aside, back.reverted, back.commit_id, back.promotion) == (False, False, None, 2)
+    assert [row for _, row in view.scan("commit", "", limit=9)] == [back]
+
+
+def test_a_failed_life_that_its_event_brings_back_is_ranked_by_its_promotion() -> None:
+    front = answered(1)
+    failed = shadow(2, front, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON)
+    view = put_rows(two_versions(), front, failed, holds(front))
+    carried(view, "promote", "v2")
+    told = {"source_id": front.source_id, "seq": front.seq, "origin": front.origin, "version": "v2", "promotion": 1}
+    arrived(view, 2, replayed=True, **told)
+    again = life_of(view, failed)
+    assert (again.aside, again.status, again.promotion) == (False, Status.QUEUED, 1)
+
+
+@pytest.mark.parametrize(("first", "fresh"), [(1, 2), (2, 1)], ids=["met first", "met last"])
+def test_a_rollback_brings_back_the_freshest_of_what_the_version_had_written(first: int, fresh: int) -> None:
+    old = answered(first, aside=True)
+    front = answered(fresh, epoch=1, origin=old.origin, source_id=old.source_id, promotion=1)
+    held = shadow(3, front)
+    view = put_rows(two_versions(), old, front, held, holds(front, 1))
+    carried(view, "promote", "v2")
+    carried(view, "promote", "v1", "c2")
+    assert [life_of(view, each).aside for each in (old, front, held)] == [True, False, True]

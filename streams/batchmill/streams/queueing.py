@@ -33,10 +33,10 @@ from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.promoting import answers_for, bring_forward, set_aside
 from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
 from batchmill.streams.staging import regrouped
-from batchmill.streams.versioning import promotion_of
+from batchmill.streams.versioning import promotion_of, was_promoted
 from batchmill.streams.view import StateView
 
-__all__ = ["STORE_NONCE", "arrive", "from_store", "recall"]
+__all__ = ["STORE_NONCE", "arrive", "from_store", "promotion_now", "recall", "recalled"]
 
 _STAGE: Final = "submitter"
 #: stands in the custom id of an answer that was read from the store
@@ -82,9 +82,24 @@ def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
     newest = read.life(view, source.request_id)
     if newest is None or newest.status is not Status.COMMITTED:
         return []
+    return recalled(view, source, newest, now_ms)
+
+
+def recalled(view: StateView, source: Source, newest: Life, now_ms: int) -> list[Order]:
+    """The same of a newest life that is about to be put as committed. It goes above what the sink holds."""
     if source.committed_request_id in {None, newest.request_id}:
         return []
-    return [Put(moved(newest, Recalled(), now_ms)), Wake("commit")]
+    again = moved(newest, Recalled(), now_ms)
+    held = (source.committed_seq or 0, source.committed_promotion or 0)
+    if (source.seq, again.promotion) <= held:
+        again = evolve(again, promotion=max(again.promotion, promotion_now(view, again)))
+    return [Put(again), Wake("commit")]
+
+
+def promotion_now(view: StateView, life: Life) -> int:
+    """The number at which the life's version came into force last."""
+    job = read.job(view, life.job)
+    return promotion_of(job, life.version) if job is not None and was_promoted(job, life.version) else life.promotion
 
 
 def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int, *, jobs: CompiledJobs) -> list[Order]:
@@ -283,7 +298,8 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
     fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=None)
-    again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
+    own = {"seq": item.seq, "promotion": item.promotion, "origin": item.origin, "run_id": item.run_id}
+    again = evolve(moved(life, fact, now_ms), **own)
     # what became of its earlier answer was not that answer's fault: it may take it again
     again = Askers(view).come(evolve(again, output_sha256=None))
     return [Put(again), Wake(following.effect_of(again))]
