@@ -420,6 +420,18 @@ def test_a_run_that_is_over_is_not_steered_any_more() -> None:
         (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 2, "max_nanos": 1.5}}}', "`parts`"),
         (V1, '{"run": "r", "kind": "dance", "parts": {}}', "`kind`"),
         (V1, '{"run": "r", "kind": "write", "aside": true, "parts": {}}', "`kind`"),
+        (V1, '{"run": "r", "do": []}', "`do`"),
+        (V1, '{"run": "r", "do": {}}', "`do`"),
+        (V1, '{"run": "r", "kind": [], "parts": {}}', "`kind`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": -1}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "per_second": 0}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "per_second": NaN}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "per_second": Infinity}}}', "`parts`"),
+        (V1, f'{{"run": "r", "parts": {{"0": {{"uri": "u", "lines": 1, "per_second": {10**400}}}}}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "fresh_tools": []}}}', "`parts`"),
+        (V1, f'{{"run": "r", "parts": {{"0": {{"uri": "{"u" * 10**6}", "lines": 1}}}}}}', "`parts`"),
+        (V1, f'{{"run": "r", "parts": {{}}, "skipped": "{"no" * 10**6}"}}', "`skipped`"),
+        (V1, '{"run": "r", "parts": {}, "skipped": [1]}', "`skipped`"),
     ],
 )
 def test_a_command_that_cannot_be_obeyed_is_refused(version: str, body: str, told: str) -> None:
