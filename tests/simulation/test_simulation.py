@@ -82,7 +82,7 @@ def test_every_law_holds_when_sources_share_their_questions(seed: int) -> None:
 
 @pytest.mark.parametrize("changes", [False, True], ids=["", "changes"])
 @pytest.mark.parametrize("seed", range(SEEDS // 2))
-def test_every_law_holds_while_versions_come_and_go_and_runs_read_and_write_again(seed: int, changes: bool) -> None:  # noqa: FBT001
+def test_every_law_holds_while_versions_come_and_go_and_runs_read_and_write_again(seed: int, changes: bool) -> None:
     assert broken(simulate(seed, replace(REPLAYS, changes=changes))) == {}, f"seed {seed}, {changes=}"
 
 

@@ -13,6 +13,7 @@ from batchmill.streams import committing, promoting, queueing
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.controlling import control
+from batchmill.streams.dead_lettering import redrive
 from batchmill.streams.ports import SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.settling import unwanted
 from batchmill.streams.versioning import promotions_of, shadows_of
@@ -360,3 +361,23 @@ def test_a_rollback_brings_back_the_freshest_of_what_the_version_had_written(fir
     carried(view, "promote", "v2")
     carried(view, "promote", "v1", "c2")
     assert [life_of(view, each).aside for each in (old, front, held)] == [True, False, True]
+
+
+@pytest.mark.parametrize("in_force", ["v2", "v1"])
+def test_what_failed_before_its_version_was_promoted_comes_forward_when_it_is_redriven(in_force: str) -> None:
+    front = answered(1)
+    failed = shadow(2, front, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON, ask_key="another")
+    view = put_rows(two_versions(), front, failed, holds(front))
+    carried(view, "promote", in_force)
+    carry_out(view, redrive(view, failed.request_id, now_ms=NOW_MS))
+    again = life_of(view, failed)
+    assert (again.status, again.aside) == (Status.QUEUED, in_force == "v1")
+    assert life_of(view, front).aside is not again.aside
+
+
+def test_what_failed_under_a_version_that_was_rejected_is_not_asked_again() -> None:
+    front = answered(1)
+    failed = shadow(2, front, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON)
+    view = put_rows(two_versions(), front, failed, holds(front))
+    carried(view, "reject", "v2")
+    assert redrive(view, failed.request_id, now_ms=NOW_MS) == []
