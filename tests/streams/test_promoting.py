@@ -14,6 +14,8 @@ from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.controlling import control
 from batchmill.streams.dead_lettering import redrive
+from batchmill.streams.facts import Superseded
+from batchmill.streams.orders import Put
 from batchmill.streams.ports import SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.settling import unwanted
 from batchmill.streams.versioning import promotions_of, shadows_of
@@ -258,6 +260,17 @@ def test_a_replay_under_a_version_that_has_been_replaced_meanwhile_changes_nothi
     assert read.life(view, make_item(2).request_id) is None
 
 
+def test_an_event_read_again_under_a_newer_promotion_does_not_overtake_another_of_its_rank() -> None:
+    front = answered(1, seq=9)
+    view = put_rows(two_versions(), front, make_source(front))
+    carried(view, "promote", "v2")
+    told = {"source_id": front.source_id, "seq": 9, "version": "v2", "promotion": 1, "replayed": True}
+    assert arrived(view, 2, origin=origin(77), **told) == []
+    assert read.life(view, make_item(2).request_id) is None
+    arrived(view, 3, origin=front.origin, **told)
+    assert not life_of(view, make_life(3)).aside
+
+
 # -- what the sink holds meanwhile -------------------------------------------------------------------------------------
 
 
@@ -381,3 +394,38 @@ def test_what_failed_under_a_version_that_was_rejected_is_not_asked_again() -> N
     view = put_rows(two_versions(), front, failed, holds(front))
     carried(view, "reject", "v2")
     assert redrive(view, failed.request_id, now_ms=NOW_MS) == []
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+def asked_of(view: MemoryView, version: str, front: Life, *, at_ms: int = NOW_MS) -> Life:
+    """The life of a version that is asked by name about the event of another one's life."""
+    told = {"source_id": front.source_id, "seq": front.seq, "origin": front.origin}
+    item = make_item(7, version=version, aside=True, replayed=True, **told)
+    carry_out(view, queueing.arrive(view, item, 50, now_ms=at_ms))
+    return life_of(view, make_life(7))
+
+
+def test_a_former_version_is_asked_what_it_is_asked_by_name() -> None:
+    front = answered(1)
+    held, late = shadow(2, front), answered(3, aside=True, status=Status.PROCESSING, chunk_id="k", sends=1)
+    view = put_rows(two_versions(), front, held, late, holds(front))
+    carried(view, "promote", "v2")
+    asked = asked_of(view, "v1", held, at_ms=NOW_MS + 1)
+    assert (asked.status, asked.aside, unwanted(view, asked)) == (Status.QUEUED, True, None)
+    assert unwanted(view, late) == Superseded(), "what was on its way when it became former is not waited for"
+
+
+def test_a_rejected_version_that_is_applied_again_is_asked_again() -> None:
+    front = answered(1)
+    view = put_rows(two_versions(), front, holds(front))
+    asked = asked_of(view, "v2", front)
+    carried(view, "reject", "v2")
+    assert life_of(view, asked).reason is Reason.NOT_PROMOTED
+    assert asked_of(view, "v2", front).reason is Reason.NOT_PROMOTED, "nobody waits for it"
+    job = read.job(view, "triage")
+    assert job is not None
+    carry_out(view, [Put(replace(job, shadows_json='{"v2":0}'))])
+    again = asked_of(view, "v2", front)
+    assert (again.status, again.reason, again.aside) == (Status.QUEUED, None, True)

@@ -31,7 +31,7 @@ from batchmill.streams.following import Askers
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.promoting import answers_for, bring_forward, set_aside
-from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary, unwanted
 from batchmill.streams.staging import regrouped
 from batchmill.streams.versioning import promotion_of, was_promoted
 from batchmill.streams.view import StateView
@@ -43,6 +43,8 @@ _STAGE: Final = "submitter"
 STORE_NONCE: Final = chunk_nonce("store")
 #: ends of a life that a newer event for it undoes
 _UNDONE_BY_EVENT: Final = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
+#: of a life aside that is asked for again
+_UNDONE_ASIDE: Final = _UNDONE_BY_EVENT | {Reason.NOT_PROMOTED}
 
 
 def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list[Order]:
@@ -244,9 +246,14 @@ def _overtaken(view: StateView, source: Source | None, item: WorkItem, now_ms: i
 
 
 def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[Order]:
-    """A version that does not answer for the event is asked about it; once, however often the event comes."""
-    if read.life(view, item.request_id) is not None or _cancelled(view, item):
+    """A version that does not answer for the event is asked about it; once, however often the event comes. What ended
+    because nobody waited for it is asked after all, if somebody does by now.
+    """
+    known = read.life(view, item.request_id)
+    if _cancelled(view, item):
         return []
+    if known is not None:
+        return _beside_again(view, known, item, now_ms)
     life = Askers(view).come(_born(item, offset, now_ms))
     job, source = read.job(view, item.job), read.source(view, item.job, item.source_id)
     woken = Wake(following.effect_of(life))
@@ -254,6 +261,13 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
         # its version was promoted while the item was on the way
         return [*bring_forward(view, life, source, promotion_of(job, item.version), now_ms), woken]
     return [Put(life), woken]
+
+
+def _beside_again(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
+    has_ended = life.aside and life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_ASIDE
+    if not has_ended or unwanted(view, evolve(life, queued_at_ms=_asked_at_ms(item, now_ms))) is not None:
+        return []
+    return _brought_back(view, life, item, now_ms)
 
 
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
@@ -309,7 +323,10 @@ def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> l
 
 
 def _newer(view: StateView, item: WorkItem, source: Source) -> bool:
+    """A promotion ranks versions of one event: read again under it, an event does not overtake another of its rank."""
     newest = read.life(view, source.request_id)
+    if item.replayed and item.seq == source.seq and newest is not None and newest.origin != item.origin:
+        return False
     known_promotion = newest.promotion if newest is not None else source.committed_promotion or 0
     return (item.seq, item.promotion) > (source.seq, known_promotion)
 

@@ -32,7 +32,7 @@ from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.index import RERUN_ROWS
 from batchmill.streams.orders import Delete, Order, Put, Wake
-from batchmill.streams.versioning import knows, promoted, promotion_of
+from batchmill.streams.versioning import is_rejected, knows, promoted, promotion_of
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -254,6 +254,8 @@ def fault(job: Job | None, version: str | None, body: Mapping[str, Any]) -> str 
         return None if body["do"] in tuple(STEERS) else f"`do` is expected to be one of {', '.join(STEERS)}"
     if version is None or not knows(job, version):
         return "it names a version that was not applied"
+    if body.get("aside") and is_rejected(job, version):
+        return "the version was rejected: apply it again first"
     if not body.get("aside") and version != job.version:
         return "the version is not in force: promote it first, or let its answers stand aside"
     if body.get("kind", Kind.ASK) not in tuple(Kind) or (body.get("kind") == Kind.WRITE and body.get("aside")):

@@ -42,7 +42,7 @@ from batchmill.streams.rerunning import COMMAND, Line
 from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.routing import ITSELF
 from batchmill.streams.unusable import Unusable
-from batchmill.streams.versioning import knows, promotions_of
+from batchmill.streams.versioning import is_rejected, knows, promotions_of
 from batchmill.streams.view import MemoryView
 
 __all__ = ["SELECTIONS", "class_field", "plan_replay", "raw_limits"]
@@ -72,6 +72,8 @@ async def plan_replay(settings: Settings, view: View, asked: Asked, *, prices: P
         raise ReplayError(
             f"job {asked.job} has no version {target}; see `batchmill job show {asked.job}`", missing=True
         )
+    if is_rejected(row, target):
+        raise ReplayError(f"version {target} of job {asked.job} was rejected: `batchmill job apply` it again first")
     if asked.write and (asked.aside or asked.fresh or target != row.version):
         raise ReplayError("what is written again is the version in force: not aside, not fresh, and nothing is asked")
     if asked.refresh_tools and not asked.fresh:
