@@ -42,7 +42,8 @@ TOKENS = 100
 def job_in(*promotions: JobSpec) -> Job:
     """The job with all three versions, those of `promotions` promoted one after the other."""
     versions = {version_of(each): json.loads(each.to_json()) for each in (SPEC, ASKED, RULED)}
-    row = replace(listed(make_row(SPEC)), versions_json=json.dumps(versions))
+    told = json.dumps({version: 0 for version in versions if version != V1})
+    row = replace(listed(make_row(SPEC)), versions_json=json.dumps(versions), shadows_json=told)
     for number, each in enumerate(promotions):
         row = promoted(row, version_of(each), at_ms=1, command_id=f"promote-{number}")
     return row
