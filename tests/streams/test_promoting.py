@@ -429,3 +429,12 @@ def test_a_rejected_version_that_is_applied_again_is_asked_again() -> None:
     carry_out(view, [Put(replace(job, shadows_json='{"v2":0}'))])
     again = asked_of(view, "v2", front)
     assert (again.status, again.reason, again.aside) == (Status.QUEUED, None, True)
+
+
+def test_what_ended_while_its_version_was_former_and_is_asked_again_while_it_is_in_force_comes_forward() -> None:
+    front = answered(1)
+    ended = shadow(7, front, status=Status.FAILED_TERMINAL, reason=Reason.SUPERSEDED, output_sha256=None)
+    view = put_rows(two_versions(), front, ended, holds(front))
+    carried(view, "promote", "v2")
+    again = asked_of(view, "v2", front)
+    assert (again.status, again.aside, again.promotion, life_of(view, front).aside) == (Status.QUEUED, False, 1, True)

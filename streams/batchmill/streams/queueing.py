@@ -250,11 +250,9 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
     because nobody waited for it is asked after all, if somebody does by now.
     """
     known = read.life(view, item.request_id)
-    if _cancelled(view, item):
+    if _cancelled(view, item) or not (known is None or _is_wanted_again(view, known, item, now_ms)):
         return []
-    if known is not None:
-        return _beside_again(view, known, item, now_ms)
-    life = Askers(view).come(_born(item, offset, now_ms))
+    life = Askers(view).come(_born(item, offset, now_ms)) if known is None else _again(view, known, item, now_ms)
     job, source = read.job(view, item.job), read.source(view, item.job, item.source_id)
     woken = Wake(following.effect_of(life))
     if job is not None and job.version == item.version and source is not None and answers_for(view, life, source):
@@ -263,11 +261,9 @@ def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[O
     return [Put(life), woken]
 
 
-def _beside_again(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
+def _is_wanted_again(view: StateView, life: Life, item: WorkItem, now_ms: int) -> bool:
     has_ended = life.aside and life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_ASIDE
-    if not has_ended or unwanted(view, evolve(life, queued_at_ms=_asked_at_ms(item, now_ms))) is not None:
-        return []
-    return _brought_back(view, life, item, now_ms)
+    return has_ended and unwanted(view, evolve(life, queued_at_ms=_asked_at_ms(item, now_ms))) is None
 
 
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
@@ -310,13 +306,16 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 
 
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
+    again = _again(view, life, item, now_ms)
+    return [Put(again), Wake(following.effect_of(again))]
+
+
+def _again(view: StateView, life: Life, item: WorkItem, now_ms: int) -> Life:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
     fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=None)
     own = {"seq": item.seq, "promotion": item.promotion, "origin": item.origin, "run_id": item.run_id}
-    again = evolve(moved(life, fact, now_ms), **own)
     # what became of its earlier answer was not that answer's fault: it may take it again
-    again = Askers(view).come(evolve(again, output_sha256=None))
-    return [Put(again), Wake(following.effect_of(again))]
+    return Askers(view).come(evolve(moved(life, fact, now_ms), **own, output_sha256=None))
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------
