@@ -11,6 +11,7 @@ import pytest
 from batchmill.agents.cli.exit_codes import ExitCode
 from batchmill.agents.cli.program import run
 from batchmill.agents.projector.reruns import replay, replays
+from batchmill.agents.replays import planning
 from batchmill.agents.replays.choosing import Asked, Candidate, Range, Selecting, candidates, record_of
 from batchmill.agents.replays.planning import class_field
 from batchmill.schemas.codec import encode
@@ -42,7 +43,8 @@ TOKENS = 100
 def job_in(*promotions: JobSpec) -> Job:
     """The job with all three versions, those of `promotions` promoted one after the other."""
     versions = {version_of(each): json.loads(each.to_json()) for each in (SPEC, ASKED, RULED)}
-    row = replace(listed(make_row(SPEC)), versions_json=json.dumps(versions))
+    told = json.dumps({version: 0 for version in versions if version != V1})
+    row = replace(listed(make_row(SPEC)), versions_json=json.dumps(versions), shadows_json=told)
     for number, each in enumerate(promotions):
         row = promoted(row, version_of(each), at_ms=1, command_id=f"promote-{number}")
     return row
@@ -333,6 +335,14 @@ def test_a_sample_has_its_share_of_each_version_and_the_same_seed_draws_the_same
     again, _ = planned(at, capsys, "--sample", "6")
     assert first["strata"] == again["strata"] == {f"{V1}/committed": 4, f"{V3}/committed": 2}
     assert (first["count"], first["sampled_from"]) == (6, 12)
+
+
+def test_the_class_of_a_sampled_record_is_short_whatever_its_label_says(held: Held) -> None:
+    held.life()
+    (row,) = held.chosen("stale")
+    told = planning._class(row, "label", {"label": "x" * 1_000_000})
+    assert told.startswith(f"{V1}/xxx")
+    assert len(told) < 100
 
 
 def test_a_condition_chooses_and_records_without_an_answer_are_told(

@@ -18,6 +18,10 @@ def main() -> int:
     parser.add_argument("--blind", action="store_true", help="the sink cannot compare")
     parser.add_argument("--stop-after", type=int, help="commits of a version until the operator says go")
     parser.add_argument("--changes", action="store_true", help="commits are taken back and put back")
+    parser.add_argument("--replays", action="store_true", help="versions change often, and runs read and write again")
+    parser.add_argument("--shared", action="store_true", help="sources share their questions")
+    parser.add_argument("--cascade", action="store_true", help="there are routes, and some answers are asked for again")
+    parser.add_argument("--sources", type=int, default=Scale.sources, help="sources at most")
     given = parser.parse_args()
     scale = Scale(
         prefer=given.prefer,
@@ -25,6 +29,10 @@ def main() -> int:
         changes=given.changes,
         compares=not given.blind,
         stop_after=given.stop_after,
+        replays=given.replays,
+        shared=given.shared,
+        cascade=given.cascade,
+        sources=given.sources,
     )
     began, lives = time.monotonic(), 0
     for seed in range(given.first, given.first + given.seeds):

@@ -51,6 +51,7 @@ __all__ = [
     "LIMITED",
     "ONLINE",
     "PROSE",
+    "REPLAYS",
     "RULED",
     "SCORED",
     "SHARED",
@@ -478,7 +479,13 @@ def _forgets_what_it_has(right: Any) -> Any:
     return lambda view, sweep, life, now_ms: ("elsewhere", [])
 
 
+def _keeps_its_rank(right: Any) -> Any:
+    """What its event brings back is ranked as it was when it ended."""
+    return lambda view, life, item, now_ms: right(view, life, replace(item, promotion=life.promotion), now_ms)
+
+
 CHANGES = Scale(sources=8, changes=True)
+REPLAYS = Scale(sources=4, replays=True)
 BLIND = Scale(sources=4, compares=False)
 LIMITED = Scale(stop_after=4)
 #: long enough for a source to be committed, changed, and changed back
@@ -586,5 +593,6 @@ BUGS = (
     Bug("a shadow that commits", "only_the_promoted_commit", normalizing, "_shadowed", _asks_as_the_events_own),
     Bug("nobody steps back", "one_in_front", promoting, "set_aside", _leaves_both_in_front),
     Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has),
+    Bug("brought back below what is written", "front_stands", queueing, "_brought_back", _keeps_its_rank, REPLAYS),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )

@@ -119,7 +119,7 @@ def _count(books: Books, record: Excluded | DeadLetter, lives: dict[str, Life]) 
     if record.aside:
         return  # another life answers for the event
     life = lives.get(record.request_id or "")
-    if life is None or life.origin != record.origin:
+    if life is None or life.aside or life.origin != record.origin:
         place = Place.EXCLUDED if info(record.reason).excluded else Place.DEAD_LETTERED
         books.is_in(origin_key(record.origin), place)
 
@@ -249,6 +249,17 @@ def one_in_front(story: Story) -> Iterator[str]:
 
 
 @law
+def front_stands(story: Story) -> Iterator[str]:
+    """What answers for its source's newest event was never overtaken: whoever overtakes it answers in its place."""
+    for task in () if story.scale.shared else story.tasks:  # a source that shares its questions has rows in many tasks
+        for row in task.view.rows(Source.schema):
+            assert isinstance(row, Source)
+            front = read.life(task.view, row.request_id)
+            if front is not None and front.reason is Reason.SUPERSEDED:
+                yield f"{row.key} is answered for by {front.request_id}, which was superseded"
+
+
+@law
 def only_the_promoted_commit(story: Story) -> Iterator[str]:
     """Nothing of a version is written before it is promoted."""
     promoted = {promotion.version for promotion in promotions_of(_job(story))}
@@ -266,6 +277,8 @@ def promotion_is_whole(story: Story) -> Iterator[str]:
         for life in (row for row in task.view.rows(Life.schema) if isinstance(row, Life)):
             if not life.aside or life.version != job.version or life.status is Status.FAILED_TERMINAL:
                 continue
+            if life.epoch and life.status is not Status.COMMITTED:
+                continue  # a measurement
             source = read.source(task.view, life.job, life.source_id)
             front = None if source is None else read.life(task.view, source.request_id)
             if front is not None and front.origin == life.origin and front.version != life.version:

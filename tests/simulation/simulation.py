@@ -15,8 +15,9 @@ from batchmill.schemas.records import Control, Decision, Origin, RawEvent
 from batchmill.schemas.state import Grant, Life
 from batchmill.schemas.status import Status
 from batchmill.schemas.versions import version_of
-from batchmill.streams import controlling, limiting, promoting, reverting
+from batchmill.streams import controlling, limiting, promoting, redriving, rerunning, reverting
 from batchmill.streams.dead_lettering import RawRecord
+from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.scoring import actor_of
 from tests.simulation.oracle import PROMPTS, SECOND, WRONG, Judged, Prefer, scorer, spec_of
 from tests.simulation.overseer import SimOverseer
@@ -35,6 +36,12 @@ STEP_MS_MAX = 4_000
 MOSTLY = ("dispatch", "dispatch", "poll", "poll")
 #: of all actions in a story with changes
 CHANGE_SHARE = 0.03
+#: of all actions in a story with replays
+REPLAY_SHARE = 0.06
+#: of all events in a story with replays
+GOLD_SHARE = 0.15
+#: lines of one run in one task
+LINES_MAX = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,7 @@ class Scale:
     changes: bool = False  #: commits are taken back and put back
     stop_after: int | None = None  #: commits of a version until the operator says `go`
     shared: bool = False  #: sources say the same things, and share paid answers
+    replays: bool = False  #: versions change often; runs read again, write again and start afresh; records are gold
 
 
 @dataclass(slots=True)
@@ -158,6 +166,8 @@ def _act(story: Story, operator: "_Operator", author: "_Author") -> None:
     story.provider.thaw(story.world.now_ms)
     if story.changes and chance.random() < CHANGE_SHARE:
         operator.change(chance.choice(("revert", "revert", "replay")))
+    if story.scale.replays and chance.random() < REPLAY_SHARE:
+        operator.manage(chance.choice(("promote", "promote", "rerun", "rerun", "rerun", "steer", "redrive", "reject")))
     drawn = chance.random()
     if drawn < 0.1:
         author.publish()
@@ -179,6 +189,7 @@ def _work(story: Story, task: SimTask) -> None:
             TOPICS[name](story.worker, task, chance.randrange(1, 12))
         else:
             idle = (set() if story.ruled else {"judge"}) | (set() if story.changes else {"change"})
+            idle |= set() if story.scale.replays else {"rerun"}
             name = chance.choice([*(each for each in EFFECTS if each not in idle), *MOSTLY])
             EFFECTS[name](story.worker, task)
         if chance.random() < 0.6:
@@ -246,7 +257,7 @@ def _waiting(story: Story) -> bool:
             return True
         if task.view.scan("judge", "", limit=1) or task.view.scan("correction", "", limit=1):
             return True
-        if reverting.under_way(task.view) or promoting.sweeps(task.view):
+        if reverting.under_way(task.view) or promoting.sweeps(task.view) or rerunning.under_way(task.view):
             return True
     return False
 
@@ -257,7 +268,7 @@ class _Author:
     def __init__(self, story: Story, scale: Scale) -> None:
         self.story = story
         self.left = scale.events
-        self.shared = scale.shared
+        self.shared, self.replays = scale.shared, scale.replays
         self.given = story.world.chance.random() < 0.5  #: events say their rank themselves
         self.told: list[tuple[str, str, int]] = []
         self.sources = story.world.chance.randrange(2, scale.sources)
@@ -285,11 +296,14 @@ class _Author:
         event = RawEvent(
             job=JOB, source_id=source, seq=max(0, seq) if self.given else None, payload_json=json.dumps({"text": text})
         )
-        self._append(source.encode(), codec.encode(event), partition_for(source.encode(), world.partitions))
+        gold = self.replays and chance.random() < GOLD_SHARE
+        place = partition_for(source.encode(), world.partitions)
+        self._append(source.encode(), codec.encode(event), place, gold=gold)
 
-    def _append(self, key: bytes, value: bytes, partition: int) -> None:
+    def _append(self, key: bytes, value: bytes, partition: int, *, gold: bool = False) -> None:
         nowhere = Origin(generation=0, partition=0, offset=0, at_ms=0)
-        self.story.world.append("raw", partition, RawRecord(origin=nowhere, key=key, value=value))
+        headers = ((BENCHMARK_HEADER, ",".join(self.story.versions).encode()),) if gold else ()
+        self.story.world.append("raw", partition, RawRecord(origin=nowhere, key=key, value=value, headers=headers))
 
 
 class _Operator:
@@ -298,6 +312,7 @@ class _Operator:
         self.specs = specs
         self.version = 0
         self.commands = 0
+        self.runs = 0
         self.people = Random(story.seed)
         self.decided: list[tuple[SimTask, Decision]] = []  #: what may be taken back
         more = ("defer",) if story.ruled else ()
@@ -336,6 +351,55 @@ class _Operator:
         first = world.chance.randrange(last + 1)
         self.story.worker.rereads += [(partition, offset) for offset in range(first, min(last, first + 8))]
 
+    def manage(self, what: str) -> None:
+        """What people do with versions, in any order, also where it makes no sense."""
+        chance = self.story.world.chance
+        spec = chance.choice(self.specs)
+        match what:
+            case "promote" | "reject":
+                self.apply(spec)
+                self._issue(what, spec.job, version_of(spec), "{}")
+            case "rerun":
+                self.rerun(version_of(spec))
+            case "steer":
+                runs = [each.run for task in self.story.tasks for each in rerunning.under_way(task.view)]
+                if runs:
+                    body = rerunning.steer_body(chance.choice(runs), chance.choice(("pause", "resume", "cancel")))
+                    self._issue("rerun", JOB, None, body)
+            case "redrive":
+                dead = [life.request_id for life in self.story.lives() if life.status is Status.FAILED_TERMINAL]
+                if dead:
+                    chosen = [chance.choice(dead) for _ in range(5)]
+                    self.command("redrive", body_json=redriving.command_body(requests=chosen, letters=[]))
+
+    def rerun(self, version: str) -> None:
+        """Start a run: of events, or of requests that are written once more; in front or aside, afresh or not."""
+        world, worker = self.story.world, self.story.worker
+        self.runs += 1
+        kind = world.chance.choice((rerunning.Kind.ASK, rerunning.Kind.ASK, rerunning.Kind.WRITE))
+        aside = kind is rerunning.Kind.ASK and world.chance.random() < 0.3
+        fresh = kind is rerunning.Kind.ASK and world.chance.random() < 0.4
+        epoch = self.runs if fresh else 0
+        parts: dict[int, rerunning.Part] = {}
+        for task in self.story.tasks:
+            lines = self._written(task) if kind is rerunning.Kind.WRITE else self._read(task, epoch)
+            uri = f"run-{self.runs}/{task.partition}"
+            worker.parts[uri] = lines
+            if lines:
+                parts[task.partition] = rerunning.Part(uri=uri, lines=len(lines))
+        run = f"run-{self.runs}"
+        body = rerunning.start_body(run=run, parts=parts, kind=kind, aside=aside, fresh=fresh, epoch=epoch)
+        self._issue("rerun", JOB, version, body)
+
+    def _read(self, task: SimTask, epoch: int) -> list[rerunning.Line | str]:
+        chance, end = self.story.world.chance, task.read["raw"]
+        first = chance.randrange(end + 1)
+        return [rerunning.Line(offset=at, epoch=epoch) for at in range(first, min(end, first + LINES_MAX))]
+
+    def _written(self, task: SimTask) -> list[rerunning.Line | str]:
+        lives = [row for row in task.view.rows(Life.schema) if isinstance(row, Life) and row.job == JOB]
+        return [self.story.world.chance.choice(lives).request_id for _ in range(LINES_MAX)] if lives else []
+
     def go(self) -> None:
         self.story.goes += 1
         self.command("go")
@@ -369,6 +433,8 @@ class _Operator:
         """The second job pauses by itself as any other does."""
         for job in (JOB, SECOND):
             self._issue("resume", job, None, "{}")
+        for each in {each.run for task in self.story.tasks for each in rerunning.under_way(task.view)}:
+            self._issue("rerun", JOB, None, rerunning.steer_body(each, "resume"))
 
     def apply(self, spec: JobSpec) -> None:
         self._issue("apply", spec.job, version_of(spec), spec.to_json())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.schemas.ids import content_sha256
-from batchmill.schemas.records import Committed, Origin, Result, Verdict
+from batchmill.schemas.records import Committed, Control, Origin, Result, Verdict
 from batchmill.schemas.state import Arrival, Chunk, Job, Life
 from batchmill.schemas.status import ChunkState
 from batchmill.streams import (
@@ -29,7 +29,10 @@ from batchmill.streams import (
     normalizing,
     promoting,
     queueing,
+    redriving,
     refusing,
+    rereading,
+    rerunning,
     retrying,
     reverting,
     reviewing,
@@ -41,7 +44,7 @@ from batchmill.streams import (
 )
 from batchmill.streams import view as read
 from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.orders import Emit
+from batchmill.streams.orders import Emit, Order
 from batchmill.streams.ports import (
     Label,
     NotStartedError,
@@ -67,6 +70,7 @@ GRACE = submitting.CreateSchedule(grace_ms=120_000)
 HTTP_TIMEOUT_S = 30.0
 CHUNKS_ON_THE_WAY_MAX = 4
 COMMIT_CUT = 5
+RERUN_CUT = 5
 #: of the instants at which the writer looks, the sink is down at one in so many
 DOWN_EVERY = 9
 #: how often a sink hangs up; one that cannot compare is only in danger when it does so again and again
@@ -100,6 +104,7 @@ class Worker:
     #: places in raw that are to be read again
     rereads: list[tuple[int, int]] = field(default_factory=list)
     reread: set[tuple[int, int]] = field(default_factory=set)  #: those that were
+    parts: dict[str, list[rerunning.Line | str]] = field(default_factory=dict)  #: what runs have to read, by uri
     #: chunks a step is under way for, by loop: each of the two loops begins one step of a chunk at a time
     busy: set[str] = field(default_factory=set)
     _inside: bool = False
@@ -181,8 +186,18 @@ def controller(worker: Worker, task: SimTask, limit: int) -> bool:
         if entry.value.command in reverting.COMMANDS:
             task.apply(reverting.change_command(task.view, entry.value, offset))
         elif controlling.refusal(task.view, entry.value) is None:
-            task.apply(controlling.control(task.view, entry.value, entry.at_ms, worker.world.now_ms))
+            task.apply(_obeyed(worker, task, entry.value, entry.at_ms))
     return bool(found)
+
+
+def _obeyed(worker: Worker, task: SimTask, command: Control, at_ms: int) -> list[Order]:
+    match command.command:
+        case redriving.COMMAND:
+            return redriving.redrive_command(task.view, command, task.partition, worker.world.now_ms)
+        case rerunning.COMMAND:
+            return rerunning.rerun_command(task.view, command, task.partition, at_ms)
+        case _:
+            return controlling.control(task.view, command, at_ms, worker.world.now_ms)
 
 
 TOPICS: dict[str, Callable[[Worker, SimTask, int], bool]] = {
@@ -318,6 +333,40 @@ def reread(worker: Worker, task: SimTask) -> bool:
         item = items.item_of(job, event, raw, standing, LIMITS, lookups)
         task.apply([Emit(item, item.request_id.encode())])
     return bool(here)
+
+
+def rerun(worker: Worker, task: SimTask) -> bool:
+    """A cut of each run."""
+    went_on = False
+    for progress in rerunning.under_way(task.view):
+        todo, orders = rerunning.next_of(task.view, progress, task.jobs)
+        task.apply(orders)
+        went_on = went_on or bool(orders)
+        if todo is rerunning.Next.READ:
+            _rerun_cut(worker, task, progress)
+            went_on = True
+    return went_on
+
+
+def _rerun_cut(worker: Worker, task: SimTask, progress: rerunning.Progress) -> None:
+    lines = worker.parts[progress.part.uri][progress.done : progress.done + RERUN_CUT]
+    now_ms = worker.world.now_ms
+    if progress.kind is rerunning.Kind.WRITE:
+        requests = [line for line in lines if isinstance(line, str)]
+        task.apply(rereading.write_cut(task.view, progress, requests, size_bytes=0, now_ms=now_ms))
+        return
+    found = [(line, _event(task, line.offset)) for line in lines if isinstance(line, rerunning.Line)]
+    if not progress.aside:
+        worker.reread |= {(task.partition, raw.origin.offset) for _, raw in found}
+    reading = rereading.Reading(limits=LIMITS, default_job=None, prices=PRICES)
+    task.apply(
+        rereading.rerun_cut(task.view, progress, found, size_bytes=0, jobs=task.jobs, reading=reading, now_ms=now_ms)
+    )
+
+
+def _event(task: SimTask, offset: int) -> RawRecord:
+    entry = task.world.log["raw", task.partition][offset]
+    return raw_record(task, offset, entry.value, entry.at_ms)
 
 
 def write(worker: Worker, task: SimTask) -> bool:
@@ -508,6 +557,7 @@ EFFECTS: dict[str, Callable[[Worker, SimTask], bool]] = {
     "sweep": sweep,
     "promote": promote,
     "reread": reread,
+    "rerun": rerun,
     "judge": judge,
     "commit": write,
     "change": change,

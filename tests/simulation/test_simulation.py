@@ -23,6 +23,7 @@ from tests.simulation.bugs import (
     LIMITED,
     ONLINE,
     PROSE,
+    REPLAYS,
     RULED,
     SCORED,
     SHARED,
@@ -77,6 +78,12 @@ def test_by_the_cascade_some_answers_are_mended_and_some_are_not() -> None:
 @pytest.mark.parametrize("seed", range(SEEDS // 2))
 def test_every_law_holds_when_sources_share_their_questions(seed: int) -> None:
     assert broken(simulate(seed, SHARED)) == {}, f"seed {seed}"
+
+
+@pytest.mark.parametrize("changes", [False, True], ids=["", "changes"])
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_every_law_holds_while_versions_come_and_go_and_runs_read_and_write_again(seed: int, changes: bool) -> None:
+    assert broken(simulate(seed, replace(REPLAYS, changes=changes))) == {}, f"seed {seed}, {changes=}"
 
 
 def test_shared_questions_are_asked_by_one_and_answer_many() -> None:

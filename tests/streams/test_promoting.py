@@ -7,12 +7,16 @@ import pytest
 
 from batchmill.schemas.reasons import Reason
 from batchmill.schemas.records import Control, Excluded
-from batchmill.schemas.state import Job, Life
+from batchmill.schemas.state import Job, Life, Source
 from batchmill.schemas.status import Status
-from batchmill.streams import promoting, queueing
+from batchmill.streams import committing, promoting, queueing
 from batchmill.streams import view as read
 from batchmill.streams.chunking import CUT_MEMBERS
 from batchmill.streams.controlling import control
+from batchmill.streams.dead_lettering import redrive
+from batchmill.streams.facts import Superseded
+from batchmill.streams.orders import Put
+from batchmill.streams.ports import SinkOutcome, SinkResult, SinkWrite
 from batchmill.streams.settling import unwanted
 from batchmill.streams.versioning import promotions_of, shadows_of
 from batchmill.streams.view import MemoryView
@@ -254,3 +258,183 @@ def test_a_replay_under_a_version_that_has_been_replaced_meanwhile_changes_nothi
     told = {"source_id": front.source_id, "seq": front.seq, "origin": front.origin, "version": "v2", "promotion": 1}
     assert arrived(view, 2, replayed=True, **told) == []
     assert read.life(view, make_item(2).request_id) is None
+
+
+def test_an_event_read_again_under_a_newer_promotion_does_not_overtake_another_of_its_rank() -> None:
+    front = answered(1, seq=9)
+    view = put_rows(two_versions(), front, make_source(front))
+    carried(view, "promote", "v2")
+    told = {"source_id": front.source_id, "seq": 9, "version": "v2", "promotion": 1, "replayed": True}
+    assert arrived(view, 2, origin=origin(77), **told) == []
+    assert read.life(view, make_item(2).request_id) is None
+    arrived(view, 3, origin=front.origin, **told)
+    assert not life_of(view, make_life(3)).aside
+
+
+# -- what the sink holds meanwhile -------------------------------------------------------------------------------------
+
+
+def written(life: Life, **changes: Any) -> SinkWrite:
+    """The write of a life that is in doubt."""
+    return SinkWrite(
+        commit_id=life.commit_id or "",
+        table="t",
+        target_key=life.target_key,
+        seq=life.seq,
+        promotion=life.promotion,
+        request_id=life.request_id,
+        source_id=life.source_id,
+        job=life.job,
+        version=life.version,
+        run_id=life.run_id,
+        partition=None,
+        output_json="{}",
+        output_sha256=life.output_sha256 or "",
+        **changes,
+    )
+
+
+def answered_by_sink(view: MemoryView, write: SinkWrite, outcome: SinkOutcome) -> None:
+    result = SinkResult(commit_id=write.commit_id, outcome=outcome)
+    carry_out(view, committing.settle(view, write, result, sink="memory", now_ms=NOW_MS))
+
+
+def holds(front: Life, promotion: int = 0) -> Source:
+    return make_source(
+        front, committed_request_id=front.request_id, committed_seq=front.seq, committed_promotion=promotion
+    )
+
+
+def doubted(view: MemoryView, life: Life) -> SinkWrite:
+    """The sink is asked to take the life, and does not answer yet."""
+    asked = replace(life_of(view, life), commit_id=f"doubt-{life.version}")
+    view.put(asked)
+    return written(asked)
+
+
+def test_a_rollback_while_the_other_versions_write_is_in_doubt_is_written_above_it() -> None:
+    front = answered(1)
+    held = shadow(2, front)
+    view = put_rows(two_versions(), front, held, holds(front))
+    carried(view, "promote", "v2")
+    doubt = doubted(view, held)
+    carried(view, "promote", "v1", "c2")
+    answered_by_sink(view, doubt, SinkOutcome.APPLIED)
+    back = life_of(view, front)
+    assert (back.aside, back.status, back.commit_id) == (False, Status.VALIDATED, None)
+    assert (back.seq, back.promotion) > (doubt.seq, doubt.promotion)
+
+
+@pytest.mark.parametrize("outcome", [SinkOutcome.ALREADY, SinkOutcome.STALE])
+def test_a_write_in_doubt_that_is_rolled_back_to_is_repeated_as_it_was_and_then_goes_above(
+    outcome: SinkOutcome,
+) -> None:
+    front = answered(1, status=Status.VALIDATED, commit_id="doubt-v1")
+    held = shadow(2, front)
+    view = put_rows(two_versions(), front, held, make_source(front))
+    carried(view, "promote", "v2")
+    doubt = doubted(view, held)
+    carried(view, "promote", "v1", "c2")
+    again = life_of(view, front)
+    assert (again.aside, again.commit_id, again.promotion) == (False, "doubt-v1", 0), "as it was asked"
+    answered_by_sink(view, doubt, SinkOutcome.APPLIED)
+    answered_by_sink(view, written(again), outcome)
+    back = life_of(view, front)
+    assert (back.aside, back.status, back.commit_id, back.promotion) == (False, Status.VALIDATED, None, 2)
+
+
+def test_what_was_taken_back_is_written_again_when_its_version_is_promoted_again() -> None:
+    front = answered(1, status=Status.VALIDATED, reverted=True)
+    held = shadow(2, front)
+    view = put_rows(two_versions(), front, held, holds(front))
+    carried(view, "promote", "v2")
+    carried(view, "promote", "v1", "c2")
+    back = life_of(view, front)
+    assert (back.aside, back.reverted, back.commit_id, back.promotion) == (False, False, None, 2)
+    assert [row for _, row in view.scan("commit", "", limit=9)] == [back]
+
+
+def test_a_failed_life_that_its_event_brings_back_is_ranked_by_its_promotion() -> None:
+    front = answered(1)
+    failed = shadow(2, front, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON)
+    view = put_rows(two_versions(), front, failed, holds(front))
+    carried(view, "promote", "v2")
+    told = {"source_id": front.source_id, "seq": front.seq, "origin": front.origin, "version": "v2", "promotion": 1}
+    arrived(view, 2, replayed=True, **told)
+    again = life_of(view, failed)
+    assert (again.aside, again.status, again.promotion) == (False, Status.QUEUED, 1)
+
+
+@pytest.mark.parametrize(("first", "fresh"), [(1, 2), (2, 1)], ids=["met first", "met last"])
+def test_a_rollback_brings_back_the_freshest_of_what_the_version_had_written(first: int, fresh: int) -> None:
+    old = answered(first, aside=True)
+    front = answered(fresh, epoch=1, origin=old.origin, source_id=old.source_id, promotion=1)
+    held = shadow(3, front)
+    view = put_rows(two_versions(), old, front, held, holds(front, 1))
+    carried(view, "promote", "v2")
+    carried(view, "promote", "v1", "c2")
+    assert [life_of(view, each).aside for each in (old, front, held)] == [True, False, True]
+
+
+@pytest.mark.parametrize("in_force", ["v2", "v1"])
+def test_what_failed_before_its_version_was_promoted_comes_forward_when_it_is_redriven(in_force: str) -> None:
+    front = answered(1)
+    failed = shadow(2, front, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON, ask_key="another")
+    view = put_rows(two_versions(), front, failed, holds(front))
+    carried(view, "promote", in_force)
+    carry_out(view, redrive(view, failed.request_id, now_ms=NOW_MS))
+    again = life_of(view, failed)
+    assert (again.status, again.aside) == (Status.QUEUED, in_force == "v1")
+    assert life_of(view, front).aside is not again.aside
+
+
+def test_what_failed_under_a_version_that_was_rejected_is_not_asked_again() -> None:
+    front = answered(1)
+    failed = shadow(2, front, status=Status.FAILED_TERMINAL, reason=Reason.NOT_JSON)
+    view = put_rows(two_versions(), front, failed, holds(front))
+    carried(view, "reject", "v2")
+    assert redrive(view, failed.request_id, now_ms=NOW_MS) == []
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+def asked_of(view: MemoryView, version: str, front: Life, *, at_ms: int = NOW_MS) -> Life:
+    """The life of a version that is asked by name about the event of another one's life."""
+    told = {"source_id": front.source_id, "seq": front.seq, "origin": front.origin}
+    item = make_item(7, version=version, aside=True, replayed=True, **told)
+    carry_out(view, queueing.arrive(view, item, 50, now_ms=at_ms))
+    return life_of(view, make_life(7))
+
+
+def test_a_former_version_is_asked_what_it_is_asked_by_name() -> None:
+    front = answered(1)
+    held, late = shadow(2, front), answered(3, aside=True, status=Status.PROCESSING, chunk_id="k", sends=1)
+    view = put_rows(two_versions(), front, held, late, holds(front))
+    carried(view, "promote", "v2")
+    asked = asked_of(view, "v1", held, at_ms=NOW_MS + 1)
+    assert (asked.status, asked.aside, unwanted(view, asked)) == (Status.QUEUED, True, None)
+    assert unwanted(view, late) == Superseded(), "what was on its way when it became former is not waited for"
+
+
+def test_a_rejected_version_that_is_applied_again_is_asked_again() -> None:
+    front = answered(1)
+    view = put_rows(two_versions(), front, holds(front))
+    asked = asked_of(view, "v2", front)
+    carried(view, "reject", "v2")
+    assert life_of(view, asked).reason is Reason.NOT_PROMOTED
+    assert asked_of(view, "v2", front).reason is Reason.NOT_PROMOTED, "nobody waits for it"
+    job = read.job(view, "triage")
+    assert job is not None
+    carry_out(view, [Put(replace(job, shadows_json='{"v2":0}'))])
+    again = asked_of(view, "v2", front)
+    assert (again.status, again.reason, again.aside) == (Status.QUEUED, None, True)
+
+
+def test_what_ended_while_its_version_was_former_and_is_asked_again_while_it_is_in_force_comes_forward() -> None:
+    front = answered(1)
+    ended = shadow(7, front, status=Status.FAILED_TERMINAL, reason=Reason.SUPERSEDED, output_sha256=None)
+    view = put_rows(two_versions(), front, ended, holds(front))
+    carried(view, "promote", "v2")
+    again = asked_of(view, "v2", front)
+    assert (again.status, again.aside, again.promotion, life_of(view, front).aside) == (Status.QUEUED, False, 1, True)

@@ -50,7 +50,7 @@ from batchmill.streams.rerunning import (
     under_way,
 )
 from batchmill.streams.tooling import Found
-from batchmill.streams.versioning import listed, promotion_of
+from batchmill.streams.versioning import listed, promotion_of, tried_out
 from batchmill.streams.view import MemoryView
 from tests.streams.making import NOW_MS, answer, carry_out, life_of, make_raw, make_row, make_spec, make_view, take_in
 from tests.streams.rows import make_chunk, make_life, make_source
@@ -67,9 +67,10 @@ PARTITION = 3
 
 
 def both(other: JobSpec, **changes: Any) -> Job:
-    """The job in the first version, which also knows another one."""
+    """The job in the first version, which tries out another one."""
     versions = {version_of(each): json.loads(each.to_json()) for each in (SPEC, other)}
-    return replace(listed(make_row(SPEC)), versions_json=json.dumps(versions), **changes)
+    row = replace(listed(make_row(SPEC)), versions_json=json.dumps(versions))
+    return replace(tried_out(row, version_of(other), 0), **changes)
 
 
 def promote(view: MemoryView, version: str, number: int) -> None:
@@ -420,6 +421,18 @@ def test_a_run_that_is_over_is_not_steered_any_more() -> None:
         (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 2, "max_nanos": 1.5}}}', "`parts`"),
         (V1, '{"run": "r", "kind": "dance", "parts": {}}', "`kind`"),
         (V1, '{"run": "r", "kind": "write", "aside": true, "parts": {}}', "`kind`"),
+        (V1, '{"run": "r", "do": []}', "`do`"),
+        (V1, '{"run": "r", "do": {}}', "`do`"),
+        (V1, '{"run": "r", "kind": [], "parts": {}}', "`kind`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": -1}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "per_second": 0}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "per_second": NaN}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "per_second": Infinity}}}', "`parts`"),
+        (V1, f'{{"run": "r", "parts": {{"0": {{"uri": "u", "lines": 1, "per_second": {10**400}}}}}}}', "`parts`"),
+        (V1, '{"run": "r", "parts": {"0": {"uri": "u", "lines": 1, "fresh_tools": []}}}', "`parts`"),
+        (V1, f'{{"run": "r", "parts": {{"0": {{"uri": "{"u" * 10**6}", "lines": 1}}}}}}', "`parts`"),
+        (V1, f'{{"run": "r", "parts": {{}}, "skipped": "{"no" * 10**6}"}}', "`skipped`"),
+        (V1, '{"run": "r", "parts": {}, "skipped": [1]}', "`skipped`"),
     ],
 )
 def test_a_command_that_cannot_be_obeyed_is_refused(version: str, body: str, told: str) -> None:
@@ -508,3 +521,13 @@ def test_what_was_looked_up_for_an_event_is_looked_up_again_only_where_that_is_w
     anew = looked_up_again(view, "anew", "new")
     assert json.loads(anew.input_json)["tools"] == {"lookup": "new"}
     assert looked_up_again(view, "after", "never asked").request_id == anew.request_id
+
+
+def test_of_a_version_that_was_rejected_nothing_is_asked_until_it_is_applied_again() -> None:
+    body = start_body(run="r", parts={}, aside=True)
+    version = version_of(ASKED)
+    command = Control(
+        command_id="c", command=COMMAND, job="triage", version=version, body_json=body, actor="me", issued_at_ms=1
+    )
+    assert refusal(make_view(both(ASKED)), command) is None
+    assert "rejected" in (refusal(make_view(both(ASKED, shadows_json="{}")), command) or "")

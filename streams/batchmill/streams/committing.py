@@ -33,7 +33,7 @@ from batchmill.streams.lifecycle import evolve
 from batchmill.streams.limiting import Bucket, Counts, Share, allowance, counts_of, marked, room, seconds_to_token
 from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.ports import SinkCapabilities, SinkOutcome, SinkResult, SinkWrite
-from batchmill.streams.queueing import recall
+from batchmill.streams.queueing import promotion_now, recall, recalled
 from batchmill.streams.settling import end_if_unwanted, life_key, moved, obituary, unwanted
 from batchmill.streams.validating import compiled_version
 from batchmill.streams.view import StateView
@@ -194,6 +194,10 @@ class _Cut:
 
     def _supersede(self, life: Life, sink: str) -> None:
         """Known here, because a sink that cannot compare would not tell."""
+        above = _above(self._view, life, self._now_ms)
+        if above is not None:
+            self._orders += [Put(above), Wake("commit")]
+            return
         ended = moved(life, Superseded(), self._now_ms)
         detail = f"{sink} was given a newer rank of its source"
         self._orders += [Put(ended), obituary(ended, stage=STAGE, error=detail, now_ms=self._now_ms)]
@@ -293,6 +297,21 @@ def _newest_seq(view: StateView, life: Life) -> int:
     return life.seq if source is None or source.request_id != life.request_id else source.seq
 
 
+def _above(view: StateView, life: Life, now_ms: int) -> Life | None:
+    """A life that stands in front again, its version having come into force since it was ranked: it goes above what
+    was written in between.
+    """
+    number = promotion_now(view, life)
+    if not _is_newest(view, life) or number <= life.promotion:
+        return None
+    return evolve(life, commit_id=None, promotion=number, updated_at_ms=now_ms)
+
+
+def _is_newest(view: StateView, life: Life) -> bool:
+    source = read.source(view, life.job, life.source_id)
+    return source is not None and source.request_id == life.request_id
+
+
 def commit_id_of(life: Life) -> str:
     """Names one commit by content: the same request at the same rank with the same output."""
     return commit_id(life.request_id, life.seq, life.promotion, _sha256(life))
@@ -385,6 +404,8 @@ def settle(
         case SinkOutcome.STALE if _newest_seq(view, life) > life.seq:
             # it became the newest again while this write was in doubt: it goes once more, at its newer rank
             return [Put(evolve(life, commit_id=None, updated_at_ms=now_ms)), Wake("commit")]
+        case SinkOutcome.STALE if (above := _above(view, life, now_ms)) is not None:
+            return [Put(above), Wake("commit")]
         case SinkOutcome.STALE:
             ended = moved(life, Superseded(), now_ms)
             detail = f"the sink holds a newer rank, commit {result.held_commit_id}"
@@ -405,8 +426,11 @@ def _committed(
     orders: list[Order] = [Put(done), Emit(_record(done, write, result, sink, now_ms), life_key(done))]
     orders += [Wake("then")] if done.fires else []
     source = read.source(view, life.job, life.source_id)
-    if source is None or _is_older(write, source):
+    if source is None:
         return orders
+    if _is_older(write, source):
+        # it was written before what the sink holds, and answers for the source again
+        return [*orders, *(recalled(view, source, done, now_ms) if _is_newest(view, done) else [])]
     held = _holding(source, write, now_ms)
     return [*orders, Put(held), *recall(view, held, now_ms)]
 

@@ -14,10 +14,12 @@ from batchmill.schemas.records import DeadLetter, Excluded, Origin
 from batchmill.schemas.state import Life
 from batchmill.schemas.status import Status
 from batchmill.streams import view as read
-from batchmill.streams.facts import Redriven, Superseded
+from batchmill.streams.facts import NotPromoted, Redriven, Superseded
 from batchmill.streams.following import Askers, effect_of
 from batchmill.streams.orders import Emit, Order, Put, Wake
+from batchmill.streams.promoting import answers_for, bring_forward
 from batchmill.streams.settling import moved, unwanted
+from batchmill.streams.versioning import promotion_of
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -186,7 +188,8 @@ def headers(letter: DeadLetter | Excluded, *, raw_topic: str, application: str) 
 
 
 def redrive(view: StateView, request_id: str, *, now_ms: int, askers: Askers | None = None) -> list[Order]:
-    """Give a dead-lettered life another chance; nothing when it has not ended, or a newer event took its place.
+    """Give a dead-lettered life another chance; nothing when it has not ended, or a newer event took its place, or its
+    version is not wanted any more.
 
     `askers`: of the command that brings back others, too, so that those with one question are not all paid for.
     """
@@ -197,14 +200,18 @@ def redrive(view: StateView, request_id: str, *, now_ms: int, askers: Askers | N
     # a cancellation names an instant; whoever redrives afterwards means it
     cancelled_before_ms = -1 if job is None else job.cancelled_before_ms or -1
     fact = redrive_fact(life, asked_at_ms=max(now_ms, cancelled_before_ms + 1))
-    if fact is None or isinstance(unwanted(view, life), Superseded):
+    if fact is None or isinstance(unwanted(view, life), Superseded | NotPromoted):
         return []
     again = moved(life, fact, now_ms)
-    if fact.to is Status.VALIDATED:
-        return [Put(again), Wake("commit")]
-    if again.result_offset is None:
+    if fact.to is Status.QUEUED and again.result_offset is None:
         again = (askers or Askers(view)).joined(again)
-    return [Put(again), Wake(effect_of(again))]
+    woken = Wake("commit" if fact.to is Status.VALIDATED else effect_of(again))
+    source = read.source(view, life.job, life.source_id)
+    in_force = job is not None and job.version == life.version
+    if job is not None and in_force and again.aside and source is not None and answers_for(view, again, source):
+        # it failed before its version was promoted: the event is its own now
+        return [*bring_forward(view, again, source, promotion_of(job, life.version), now_ms), woken]
+    return [Put(again), woken]
 
 
 def redrive_fact(life: Life, *, asked_at_ms: int) -> Redriven | None:

@@ -339,10 +339,15 @@ def _judged(fact: Passed | SentToReview) -> dict[str, Any]:
 
 
 def _brought_forward(life: Life, fact: BroughtForward) -> dict[str, Any]:
-    """One that was written before is written again, at its new rank."""
+    """One that was written before, or taken back, is written again, at its new rank. A write that is in doubt is
+    repeated as it was.
+    """
     ahead: dict[str, Any] = {"aside": False, "seq": max(life.seq, fact.seq), "promotion": fact.promotion}
-    again = {"commit_id": None, "review_sha256": None, "reverted": False}
-    return ahead | again if life.status is Status.COMMITTED else ahead
+    if life.commit_id is None:
+        return ahead
+    if life.status is Status.COMMITTED or life.reverted:
+        return ahead | {"commit_id": None, "review_sha256": None, "reverted": False}
+    return {"aside": False} if life.status is Status.VALIDATED else ahead
 
 
 def _redriven(life: Life, fact: Redriven) -> dict[str, Any]:

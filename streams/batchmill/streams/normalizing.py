@@ -26,7 +26,7 @@ from batchmill.streams.orders import Delete, Emit, Order, Put, Wake
 from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.tooling import Found, Question
 from batchmill.streams.unusable import Unusable
-from batchmill.streams.versioning import promotion_of, shadow_run, shadows_of
+from batchmill.streams.versioning import is_rejected, promotion_of, shadow_run, shadows_of
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -274,6 +274,9 @@ def _benchmark(
         job = jobs.of(row, version)
         if job is None:
             said.append(f"{version[:16]}: no such version")
+            continue
+        if is_rejected(row, version):
+            said.append(f"{version}: rejected")
             continue
         standing = Standing(promotion=0, run_id=run_of(raw) or f"benchmark:{row.job}", aside=True)
         try:

@@ -54,6 +54,10 @@ REJECT: Final = "reject"
 COMMANDS: Final = (PROMOTE, REJECT)
 #: sweeps of one task that are looked through: one per job, and one per rejected version
 _SWEEPS_MAX: Final = 10_000
+#: lives aside of one version that are asked in the same place: of one source, or of one content
+_ALIKE_MAX: Final = 100
+#: of a request id, that say where it is asked
+_PLACE_CHARS: Final = 16
 #: what a shadow that is rejected may be ended in; other lives end when they settle
 _ENDED: Final = ENDED_AT_ONCE | {Status.VALIDATED}
 
@@ -154,6 +158,8 @@ def come_forward(view: StateView, sweep: Sweep, life: Life, now_ms: int) -> tupl
         return "elsewhere", []
     if life.status is Status.FAILED_TERMINAL:
         return "failed", []
+    if _is_followed(view, life):
+        return "elsewhere", []
     return "done", bring_forward(view, life, source, sweep.number, now_ms)
 
 
@@ -163,6 +169,15 @@ def answers_for(view: StateView, life: Life, source: Source) -> bool:
     is_measurement = life.epoch > 0 and life.status is not Status.COMMITTED
     same_event = front is not None and front.origin == life.origin and front.version != life.version
     return same_event and not is_measurement
+
+
+def _is_followed(view: StateView, life: Life) -> bool:
+    """Whether its version was asked afresh about the same event, and wrote that: the latter comes back."""
+    alike = f"{life.job}/{life.version}/{life.request_id[:_PLACE_CHARS]}"
+    found = (row for _, row in view.scan("aside", alike, limit=_ALIKE_MAX) if isinstance(row, Life))
+    return any(
+        each.origin == life.origin and each.epoch > life.epoch and each.status is Status.COMMITTED for each in found
+    )
 
 
 def _ended(view: StateView, sweep: Sweep, life: Life, now_ms: int) -> tuple[str, list[Order]]:

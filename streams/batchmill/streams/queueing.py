@@ -31,18 +31,20 @@ from batchmill.streams.following import Askers
 from batchmill.streams.lifecycle import evolve
 from batchmill.streams.orders import Emit, Order, Put, Wake
 from batchmill.streams.promoting import answers_for, bring_forward, set_aside
-from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary
+from batchmill.streams.settling import ENDED_AT_ONCE, end_if_unwanted, life_key, moved, obituary, unwanted
 from batchmill.streams.staging import regrouped
-from batchmill.streams.versioning import promotion_of
+from batchmill.streams.versioning import promotion_of, was_promoted
 from batchmill.streams.view import StateView
 
-__all__ = ["STORE_NONCE", "arrive", "from_store", "recall"]
+__all__ = ["STORE_NONCE", "arrive", "from_store", "promotion_now", "recall", "recalled"]
 
 _STAGE: Final = "submitter"
 #: stands in the custom id of an answer that was read from the store
 STORE_NONCE: Final = chunk_nonce("store")
 #: ends of a life that a newer event for it undoes
 _UNDONE_BY_EVENT: Final = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
+#: of a life aside that is asked for again
+_UNDONE_ASIDE: Final = _UNDONE_BY_EVENT | {Reason.NOT_PROMOTED}
 
 
 def arrive(view: StateView, item: WorkItem, offset: int, *, now_ms: int) -> list[Order]:
@@ -82,9 +84,24 @@ def recall(view: StateView, source: Source, now_ms: int) -> list[Order]:
     newest = read.life(view, source.request_id)
     if newest is None or newest.status is not Status.COMMITTED:
         return []
+    return recalled(view, source, newest, now_ms)
+
+
+def recalled(view: StateView, source: Source, newest: Life, now_ms: int) -> list[Order]:
+    """The same of a newest life that is about to be put as committed. It goes above what the sink holds."""
     if source.committed_request_id in {None, newest.request_id}:
         return []
-    return [Put(moved(newest, Recalled(), now_ms)), Wake("commit")]
+    again = moved(newest, Recalled(), now_ms)
+    held = (source.committed_seq or 0, source.committed_promotion or 0)
+    if (source.seq, again.promotion) <= held:
+        again = evolve(again, promotion=max(again.promotion, promotion_now(view, again)))
+    return [Put(again), Wake("commit")]
+
+
+def promotion_now(view: StateView, life: Life) -> int:
+    """The number at which the life's version came into force last."""
+    job = read.job(view, life.job)
+    return promotion_of(job, life.version) if job is not None and was_promoted(job, life.version) else life.promotion
 
 
 def from_store(view: StateView, life: Life, stored: Result | None, now_ms: int, *, jobs: CompiledJobs) -> list[Order]:
@@ -229,16 +246,24 @@ def _overtaken(view: StateView, source: Source | None, item: WorkItem, now_ms: i
 
 
 def _beside(view: StateView, item: WorkItem, offset: int, now_ms: int) -> list[Order]:
-    """A version that does not answer for the event is asked about it; once, however often the event comes."""
-    if read.life(view, item.request_id) is not None or _cancelled(view, item):
+    """A version that does not answer for the event is asked about it; once, however often the event comes. What ended
+    because nobody waited for it is asked after all, if somebody does by now.
+    """
+    known = read.life(view, item.request_id)
+    if _cancelled(view, item) or not (known is None or _is_wanted_again(view, known, item, now_ms)):
         return []
-    life = Askers(view).come(_born(item, offset, now_ms))
+    life = Askers(view).come(_born(item, offset, now_ms)) if known is None else _again(view, known, item, now_ms)
     job, source = read.job(view, item.job), read.source(view, item.job, item.source_id)
     woken = Wake(following.effect_of(life))
     if job is not None and job.version == item.version and source is not None and answers_for(view, life, source):
         # its version was promoted while the item was on the way
         return [*bring_forward(view, life, source, promotion_of(job, item.version), now_ms), woken]
     return [Put(life), woken]
+
+
+def _is_wanted_again(view: StateView, life: Life, item: WorkItem, now_ms: int) -> bool:
+    has_ended = life.aside and life.status is Status.FAILED_TERMINAL and life.reason in _UNDONE_ASIDE
+    return has_ended and unwanted(view, evolve(life, queued_at_ms=_asked_at_ms(item, now_ms))) is None
 
 
 def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
@@ -281,19 +306,26 @@ def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
 
 
 def _brought_back(view: StateView, life: Life, item: WorkItem, now_ms: int) -> list[Order]:
+    again = _again(view, life, item, now_ms)
+    return [Put(again), Wake(following.effect_of(again))]
+
+
+def _again(view: StateView, life: Life, item: WorkItem, now_ms: int) -> Life:
     """Make the event the life's own; its earlier event stays counted as excluded. A known answer is not paid again."""
     fact = Redriven(to=Status.QUEUED, asked_at_ms=_asked_at_ms(item, now_ms), result_offset=None)
-    again = evolve(moved(life, fact, now_ms), seq=item.seq, origin=item.origin, run_id=item.run_id)
+    own = {"seq": item.seq, "promotion": item.promotion, "origin": item.origin, "run_id": item.run_id}
     # what became of its earlier answer was not that answer's fault: it may take it again
-    again = Askers(view).come(evolve(again, output_sha256=None))
-    return [Put(again), Wake(following.effect_of(again))]
+    return Askers(view).come(evolve(moved(life, fact, now_ms), **own, output_sha256=None))
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------
 
 
 def _newer(view: StateView, item: WorkItem, source: Source) -> bool:
+    """A promotion ranks versions of one event: read again under it, an event does not overtake another of its rank."""
     newest = read.life(view, source.request_id)
+    if item.replayed and item.seq == source.seq and newest is not None and newest.origin != item.origin:
+        return False
     known_promotion = newest.promotion if newest is not None else source.committed_promotion or 0
     return (item.seq, item.promotion) > (source.seq, known_promotion)
 

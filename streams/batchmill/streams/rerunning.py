@@ -32,7 +32,7 @@ from batchmill.streams import view as read
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.index import RERUN_ROWS
 from batchmill.streams.orders import Delete, Order, Put, Wake
-from batchmill.streams.versioning import knows, promoted, promotion_of
+from batchmill.streams.versioning import is_rejected, knows, promoted, promotion_of
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -81,6 +81,9 @@ CHUNKS_AHEAD: Final = 2
 REMEMBERED_MAX: Final = 200
 #: chunks of a job that are looked through
 _CHUNKS_MAX: Final = 1_000
+#: what a command may say
+_TEXT_CHARS_MAX: Final = 2_000
+_COUNT_MAX: Final = 2**62
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,119}")
 _UNSENT: Final = frozenset(
     {ChunkState.FILLING, ChunkState.SEALED, ChunkState.HELD, ChunkState.PREPARED, ChunkState.UPLOADED}
@@ -248,16 +251,20 @@ def fault(job: Job | None, version: str | None, body: Mapping[str, Any]) -> str 
     if not is_run_name(body.get("run")):
         return "`run` is expected to be the name of a run: 1 to 120 letters, digits, '.', '_', ':', '/', '+' or '-'"
     if "do" in body:
-        return None if body["do"] in STEERS else f"`do` is expected to be one of {', '.join(STEERS)}"
+        return None if body["do"] in tuple(STEERS) else f"`do` is expected to be one of {', '.join(STEERS)}"
     if version is None or not knows(job, version):
         return "it names a version that was not applied"
+    if body.get("aside") and is_rejected(job, version):
+        return "the version was rejected: apply it again first"
     if not body.get("aside") and version != job.version:
         return "the version is not in force: promote it first, or let its answers stand aside"
-    if body.get("kind", Kind.ASK) not in set(Kind) or (body.get("kind") == Kind.WRITE and body.get("aside")):
+    if body.get("kind", Kind.ASK) not in tuple(Kind) or (body.get("kind") == Kind.WRITE and body.get("aside")):
         return f"`kind` is expected to be one of {', '.join(Kind)}; what stands aside is not written"
     parts = body.get("parts")
     if not isinstance(parts, dict) or not all(_is_part(part) for part in parts.values()):
         return "`parts` is expected to name a part {uri, lines, per_second, max_nanos} by partition"
+    if not _is_text(body.get("skipped") or ""):
+        return f"`skipped` is expected to be a text of at most {_TEXT_CHARS_MAX} characters"
     return None
 
 
@@ -265,8 +272,22 @@ def _is_part(told: Any) -> bool:
     if not isinstance(told, dict) or set(told) - set(Part.__dataclass_fields__):
         return False
     rate, most = told.get("per_second"), told.get("max_nanos")
-    named = isinstance(told.get("uri"), str) and type(told.get("lines")) is int
-    return named and (rate is None or type(rate) in (int, float)) and (most is None or type(most) is int)
+    named = _is_text(told.get("uri")) and _is_count(told.get("lines")) and type(told.get("fresh_tools", False)) is bool
+    return named and (rate is None or _is_rate(rate)) and (most is None or _is_count(most))
+
+
+def _is_text(value: Any) -> bool:
+    """It stands in a row, and a row has to fit a record."""
+    return isinstance(value, str) and len(value) <= _TEXT_CHARS_MAX
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _COUNT_MAX
+
+
+def _is_rate(value: Any) -> bool:
+    """Neither what never lets anything go nor what is no number."""
+    return type(value) in (int, float) and 0 < value <= _COUNT_MAX
 
 
 def rerun_command(view: StateView, command: Control, partition: int, at_ms: int) -> list[Order]:

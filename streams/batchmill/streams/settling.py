@@ -21,7 +21,7 @@ from batchmill.streams import view as read
 from batchmill.streams.facts import Cancelled, Fact, NotPromoted, Superseded
 from batchmill.streams.lifecycle import Impossible, step
 from batchmill.streams.orders import Emit, Order, Put
-from batchmill.streams.versioning import knows, shadows_of, was_promoted
+from batchmill.streams.versioning import is_rejected, knows, left_at_ms, shadows_of
 from batchmill.streams.view import StateView
 
 __all__ = [
@@ -79,10 +79,14 @@ def unwanted(view: StateView, life: Life) -> Superseded | Cancelled | NotPromote
 
 
 def _unwanted_aside(job: Job | None, life: Life) -> Superseded | NotPromoted | None:
-    """A life aside is waited for as long as its version is in force or tried out, whatever its source says since."""
+    """A life aside is waited for as long as its version is in force or tried out, whatever its source says since. A
+    former version is asked what it is asked by name: by a benchmark record or a replay, since it is former.
+    """
     if job is None or not knows(job, life.version) or life.version in {job.version, *shadows_of(job)}:
         return None
-    return Superseded() if was_promoted(job, life.version) else NotPromoted()
+    if is_rejected(job, life.version):
+        return NotPromoted()
+    return Superseded() if life.queued_at_ms <= (left_at_ms(job, life.version) or 0) else None
 
 
 def end_if_unwanted(view: StateView, life: Life, *, stage: str, now_ms: int) -> tuple[Life, list[Order]]:

@@ -20,7 +20,9 @@ from batchmill.schemas.state import Job
 __all__ = [
     "Promotion",
     "former_of",
+    "is_rejected",
     "knows",
+    "left_at_ms",
     "listed",
     "promoted",
     "promotion_of",
@@ -58,6 +60,21 @@ def promotion_of(job: Job, version: str) -> int:
 
 def was_promoted(job: Job, version: str) -> bool:
     return version in _numbers(job.promotions_json, job.versions_json)
+
+
+def left_at_ms(job: Job, version: str) -> int | None:
+    """When another version took the place of one that was promoted; None where it is in force, or never was."""
+    after: int | None = None
+    for each in reversed(promotions_of(job)):
+        if each.version == version:
+            return after
+        after = each.at_ms
+    return None
+
+
+def is_rejected(job: Job, version: str) -> bool:
+    """Neither in force, now or once, nor tried out."""
+    return version not in shadows_of(job) and not was_promoted(job, version)
 
 
 def former_of(job: Job) -> str | None:

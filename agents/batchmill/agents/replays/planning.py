@@ -32,7 +32,7 @@ from batchmill.schemas.versions import ask_fingerprint
 from batchmill.streams.compiling import CompiledJob, CompiledJobs
 from batchmill.streams.costing import PriceList
 from batchmill.streams.dead_lettering import RawRecord
-from batchmill.streams.drawing import Drawing
+from batchmill.streams.drawing import CLASSES_MAX, Drawing
 from batchmill.streams.events import RawLimits, decoded
 from batchmill.streams.expressions import Condition, ConditionError, Scope, compile_condition
 from batchmill.streams.items import Standing, item_of
@@ -42,7 +42,7 @@ from batchmill.streams.rerunning import COMMAND, Line
 from batchmill.streams.retrieving import IndexAwaitedError
 from batchmill.streams.routing import ITSELF
 from batchmill.streams.unusable import Unusable
-from batchmill.streams.versioning import knows, promotions_of
+from batchmill.streams.versioning import is_rejected, knows, promotions_of
 from batchmill.streams.view import MemoryView
 
 __all__ = ["SELECTIONS", "class_field", "plan_replay", "raw_limits"]
@@ -52,6 +52,8 @@ SELECTIONS: Final = ("stale", "failed", "all")
 _VARIABLES: Final = frozenset({"record", "input", "output"})
 #: chosen events that are normalized under the target to see what its questions weigh
 _WEIGHED_MAX: Final = 100
+#: of a label: the classes of a sample stand in its command
+_CLASS_CHARS_MAX: Final = 64
 
 
 def raw_limits(settings: Settings) -> RawLimits:
@@ -72,6 +74,8 @@ async def plan_replay(settings: Settings, view: View, asked: Asked, *, prices: P
         raise ReplayError(
             f"job {asked.job} has no version {target}; see `batchmill job show {asked.job}`", missing=True
         )
+    if is_rejected(row, target):
+        raise ReplayError(f"version {target} of job {asked.job} was rejected: `batchmill job apply` it again first")
     if asked.write and (asked.aside or asked.fresh or target != row.version):
         raise ReplayError("what is written again is the version in force: not aside, not fresh, and nothing is asked")
     if asked.refresh_tools and not asked.fresh:
@@ -255,7 +259,8 @@ class _Planning:
             self._notes.append(f"the sample is drawn by version and status: above {BODIES_MAX:,} no labels are read")
         classes = {row.name: _class(row, label, outputs.get(row.place)) for row in rows}
         names = _drawn(classes, wanted, seed=self._asked.seed)
-        return [row for row in rows if row.name in names], Counter(classes[name] for name in sorted(names))
+        drawn = Counter(classes[name] for name in sorted(names))
+        return [row for row in rows if row.name in names], dict(drawn.most_common(CLASSES_MAX))
 
     # -- what it costs
 
@@ -394,7 +399,11 @@ def class_field(spec: JobSpec) -> str | None:
 def _class(row: Candidate, label: str | None, output: Any) -> str:
     """The stratum of a record: its version and label; where it has none, its version and status."""
     value = output.get(label) if isinstance(output, dict) and label is not None else None
-    told = str(value) if value is not None else ("no request" if row.status is None else row.status.value)
+    told = (
+        str(value)[:_CLASS_CHARS_MAX]
+        if value is not None
+        else ("no request" if row.status is None else row.status.value)
+    )
     return f"{row.version or '-'}/{told}"
 
 
