@@ -192,6 +192,17 @@ async def test_values_of_postgres_come_as_json_or_not_at_all(postgres):
     await database.close()
 
 
+async def test_a_lock_that_a_look_up_took_is_gone_before_the_next_one(postgres):
+    dsn = postgres.make_database()
+    source = PostgresDatabase(name="shop", dsn=dsn, connections_max=1, connect_timeout_seconds=5)
+    count = "SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory'"
+    try:
+        await source.ask(a_lookup("SELECT pg_advisory_lock(7) IS NULL AS taken", params=()))
+        assert await source.ask(a_lookup(count, params=())) == [{"locks": 0}]
+    finally:
+        await source.close()
+
+
 @pytest.mark.parametrize(
     "strange",
     [

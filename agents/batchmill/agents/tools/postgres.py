@@ -50,6 +50,7 @@ class PostgresDatabase:
             reconnect_timeout=connect_timeout_seconds,
             check=AsyncConnectionPool.check_connection,
             configure=_read_only,
+            reset=_let_go,
             kwargs={
                 "connect_timeout": max(1, round(connect_timeout_seconds)),
                 "prepare_threshold": None,
@@ -114,6 +115,12 @@ def _unread(error: psycopg.DataError | ValueError) -> RefusedError:
     told = f"sqlstate {state}; " if state else ""
     hint = f"{told}a value is out of range or has no form in JSON: cast the column to text, or limit it in the SELECT"
     return RefusedError(f"database_{type(error).__name__}", hint=hint)
+
+
+async def _let_go(connection: psycopg.AsyncConnection[Any]) -> None:
+    """A lock of the session outlives the rollback of whoever took it; the next look-up gets a connection without any."""
+    await connection.execute("SELECT pg_advisory_unlock_all()")
+    await connection.rollback()
 
 
 async def _read_only(connection: psycopg.AsyncConnection[Any]) -> None:
