@@ -118,7 +118,7 @@ def _unread(error: psycopg.DataError | ValueError) -> RefusedError:
 
 
 async def _let_go(connection: psycopg.AsyncConnection[Any]) -> None:
-    """A lock of the session outlives the rollback of whoever took it; the next look-up gets a connection without any."""
+    """A lock of the session outlives the rollback of whoever took it: the next look-up gets a connection without."""
     await connection.execute("SELECT pg_advisory_unlock_all()")
     await connection.rollback()
 
