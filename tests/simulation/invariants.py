@@ -87,11 +87,17 @@ def never_lost(story: Story) -> Iterator[str]:
 
 
 def _asked_again(story: Story) -> set[OriginKey]:
-    """Events that were read again, or that more than one version was asked about."""
+    """Events that were read again or redriven, or that more than one version was asked about."""
     versions: dict[OriginKey, set[str]] = {}
     for item in _asked(story):
         versions.setdefault(origin_key(item.origin), set()).add(item.version)
-    return {(0, *place) for place in story.worker.reread} | {key for key, told in versions.items() if len(told) > 1}
+    moves = ((before, after) for before, after in story.world.moves if before is not None)
+    redriven = {origin_key(before.origin) for before, after in moves if after.redrives > before.redrives}
+    return (
+        redriven
+        | {(0, *place) for place in story.worker.reread}
+        | {key for key, told in versions.items() if len(told) > 1}
+    )
 
 
 def _put_down(story: Story, again: set[OriginKey]) -> list[Excluded | DeadLetter]:

@@ -433,8 +433,8 @@ class _Operator:
         """The second job pauses by itself as any other does."""
         for job in (JOB, SECOND):
             self._issue("resume", job, None, "{}")
-        for each in {each.run for task in self.story.tasks for each in rerunning.under_way(task.view)}:
-            self._issue("rerun", JOB, None, rerunning.steer_body(each, "resume"))
+        for number in range(1, self.runs + 1):
+            self._issue("rerun", JOB, None, rerunning.steer_body(f"run-{number}", "resume"))
 
     def apply(self, spec: JobSpec) -> None:
         self._issue("apply", spec.job, version_of(spec), spec.to_json())

@@ -438,3 +438,11 @@ def test_what_ended_while_its_version_was_former_and_is_asked_again_while_it_is_
     carried(view, "promote", "v2")
     again = asked_of(view, "v2", front)
     assert (again.status, again.aside, again.promotion, life_of(view, front).aside) == (Status.QUEUED, False, 1, True)
+
+
+def test_a_life_that_was_asked_aside_about_another_event_has_the_rank_of_the_event_it_answers_for() -> None:
+    gold = shadow(2, answered(1), seq=32, origin=origin(33))
+    view = put_rows(two_versions(), gold)
+    arrived(view, 2, version="v2", promotion=1, seq=29, origin=origin(51))
+    ahead = life_of(view, gold)
+    assert (ahead.aside, ahead.seq, ahead.promotion) == (False, 29, 1)

@@ -272,6 +272,8 @@ def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None,
     own = evolve(life, aside=False, origin=item.origin, run_id=item.run_id, queued_at_ms=_asked_at_ms(item, now_ms))
     if life.status is Status.FAILED_TERMINAL:
         return [*orders, *_brought_back(view, own, item, now_ms)]
+    if life.commit_id is None:
+        own = evolve(own, seq=item.seq)  # it may have been asked aside about an event of another rank
     ahead = moved(own, BroughtForward(seq=item.seq, promotion=item.promotion), now_ms)
     return [*orders, Put(ahead), Wake("commit")]
 
