@@ -3,7 +3,6 @@
 A bug takes the place of one function for as long as a story is told.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from batchmill.schemas.jobs import BreakerSpec
 from batchmill.schemas.reasons import Reason
-from batchmill.schemas.state import Chunk, Grant, Job, Life, Source
+from batchmill.schemas.state import Chunk, Grant, Life, Source
 from batchmill.schemas.status import ChunkState, Status
 from batchmill.streams import (
     breaking,
@@ -480,15 +479,9 @@ def _forgets_what_it_has(right: Any) -> Any:
     return lambda view, sweep, life, now_ms: ("elsewhere", [])
 
 
-def _counts_no_promotions(right: Any) -> Any:
-    """Every promotion has the number of the first."""
-
-    def promoted(job: Job, version: str, *, at_ms: int, command_id: str) -> Job:
-        row = right(job, version, at_ms=at_ms, command_id=command_id)
-        told = [each | {"number": 0} for each in json.loads(row.promotions_json)]
-        return replace(row, promotions_json=json.dumps(told))
-
-    return promoted
+def _keeps_the_first(right: Any) -> Any:
+    """Who overtakes does not answer for the source."""
+    return lambda source, item, now_ms: source or right(source, item, now_ms)
 
 
 CHANGES = Scale(sources=8, changes=True)
@@ -600,6 +593,6 @@ BUGS = (
     Bug("a shadow that commits", "only_the_promoted_commit", normalizing, "_shadowed", _asks_as_the_events_own),
     Bug("nobody steps back", "one_in_front", promoting, "set_aside", _leaves_both_in_front),
     Bug("a promotion by name", "promotion_is_whole", promoting, "come_forward", _forgets_what_it_has),
-    Bug("promotions not counted", "front_stands", promoting, "promoted", _counts_no_promotions, REPLAYS),
+    Bug("overtaken by nobody", "front_stands", queueing, "_newest", _keeps_the_first),
     Bug("attempts not counted", "attempts_bounded", stages.validating, "next_due_ms", _retries_for_ever, BAD_ROWS),
 )
