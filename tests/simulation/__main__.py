@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--replays", action="store_true", help="versions change often, and runs read and write again")
     parser.add_argument("--shared", action="store_true", help="sources share their questions")
     parser.add_argument("--cascade", action="store_true", help="there are routes, and some answers are asked for again")
-    parser.add_argument("--sources", type=int, default=Scale.sources, help="sources at most")
+    parser.add_argument("--sources", type=int, default=Scale().sources, help="sources at most")
     given = parser.parse_args()
     scale = Scale(
         prefer=given.prefer,

@@ -446,3 +446,24 @@ def test_a_life_that_was_asked_aside_about_another_event_has_the_rank_of_the_eve
     arrived(view, 2, version="v2", promotion=1, seq=29, origin=origin(51))
     ahead = life_of(view, gold)
     assert (ahead.aside, ahead.seq, ahead.promotion) == (False, 29, 1)
+
+
+def test_an_event_whose_content_the_version_had_answered_before_is_answered_by_that_when_it_is_read_again() -> None:
+    """v1 answered event 51, v2 event 56 of the same text; v1 is in force again."""
+    first = answered(1, origin=origin(51), seq=51)
+    second = shadow(
+        2, first, origin=origin(56), seq=56, aside=False, status=Status.COMMITTED, commit_id="k2", promotion=1
+    )
+    job = two_versions(version="v1")
+    job = replace(
+        job, promotions_json=FIRST[:-1] + "," + FIRST[1:].replace('"number":0', '"number":2'), shadows_json="{}"
+    )
+    held = make_source(second, seq=56, committed_request_id=second.request_id, committed_seq=56, committed_promotion=1)
+    view = put_rows(job, first, second, held)
+    told = {"source_id": first.source_id, "seq": 56, "origin": origin(56), "version": "v1", "promotion": 2}
+    (letter,) = arrived(view, 1, replayed=True, **told)
+    assert (letter.reason, letter.of_request_id, letter.origin) == (Reason.DUPLICATE, first.request_id, origin(56))
+    ahead = life_of(view, first)
+    assert (ahead.status, ahead.seq, ahead.promotion, ahead.aside) == (Status.VALIDATED, 56, 2, False)
+    assert life_of(view, second).aside
+    assert arrived(view, 1, replayed=True, **told) == []

@@ -282,7 +282,9 @@ def _forward(view: StateView, life: Life, item: WorkItem, source: Source | None,
 
 
 def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
-    if item.replayed or item.origin == life.origin:
+    if item.replayed and item.origin != life.origin:
+        return _answers_too(view, life, item, source, now_ms)
+    if item.origin == life.origin:
         return []  # read again: the event is accounted for, and the life has what can be had under its version
     duplicate = _excluded(item, Reason.DUPLICATE, life.request_id, now_ms)
     told = regrouped(life, item)
@@ -298,6 +300,23 @@ def _known(view: StateView, life: Life, item: WorkItem, source: Source | None, n
     if asked.status is Status.COMMITTED and newest.committed_request_id not in {None, asked.request_id}:
         asked = moved(asked, Recalled(), now_ms)
     return [Put(asked), Put(newest), duplicate, *overtaken, Wake("commit"), Wake("then")]
+
+
+def _answers_too(view: StateView, life: Life, item: WorkItem, source: Source | None, now_ms: int) -> list[Order]:
+    """An event of the same content as the life's own was read again. Where another version answers for it, as it did
+    when it came, this life does from now on; the event is a duplicate of its own.
+    """
+    front = None if source is None else read.life(view, source.request_id)
+    if source is None or front is None or front.origin != item.origin or not _newer(view, item, source):
+        return []
+    if _cancelled(view, item) or life.status is Status.FAILED_TERMINAL or life.reverted:
+        return []
+    newest = _newest(source, item, now_ms)
+    asked = evolve(_asked_again(life, item, now_ms), promotion=max(life.promotion, item.promotion))
+    orders: list[Order] = [Put(newest), *_overtaken(view, source, item, now_ms)]
+    written = recalled(view, newest, asked, now_ms) if asked.status is Status.COMMITTED else []
+    duplicate = _excluded(item, Reason.DUPLICATE, life.request_id, now_ms)
+    return [*orders, *(written or [Put(asked)]), duplicate, Wake("commit")]
 
 
 def _asked_again(life: Life, item: WorkItem, now_ms: int) -> Life:
