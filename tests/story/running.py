@@ -192,6 +192,7 @@ class _Story:
         await self._kill_in_the_middle("stale")
         await self._done("stale")
         await self._until("nothing is in front under v1", lambda: self._in_front("v1") == 0)
+        await self._until("v3 has written all records", lambda: self._written("v3") == len(self.script.records))
         await self._settled()
         await self._moment("replayed")
         await self._give("again", "replay", "--job", JOB, "--select", "all", "--run", "again", "--execute", "--json")
