@@ -74,6 +74,9 @@ def job_folder(directory: Path) -> Path:
     text = text.replace("  prompt: {user: user.j2}\n", f"  prompt: {{system: system.j2, user: user.j2}}\n{TOOLS}")
     text = text.replace("  confidence: {field: confidence, review_below: 0.52}\n", "")  # nothing is kept for a person
     (folder / "job.yaml").write_text(text.replace("max_count: 150", "max_count: 40"))
+    schema = json.loads((folder / "input.schema.json").read_text())
+    schema["properties"] |= {"sku": {"type": "string"}, "number": {"type": "string"}}
+    (folder / "input.schema.json").write_text(json.dumps(schema))
     (folder / "system.j2").write_text("There are {{ input.tools.fetch.left }} of {{ input.tools.lookup[0].name }}.")
     return folder
 
