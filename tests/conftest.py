@@ -18,8 +18,12 @@ for _name in [name for name in os.environ if name.startswith(("BATCHMILL_", "OPE
 os.environ["BATCHMILL_LOOPBACK_ONLY"] = "true"
 
 # A machine that is busy is no reason to fail: neither a slow example nor slow drawing says anything of the code.
+# BATCHMILL_TEST_EXAMPLES=1000 looks longer where a test does not say how many examples it needs.
 hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "unhurried",
+    deadline=None,
+    max_examples=int(os.environ.get("BATCHMILL_TEST_EXAMPLES", "50")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("unhurried")
 
