@@ -27,10 +27,7 @@ from batchmill.streams.jsontext import canonical
 from batchmill.streams.normalizing import BENCHMARK_HEADER
 from batchmill.streams.paths import compile_path
 
-__all__ = ["VERSIONS_MAX", "Stake", "publish", "records", "stake"]
-
-#: versions that one event can name
-VERSIONS_MAX: Final = 16
+__all__ = ["Stake", "publish", "records", "stake"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

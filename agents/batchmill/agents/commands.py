@@ -34,6 +34,7 @@ __all__ = [
     "decide",
     "issue",
     "issue_watching",
+    "new_command",
     "new_id",
     "read_commands",
 ]
@@ -80,6 +81,19 @@ def actor_here() -> str:
         return f"unknown@{socket.gethostname()}"
 
 
+def new_command(command: str, job: str, *, actor: str, version: str | None = None, body_json: str = "{}") -> Control:
+    """A command as it is given now, under an id of its own."""
+    return Control(
+        command_id=new_id(),
+        command=command,
+        job=job,
+        version=version,
+        body_json=body_json,
+        actor=actor,
+        issued_at_ms=clock.wall_ms(),
+    )
+
+
 async def issue(
     settings: Settings,
     command: str,
@@ -91,15 +105,7 @@ async def issue(
     wait_seconds: float,
 ) -> Issued:
     """Write a command to every task and wait for it to take effect; 0 seconds = do not wait."""
-    record = Control(
-        command_id=new_id(),
-        command=command,
-        job=job,
-        version=version,
-        body_json=body_json,
-        actor=actor,
-        issued_at_ms=clock.wall_ms(),
-    )
+    record = new_command(command, job, actor=actor, version=version, body_json=body_json)
     if wait_seconds <= 0:
         await _write(settings, record)
         return Issued(command_id=record.command_id, partitions=settings.partitions, laggards=())

@@ -31,12 +31,12 @@ from batchmill.agents.commands import issue
 from batchmill.agents.settings import Settings
 from batchmill.agents.topics import KafkaUnreachableError, TopicsMismatchError, desired, kafka_client_options, missing
 from batchmill.streams.controlling import MANIFEST
+from batchmill.streams.events import RUN_HEADER
 from batchmill.streams.paths import ABSENT, compile_path
 from batchmill.streams.topology import topic_name
 
 __all__ = [
     "JOB_HEADER",
-    "RUN_HEADER",
     "Format",
     "IngestError",
     "IngestReport",
@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 JOB_HEADER = "batchmill-job"
-RUN_HEADER = "batchmill-run"
 
 #: records handed to the producer before their deliveries are awaited
 _CUT_RECORDS = 2_000

@@ -30,6 +30,7 @@ from batchmill.streams.versioning import is_rejected, promotion_of, shadow_run, 
 from batchmill.streams.view import StateView
 
 __all__ = [
+    "BENCHMARKED_MAX",
     "BENCHMARK_HEADER",
     "INDEX_LOADED",
     "JOB_KNOWN",
@@ -53,7 +54,7 @@ JOB_RESUMED: Final = "job_resumed"
 INDEX_LOADED: Final = "index"
 
 #: versions that one benchmark record can be asked under
-_BENCHMARKED_MAX: Final = 16
+BENCHMARKED_MAX: Final = 16
 
 
 def normalize(
@@ -270,7 +271,7 @@ def _benchmark(
     """A record whose right answer is known: every named version is asked, and none of the answers is written."""
     asked: list[Order] = []
     said: list[str] = []
-    for version in named.split(",")[:_BENCHMARKED_MAX]:
+    for version in named.split(",")[:BENCHMARKED_MAX]:
         job = jobs.of(row, version)
         if job is None:
             said.append(f"{version[:16]}: no such version")

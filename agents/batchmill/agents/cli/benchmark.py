@@ -71,16 +71,16 @@ def benchmark(
 
 
 def _specs(view: Any, row: "Job", named: "list[str] | tuple[()]") -> "dict[str, JobSpec]":
-    from batchmill.agents.benchmarking import VERSIONS_MAX
     from batchmill.agents.projector.comparing import contender, specs_of
+    from batchmill.streams.normalizing import BENCHMARKED_MAX
     from batchmill.streams.versioning import shadows_of
 
     known = specs_of(row)
     chosen = [contender(view, row, text).version for text in named] or [row.version, *shadows_of(row)]
     versions = list(dict.fromkeys(chosen))
-    if len(versions) > VERSIONS_MAX:
+    if len(versions) > BENCHMARKED_MAX:
         raise CommandError(
-            f"{len(versions)} versions: one event can name {VERSIONS_MAX}; say --version", ExitCode.USAGE
+            f"{len(versions)} versions: one event can name {BENCHMARKED_MAX}; say --version", ExitCode.USAGE
         )
     return {version: known[version] for version in versions}
 

@@ -274,22 +274,12 @@ async def _execute(
 async def _issue(
     here: Door, kind: "ChangeKind", job: str, body: str, *, actor: str | None, wait_seconds: float
 ) -> "tuple[str, dict[int, Progress]]":
-    from batchmill.agents import clock
-    from batchmill.agents.commands import actor_here, issue_watching, new_id
+    from batchmill.agents.commands import actor_here, issue_watching, new_command
     from batchmill.schemas.codec import decode
-    from batchmill.schemas.records import Control
     from batchmill.schemas.state import Meta
     from batchmill.streams.reverting import progress_of, row_name
 
-    record = Control(
-        command_id=new_id(),
-        command=kind.value,
-        job=job,
-        version=None,
-        body_json=body,
-        actor=actor or actor_here(),
-        issued_at_ms=clock.wall_ms(),
-    )
+    record = new_command(kind.value, job, actor=actor or actor_here(), body_json=body)
     tasks: dict[int, Progress] = {}
     said = [""]
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from batchmill.agents import clock
-from batchmill.agents.commands import issue_watching, new_id
+from batchmill.agents.commands import issue_watching, new_command
 from batchmill.agents.ingest import SourceRecord
 from batchmill.agents.interchange.forms import Form, LineError, event_value, read_request
 from batchmill.agents.payloads import READ_BYTES, FilePayloadStore
 from batchmill.agents.settings import Settings
 from batchmill.schemas.codec import decode
-from batchmill.schemas.records import Control
 from batchmill.schemas.state import Meta
 from batchmill.streams.importing import COMMAND, Bought, Part, bought_line, command_body, counts_of
 from batchmill.streams.index import IMPORTED_ROWS
@@ -101,15 +99,8 @@ class Handed:
 async def hand_over(settings: Settings, parts: Parts, *, job: str, actor: str, wait_seconds: float) -> Handed:
     """Store the parts, tell every task, and wait for what becomes of them."""
     payloads = FilePayloadStore(directory=settings.payload_dir, shared=settings.payloads.shared)
-    record = Control(
-        command_id=new_id(),
-        command=COMMAND,
-        job=job,
-        version=None,
-        body_json=command_body(await parts.store(payloads)),
-        actor=actor,
-        issued_at_ms=clock.wall_ms(),
-    )
+    body = command_body(await parts.store(payloads))
+    record = new_command(COMMAND, job, actor=actor, body_json=body)
     key = f"{Meta.schema}/{IMPORTED_ROWS}{record.command_id}"
     seen = await issue_watching(settings, record, key=key, wait_seconds=wait_seconds)
     counts: Counter[str] = Counter()

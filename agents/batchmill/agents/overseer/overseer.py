@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from batchmill.agents import clock
-from batchmill.agents.commands import new_id
+from batchmill.agents.commands import new_command
 from batchmill.agents.overseer.reading import Reader
 from batchmill.agents.overseer.watching import Watcher
 from batchmill.agents.runtime.codec import OVERSEER
@@ -191,12 +191,4 @@ def _pause(spread: Spread) -> tuple[int, Control]:
 
 
 def _command(command: str, job: str, body: dict[str, Any]) -> Control:
-    return Control(
-        command_id=new_id(),
-        command=command,
-        job=job,
-        version=None,
-        body_json=json.dumps(body),
-        actor=_ACTOR,
-        issued_at_ms=clock.wall_ms(),
-    )
+    return new_command(command, job, actor=_ACTOR, body_json=json.dumps(body))

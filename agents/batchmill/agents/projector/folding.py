@@ -17,13 +17,13 @@ from batchmill.schemas.registry import CLASSES
 from batchmill.schemas.state import Arrival, Chunk, Grant, Job, Life, Meta, Row, Source
 from batchmill.schemas.status import Place
 from batchmill.streams.controlling import OVERSEER_COMMANDS
+from batchmill.streams.events import RUN_HEADER
 from batchmill.streams.scoring import SCORE, is_job
 
 __all__ = ["Fold", "Logged", "Statement"]
 
 _KEY_CHARS_MAX = 512
 _JOB_HEADER = "batchmill-job"
-_RUN_HEADER = "batchmill-run"
 #: keys of the `state` topic that are the runtime's own, not rows
 _RUNTIME_KEY = b"__"
 #: of the overseer's heartbeat, and, behind a slash, of what it remembers
@@ -126,7 +126,7 @@ class Fold:
             for name, value in record.headers:
                 if name == _JOB_HEADER:
                     job = _text(value)
-                elif name == _RUN_HEADER:
+                elif name == RUN_HEADER:
                     run = _text(value)
             size = len(record.value) if record.value is not None else 0
             yield (self._generation, partition, record.offset, record.timestamp, size, _text(record.key), job, run)

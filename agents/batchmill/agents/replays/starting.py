@@ -7,13 +7,11 @@ version itself are given to the redrive, which keeps their version.
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from batchmill.agents import clock
-from batchmill.agents.commands import Issued, issue, issue_watching, new_id
+from batchmill.agents.commands import Issued, issue, issue_watching, new_command
 from batchmill.agents.payloads import FilePayloadStore
 from batchmill.agents.replays.plan import Plan, Way, selection_sha256
 from batchmill.agents.settings import Settings
 from batchmill.schemas.codec import decode
-from batchmill.schemas.records import Control
 from batchmill.schemas.state import Meta
 from batchmill.streams import redriving
 from batchmill.streams.index import RERUN_ROWS
@@ -82,15 +80,7 @@ async def _told(
     *,
     do: str | None = None,
 ) -> Issued:
-    record = Control(
-        command_id=new_id(),
-        command=COMMAND,
-        job=job,
-        version=version,
-        body_json=body,
-        actor=actor,
-        issued_at_ms=clock.wall_ms(),
-    )
+    record = new_command(COMMAND, job, actor=actor, version=version, body_json=body)
 
     def counts(row: bytes) -> bool:
         state = progress_of(f"{RERUN_ROWS}{run}", decode(row, Meta).value_json).state
